@@ -1,1 +1,14 @@
-//! wire
+//! Bytes on the network and in the log: ids, limits, header, messages, fragments and the seal.
+//!
+//! This room knows what every byte means and who may have produced it; it decides nothing. It has
+//! no clock, no socket, no file and no thread. Bytes of a peer become a value in one way only:
+//! [`link::Endpoint`] checks the link MAC and yields [`seal::Linked`], [`seal`] checks a signature
+//! and yields [`seal::Verified`]; everything else is a [`reject::Reject`] with a name and a counter.
+//!
+//! Layout is fixed by zerocopy structs whose sizes are asserted where they are declared; reserved
+//! bytes are checked to be zero, trailing bytes are refused, and one value has one encoding.
+#![forbid(unsafe_code)]
+
+pub mod bytes;
+pub mod ids;
+pub mod limits;
