@@ -45,7 +45,11 @@ pub struct HeapShared {
 
 impl HeapShared {
     pub fn copy_from(bytes: &[u8]) -> HeapShared {
-        HeapShared { bytes: Arc::from(bytes), start: 0, end: bytes.len() }
+        HeapShared {
+            bytes: Arc::from(bytes),
+            start: 0,
+            end: bytes.len(),
+        }
     }
 }
 
@@ -91,7 +95,11 @@ impl UniqueBytes for HeapUnique {
 
     fn freeze(self) -> HeapShared {
         let end = self.0.len();
-        HeapShared { bytes: Arc::from(self.0), start: 0, end }
+        HeapShared {
+            bytes: Arc::from(self.0),
+            start: 0,
+            end,
+        }
     }
 }
 

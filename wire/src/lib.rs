@@ -9,6 +9,12 @@
 //! bytes are checked to be zero, trailing bytes are refused, and one value has one encoding.
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod bytes;
 pub mod ids;
 pub mod limits;
+pub mod messages;
+pub mod ops;
+pub mod reject;
+pub mod reply;
+pub mod request;

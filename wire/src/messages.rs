@@ -1,0 +1,353 @@
+//! Bodies of the messages between replicas, and of the log's own records.
+//!
+//! View and slot of a message stand in the datagram header. Every body has one fixed layout.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::ids::{Boot, Digest, Epoch, Signature, Slot, View};
+use crate::limits::GRAINS_MAX;
+use crate::reject::Reject;
+
+/// Words of a bitmap over the grains of a message.
+pub const GRAIN_WORDS: usize = GRAINS_MAX.div_ceil(64);
+
+/// Reads a body that must fill `bytes` exactly.
+pub fn parse<T: FromBytes + KnownLayout + Immutable + Unaligned>(
+    bytes: &[u8],
+) -> Result<&T, Reject> {
+    T::ref_from_bytes(bytes).map_err(|_| Reject::BodyMalformed)
+}
+
+/// VOTE(view, slot, digest), cumulative (N3).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct VoteBody {
+    pub digest: Digest,
+    pub signature: Signature,
+}
+
+const _: () = assert!(size_of::<VoteBody>() == 96);
+
+/// DECIDED(slot, digest) without a certificate; a learner counts b+1 of them (N7).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct DecidedBody {
+    pub digest: Digest,
+}
+
+/// STATUS: where a replica stands. Drives every repair of protocol §11.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct StatusBody {
+    stage: U64,
+    installed: U64,
+    committed: U64,
+    pub committed_digest: Digest,
+    voted_slot: U64,
+    pub voted_digest: Digest,
+    checkpoint: U64,
+    /// Lowest slot whose block this replica can still send.
+    retained_from: U64,
+    lease: U64,
+    flags: U32,
+    reserved: U32,
+}
+
+const _: () = assert!(size_of::<StatusBody>() == 128);
+
+/// The sender has not heard us since its start: answer with a STATUS at once.
+pub const STATUS_HELLO: u32 = 1;
+/// The sender's log is full: it votes no more (until snapshots release space).
+pub const STATUS_LOG_FULL: u32 = 2;
+
+/// The fields of a STATUS as numbers of their kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub stage: View,
+    pub installed: View,
+    pub committed: Slot,
+    pub committed_digest: Digest,
+    pub voted_slot: Slot,
+    pub voted_digest: Digest,
+    pub checkpoint: Slot,
+    pub retained_from: Slot,
+    pub lease: Slot,
+    pub flags: u32,
+}
+
+impl StatusBody {
+    pub fn encode(status: &Status) -> StatusBody {
+        StatusBody {
+            stage: U64::new(status.stage.0),
+            installed: U64::new(status.installed.0),
+            committed: U64::new(status.committed.0),
+            committed_digest: status.committed_digest,
+            voted_slot: U64::new(status.voted_slot.0),
+            voted_digest: status.voted_digest,
+            checkpoint: U64::new(status.checkpoint.0),
+            retained_from: U64::new(status.retained_from.0),
+            lease: U64::new(status.lease.0),
+            flags: U32::new(status.flags),
+            reserved: U32::new(0),
+        }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Status, Reject> {
+        let body: &StatusBody = parse(bytes)?;
+        if body.reserved.get() != 0 || body.flags.get() & !(STATUS_HELLO | STATUS_LOG_FULL) != 0 {
+            return Err(Reject::ReservedNotZero);
+        }
+        Ok(Status {
+            stage: View(body.stage.get()),
+            installed: View(body.installed.get()),
+            committed: Slot(body.committed.get()),
+            committed_digest: body.committed_digest,
+            voted_slot: Slot(body.voted_slot.get()),
+            voted_digest: body.voted_digest,
+            checkpoint: Slot(body.checkpoint.get()),
+            retained_from: Slot(body.retained_from.get()),
+            lease: Slot(body.lease.get()),
+            flags: body.flags.get(),
+        })
+    }
+}
+
+/// FETCH-BLOCK(digest, slot, have_slot): the block at the header's slot, and its ancestors above
+/// `have_slot`, newest first; or only the marked grains of that one block.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FetchBlockBody {
+    pub digest: Digest,
+    have_slot: U64,
+    /// Zero: whole blocks.
+    grain_count: U16,
+    reserved: [u8; 6],
+    /// Bit i set: grain i is missing.
+    missing: [U64; GRAIN_WORDS],
+}
+
+const _: () = assert!(size_of::<FetchBlockBody>() == 48 + 8 * GRAIN_WORDS);
+
+impl FetchBlockBody {
+    /// Asks for whole blocks down to above `have_slot`.
+    pub fn whole(digest: Digest, have_slot: Slot) -> FetchBlockBody {
+        FetchBlockBody {
+            digest,
+            have_slot: U64::new(have_slot.0),
+            grain_count: U16::new(0),
+            reserved: [0; 6],
+            missing: [U64::new(0); GRAIN_WORDS],
+        }
+    }
+
+    /// Asks for the marked ones of `grain_count` grains.
+    pub fn grains(
+        digest: Digest,
+        have_slot: Slot,
+        grain_count: u16,
+        missing: &[u64; GRAIN_WORDS],
+    ) -> FetchBlockBody {
+        FetchBlockBody {
+            grain_count: U16::new(grain_count),
+            missing: missing.map(U64::new),
+            ..FetchBlockBody::whole(digest, have_slot)
+        }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<&FetchBlockBody, Reject> {
+        let body: &FetchBlockBody = parse(bytes)?;
+        if body.reserved != [0; 6] {
+            return Err(Reject::ReservedNotZero);
+        }
+        if usize::from(body.grain_count.get()) > GRAINS_MAX {
+            return Err(Reject::BodyMalformed);
+        }
+        Ok(body)
+    }
+
+    pub fn have_slot(&self) -> Slot {
+        Slot(self.have_slot.get())
+    }
+
+    /// Grains of the message as the asker sees it; zero when it asks for whole blocks.
+    pub fn grain_count(&self) -> usize {
+        usize::from(self.grain_count.get())
+    }
+
+    pub fn missing(&self) -> [u64; GRAIN_WORDS] {
+        self.missing.map(U64::get)
+    }
+}
+
+/// FETCH-RANGE(from, count): DECIDED and BLOCK ascending from the header's slot.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct FetchRangeBody {
+    count: U64,
+}
+
+impl FetchRangeBody {
+    pub fn new(count: u64) -> FetchRangeBody {
+        FetchRangeBody {
+            count: U64::new(count),
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count.get()
+    }
+}
+
+/// Log record START(boot, epoch, stage): durable before anything is sent (R4).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct StartRecord {
+    boot: U32,
+    reserved: U32,
+    epoch: U64,
+    stage: U64,
+}
+
+const _: () = assert!(size_of::<StartRecord>() == 24);
+
+impl StartRecord {
+    pub fn new(boot: Boot, epoch: Epoch, stage: View) -> StartRecord {
+        StartRecord {
+            boot: U32::new(boot.0),
+            reserved: U32::new(0),
+            epoch: U64::new(epoch.0),
+            stage: U64::new(stage.0),
+        }
+    }
+
+    pub fn boot(&self) -> Boot {
+        Boot(self.boot.get())
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.get())
+    }
+
+    pub fn stage(&self) -> View {
+        View(self.stage.get())
+    }
+}
+
+/// Log record CLEAN STOP(boot): counts only for boot + 1 (R3).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct CleanStopRecord {
+    boot: U32,
+}
+
+impl CleanStopRecord {
+    pub fn new(boot: Boot) -> CleanStopRecord {
+        CleanStopRecord {
+            boot: U32::new(boot.0),
+        }
+    }
+
+    pub fn boot(&self) -> Boot {
+        Boot(self.boot.get())
+    }
+}
+
+/// Log record and message EVIDENCE (E1): two block prefixes that one leader signed; for an invalid
+/// payload the second is the first again and the payload follows in the block record.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct EvidenceBody {
+    pub kind: u8,
+    reserved: [u8; 7],
+    pub first: SignedHeader,
+    pub second: SignedHeader,
+}
+
+/// A block header under its leader's signature.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct SignedHeader {
+    pub header: crate::block::BlockHeader,
+    pub signature: Signature,
+}
+
+const _: () = assert!(size_of::<EvidenceBody>() == 328);
+
+/// Two different headers for one view and slot.
+pub const EVIDENCE_EQUIVOCATION: u8 = 1;
+/// A header that no correct leader signs: wrong parent or slot.
+pub const EVIDENCE_IMPROPER: u8 = 2;
+/// A header whose payload is invalid.
+pub const EVIDENCE_INVALID_PAYLOAD: u8 = 3;
+
+impl EvidenceBody {
+    pub fn new(kind: u8, first: SignedHeader, second: SignedHeader) -> EvidenceBody {
+        EvidenceBody {
+            kind,
+            reserved: [0; 7],
+            first,
+            second,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            stage: View(1),
+            installed: View(2),
+            committed: Slot(3),
+            committed_digest: Digest([4; 32]),
+            voted_slot: Slot(5),
+            voted_digest: Digest([6; 32]),
+            checkpoint: Slot(7),
+            retained_from: Slot(8),
+            lease: Slot(9),
+            flags: STATUS_HELLO,
+        }
+    }
+
+    #[test]
+    fn status_round_trip_and_golden_bytes() {
+        let body = StatusBody::encode(&status());
+        assert_eq!(StatusBody::decode(body.as_bytes()), Ok(status()));
+        let mut golden = Vec::new();
+        for number in [1u64, 2, 3] {
+            golden.extend(number.to_le_bytes());
+        }
+        golden.extend([4; 32]);
+        golden.extend(5u64.to_le_bytes());
+        golden.extend([6; 32]);
+        for number in [7u64, 8, 9, 1] {
+            golden.extend(number.to_le_bytes());
+        }
+        assert_eq!(body.as_bytes(), golden);
+        golden[127] = 1;
+        assert_eq!(StatusBody::decode(&golden), Err(Reject::ReservedNotZero));
+        golden.push(0);
+        assert_eq!(StatusBody::decode(&golden), Err(Reject::BodyMalformed));
+    }
+
+    #[test]
+    fn fetch_round_trip() {
+        let missing = std::array::from_fn(|word| word as u64);
+        let body = FetchBlockBody::grains(Digest([1; 32]), Slot(4), 500, &missing);
+        let decoded = FetchBlockBody::decode(body.as_bytes()).unwrap();
+        assert_eq!((decoded.have_slot(), decoded.grain_count()), (Slot(4), 500));
+        assert_eq!(decoded.missing(), missing);
+        let too_many = FetchBlockBody::grains(Digest([1; 32]), Slot(4), 5000, &missing);
+        assert!(FetchBlockBody::decode(too_many.as_bytes()).is_err());
+    }
+}
