@@ -1,1 +1,25 @@
-//! storage
+//! What is written where: the write-ahead log, the directory's superblock, the key-value table.
+//!
+//! This room decides bytes and positions; it never opens a file, starts a thread or reads a
+//! clock. Whoever drives it moves the bytes and reports back:
+//!
+//! * [`record`]: the 128-byte header in front of every record on disk,
+//! * [`wal`]: [`Writer`] seals records (ordering thread), [`Journal`] groups them into writes (disk
+//!   thread), [`recover`] reads them back and says what may be trusted,
+//! * [`superblock`]: binds a directory to one cluster, node and key,
+//! * [`table`] and [`machine`]: the state that decided transactions act on.
+//!
+//! Invariants: a [`Durable`] comes only from a completed flush or from a flushed recovery; a log is
+//! cut only where nothing acknowledged can have been; the same operations in the same order give
+//! the same results and the same scan order on every replica.
+
+#![forbid(unsafe_code)]
+
+pub mod record;
+pub mod wal;
+
+pub use record::{Identity, Kind, LogId};
+pub use wal::{
+    Batch, Damaged, Durable, Geometry, Journal, JournalFailed, Recovery, Sealed, SegmentInfo,
+    SegmentSource, Tail, Verdict, WalFull, Writer, recover,
+};

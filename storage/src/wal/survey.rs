@@ -1,0 +1,172 @@
+//! First pass of recovery: looks at every sector of every segment file for headers of this log.
+//!
+//! It answers, without trusting any order: which file holds which stretch of the log, up to where
+//! the log was acknowledged, from where it is still needed, and in which generation it was written.
+//! Cost: the whole log is read once, in large pieces.
+
+use std::io;
+
+use wire::ids::Position;
+
+use super::Geometry;
+use crate::record::{self, Decoded, Header, Identity, SECTOR_BYTES};
+
+/// A segment file as recovery finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Files have the indices `0..count`, each once, in any order.
+    pub index: u32,
+    /// Size of the file.
+    pub bytes: u64,
+}
+
+/// Where recovery reads from: the driver's files, or the simulator's disk.
+pub trait SegmentSource {
+    /// Every segment file that exists.
+    fn segments(&self) -> Vec<SegmentInfo>;
+
+    /// Fills `into` from `offset` (both whole sectors, within the file). An error concerns this
+    /// range only; recovery then tries smaller ranges.
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()>;
+}
+
+/// Bytes read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Reads ahead in large pieces and falls back to what was asked for when a piece is unreadable.
+pub(super) struct Window<'a, S> {
+    source: &'a mut S,
+    segment_bytes: u64,
+    bytes: Vec<u8>,
+    segment: u32,
+    start: u64,
+}
+
+impl<'a, S: SegmentSource> Window<'a, S> {
+    pub(super) fn new(source: &'a mut S, geometry: &Geometry) -> Window<'a, S> {
+        Window {
+            source,
+            segment_bytes: geometry.segment_bytes,
+            bytes: Vec::new(),
+            segment: 0,
+            start: 0,
+        }
+    }
+
+    /// The given range of a segment, which lies within it; none when it cannot be read.
+    pub(super) fn read(&mut self, segment: u32, offset: u64, length: usize) -> Option<&[u8]> {
+        let end = offset + length as u64;
+        let held_end = self.start + self.bytes.len() as u64;
+        if segment != self.segment || offset < self.start || end > held_end {
+            let whole = length.next_multiple_of(SECTOR_BYTES);
+            let ahead = (self.segment_bytes - offset).min(WINDOW_BYTES.max(whole) as u64);
+            self.fill(segment, offset, ahead as usize)
+                .or_else(|_| self.fill(segment, offset, whole))
+                .ok()?;
+        }
+        let from = (offset - self.start) as usize;
+        self.bytes.get(from..from + length)
+    }
+
+    fn fill(&mut self, segment: u32, offset: u64, length: usize) -> io::Result<()> {
+        self.segment = segment;
+        self.start = offset;
+        self.bytes.resize(length, 0);
+        let outcome = self.source.read(segment, offset, &mut self.bytes);
+        if outcome.is_err() {
+            self.bytes.clear();
+        }
+        outcome
+    }
+}
+
+/// What one file holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SegmentSurvey {
+    pub(super) index: u32,
+    /// Of its newest record: sequence number and position.
+    pub(super) newest: Option<(u64, Position)>,
+}
+
+/// What the first pass found.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// By index.
+    pub(super) segments: Vec<SegmentSurvey>,
+    /// Everything below was acknowledged.
+    pub(super) floor: Position,
+    /// Everything below is no longer needed; starts a segment.
+    pub(super) low: Position,
+    pub(super) generation: u32,
+    /// Start of the newest intact header.
+    pub(super) newest: Option<Position>,
+    pub(super) sectors_unreadable: u64,
+}
+
+impl Survey {
+    pub(super) fn take<S: SegmentSource>(
+        window: &mut Window<'_, S>,
+        segments: &[SegmentInfo],
+        geometry: &Geometry,
+        identity: &Identity,
+    ) -> Survey {
+        let mut survey = Survey {
+            segments: Vec::with_capacity(segments.len()),
+            floor: Position(0),
+            low: Position(0),
+            generation: 0,
+            newest: None,
+            sectors_unreadable: 0,
+        };
+        for segment in segments {
+            let mut newest = None;
+            for sector in 0..geometry.segment_bytes / SECTOR_BYTES as u64 {
+                let offset = sector * SECTOR_BYTES as u64;
+                let Some(bytes) = window.read(segment.index, offset, SECTOR_BYTES) else {
+                    survey.sectors_unreadable += 1;
+                    continue;
+                };
+                let Decoded::Intact(header) = record::decode(bytes, identity, None) else {
+                    continue;
+                };
+                if belongs(&header, geometry, offset) {
+                    newest = newest.max(Some((header.segment_sequence, header.position)));
+                    survey.count(&header);
+                }
+            }
+            survey.segments.push(SegmentSurvey {
+                index: segment.index,
+                newest,
+            });
+        }
+        survey
+    }
+
+    fn count(&mut self, header: &Header) {
+        self.floor = self.floor.max(header.durable_before);
+        self.low = self.low.max(header.low);
+        self.generation = self.generation.max(header.generation);
+        self.newest = self.newest.max(Some(header.position));
+    }
+
+    /// The file that holds a stretch of the log. Copies of a stretch cannot come from this code;
+    /// should a file have been copied by hand, the one that goes furthest is right.
+    pub(super) fn holding(&self, sequence: u64) -> Option<u32> {
+        self.segments
+            .iter()
+            .filter_map(|segment| Some((segment.newest?, segment.index)))
+            .filter(|((held, _), _)| *held == sequence)
+            .max()
+            .map(|(_, index)| index)
+    }
+}
+
+/// Whether an intact header lies where it says, and its record within the segment.
+pub(super) fn belongs(header: &Header, geometry: &Geometry, offset: u64) -> bool {
+    geometry.offset_of(header.position) == offset
+        && geometry.sequence_of(header.position) == header.segment_sequence
+        && offset + record::record_bytes(header.body_bytes as usize) as u64
+            <= geometry.segment_bytes
+        && header.durable_before <= header.position
+        && header.low <= header.durable_before
+}
