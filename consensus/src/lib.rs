@@ -1,1 +1,43 @@
-//! consensus
+//! The order: which block stands at which slot, and when that is final.
+//!
+//! # The protocol in prose
+//!
+//! A committee of n replicas keeps one chain of blocks. The leader of the current view extends its
+//! own last block and sends PROPOSE to all (N1). Every replica that holds the block, found its
+//! parent to be its own tip and wrote it to its log, sends VOTE(view, slot, digest) to all (N2, R2).
+//! A vote names a block and, through the hash chain, its whole prefix: votes are cumulative (N3).
+//! A block is decided as soon as F = n - p replicas voted for it or for a descendant, all in one
+//! view (N4): two message delays after the proposal. Where F = q, as with four replicas, there is
+//! no slower path to run beside it; this crate refuses other configurations until it has one.
+//!
+//! A replica that missed something asks: FETCH-BLOCK for a block whose vote or child it has seen,
+//! FETCH-RANGE when it is far behind; b + 1 equal DECIDED claims contain one of a correct replica
+//! and decide too (N7). STATUS, sent all the time, shows who lacks what (§11).
+//!
+//! A leader that restarts never proposes in a view it may have proposed in before (R4): what it
+//! sent before the crash may be unknown to its log, and a second, different block would prove it
+//! an equivocator. Until views can change, the cluster then stands still and says so.
+//!
+//! # What this room may not do
+//!
+//! No clock, no bytes of blocks, no file, no socket, no thread. Time arrives with every input;
+//! [`Core::handle`] leaves effects in the [`Outbox`]; block bytes, signatures and the log belong to
+//! the caller, which carries the effects out in order. Everything is bounded by the window.
+#![forbid(unsafe_code)]
+
+mod chain;
+mod core;
+mod decide;
+mod evidence;
+mod input;
+mod peers;
+mod propose;
+pub mod quorum;
+mod repair;
+mod restart;
+mod vote;
+
+pub use crate::core::{Config, Core, Summary};
+pub use chain::Validity;
+pub use input::{Effect, Evidence, Input, Outbox, Recipient, Source};
+pub use restart::{Recovered, RecoveredBlock};
