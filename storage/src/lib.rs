@@ -15,10 +15,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod machine;
 pub mod record;
+pub mod superblock;
+pub mod table;
 pub mod wal;
 
+pub use machine::{Kv, Noop, StateMachine};
 pub use record::{Identity, Kind, LogId};
+pub use superblock::Superblock;
+pub use table::{MemTable, Table};
 pub use wal::{
     Batch, Damaged, Durable, Geometry, Journal, JournalFailed, Recovery, Sealed, SegmentInfo,
     SegmentSource, Tail, Verdict, WalFull, Writer, recover,

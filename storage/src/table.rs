@@ -1,0 +1,44 @@
+//! Keys and values: the [`Table`] that a state machine acts on, and the one in memory.
+//!
+//! Scan order is the byte order of the keys, on every replica; no order ever depends on a hash.
+
+mod arena;
+mod index;
+mod memory;
+mod order;
+
+pub use memory::MemTable;
+
+/// A map from keys to values. Keys are 1 to `KEY_BYTES_MAX` bytes, values up to `VALUE_BYTES_MAX`;
+/// the codec of `wire::ops` refuses longer ones, tables assert it.
+pub trait Table {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Option<&[u8]>;
+
+    /// Sets the value of a key; returns whether the key is new.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> bool;
+
+    /// Removes a key; returns whether it was there.
+    fn delete(&mut self, key: &[u8]) -> bool;
+
+    /// Calls `visit` with the entries of `from..to` in key order (`None`: to the end), at most
+    /// `limit`, until it returns false.
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    );
+
+    /// Keys held.
+    fn len(&self) -> u64;
+
+    /// Bytes of all keys and values.
+    fn bytes(&self) -> u64;
+
+    /// Whether no key is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

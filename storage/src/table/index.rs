@@ -1,0 +1,161 @@
+//! Hash index from keys to addresses: open addressing, linear probing, no tombstones.
+//!
+//! The hash is keyed by a seed of this process, so that clients, who choose the keys, cannot aim at
+//! one chain. Nothing visible depends on it.
+
+use super::arena::{Address, Arena};
+
+/// 8 bytes, eight to a cache line. The tag is the hash: its low bits are the home position, so
+/// growing needs no keys.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    tag: u32,
+    address: Address,
+}
+
+const EMPTY: Slot = Slot {
+    tag: 0,
+    address: Address::NONE,
+};
+const SLOTS_MIN: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Index {
+    seed: [u64; 2],
+    /// A power of two, never full.
+    slots: Vec<Slot>,
+    used: usize,
+}
+
+/// Where a key is, or would be put.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    slot: usize,
+    tag: u32,
+    pub(super) address: Address,
+}
+
+impl Index {
+    pub(super) fn new(seed: [u64; 2], keys: usize) -> Index {
+        let slots = (keys / 3 * 4 + 4).next_power_of_two().max(SLOTS_MIN);
+        Index {
+            seed,
+            slots: vec![EMPTY; slots],
+            used: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        (self.slots.len() * size_of::<Slot>()) as u64
+    }
+
+    /// The address is `NONE` when the key is absent.
+    pub(super) fn find(&self, key: &[u8], arena: &Arena) -> Found {
+        let tag = self.hash(key);
+        let mask = self.slots.len() - 1;
+        let mut slot = tag as usize & mask;
+        loop {
+            let Slot { tag: held, address } = self.slots[slot];
+            if address == Address::NONE || (held == tag && arena.key(address) == key) {
+                return Found { slot, tag, address };
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// Sets the address of a key that was just looked up.
+    pub(super) fn set(&mut self, found: Found, address: Address) {
+        self.slots[found.slot] = Slot {
+            tag: found.tag,
+            address,
+        };
+        if found.address == Address::NONE {
+            self.used += 1;
+            if self.used * 4 > self.slots.len() * 3 {
+                self.grow();
+            }
+        }
+    }
+
+    /// Removes a key that was just looked up and is present: moves later slots of the chain back.
+    pub(super) fn remove(&mut self, found: Found) {
+        let mask = self.slots.len() - 1;
+        let mut hole = found.slot;
+        let mut next = hole;
+        loop {
+            next = (next + 1) & mask;
+            let slot = self.slots[next];
+            if slot.address == Address::NONE {
+                break;
+            }
+            let home = slot.tag as usize & mask;
+            // Only back to a place that its own probe passes.
+            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(hole) & mask) {
+                self.slots[hole] = slot;
+                hole = next;
+            }
+        }
+        self.slots[hole] = EMPTY;
+        self.used -= 1;
+    }
+
+    /// Every address, in no order that anyone may see.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.slots
+            .iter()
+            .map(|slot| slot.address)
+            .filter(|address| *address != Address::NONE)
+    }
+
+    fn grow(&mut self) {
+        let mask = self.slots.len() * 2 - 1;
+        let old = std::mem::replace(&mut self.slots, vec![EMPTY; mask + 1]);
+        for moved in old {
+            if moved.address == Address::NONE {
+                continue;
+            }
+            let mut slot = moved.tag as usize & mask;
+            while self.slots[slot].address != Address::NONE {
+                slot = (slot + 1) & mask;
+            }
+            self.slots[slot] = moved;
+        }
+    }
+
+    /// Multiply-and-fold over 16 bytes at a time, as in wyhash.
+    fn hash(&self, key: &[u8]) -> u32 {
+        let [first, second] = self.seed;
+        let mut state = first ^ key.len() as u64;
+        let mut words = key.chunks_exact(16);
+        for pair in &mut words {
+            let (low, high) = pair.split_at(8);
+            state = fold(word(low) ^ state, word(high) ^ second);
+        }
+        let rest = words.remainder();
+        if !rest.is_empty() {
+            let (low, high) = rest.split_at(rest.len().min(8));
+            state = fold(word(low) ^ state, word(high) ^ second);
+        }
+        fold(state ^ second, first ^ 0x9e37_79b9_7f4a_7c15) as u32
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    match bytes.try_into() {
+        Ok(whole) => u64::from_le_bytes(whole),
+        Err(_) => {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(padded)
+        }
+    }
+}
+
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}

@@ -1,0 +1,127 @@
+//! The table in memory.
+//!
+//! Expected cost, 16-byte keys, 128-byte values, a million keys (one cache miss in the index, one
+//! or two in the arena): 0.1-0.2 us a put or get. `examples/table_cost.rs` prints the real one.
+//!
+//! Overwriting with a value that fits keeps the entry where it is, so a fixed key set keeps its
+//! memory. The order for scans does not exist until the first scan builds it (about 1 s for a
+//! million keys); from then on a *new*, deleted or moved key costs 1-2 us more, an overwrite nothing.
+//! The hash index doubles when three quarters full, a pause of about 10 ms at a million keys: give
+//! the expected number of keys to [`MemTable::with_capacity`] to have it at start.
+
+use std::cell::OnceCell;
+
+use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+use super::Table;
+use super::arena::{Address, Arena};
+use super::index::Index;
+use super::order::Order;
+
+/// A [`Table`] in memory: hash index over an arena of entries.
+#[derive(Debug)]
+pub struct MemTable {
+    arena: Arena,
+    index: Index,
+    /// Holds every key once it is built.
+    order: OnceCell<Order>,
+    bytes: u64,
+}
+
+impl MemTable {
+    /// An empty table. `seed` keys the hash: random in production, secret, and of no influence on
+    /// anything but speed.
+    pub fn new(seed: [u64; 2]) -> MemTable {
+        MemTable::with_capacity(seed, 0)
+    }
+
+    /// An empty table whose index holds `keys` without growing.
+    pub fn with_capacity(seed: [u64; 2], keys: usize) -> MemTable {
+        MemTable {
+            arena: Arena::new(),
+            index: Index::new(seed, keys),
+            order: OnceCell::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes taken from the system.
+    pub fn allocated_bytes(&self) -> u64 {
+        let order = self.order.get().map_or(0, Order::allocated_bytes);
+        self.arena.allocated_bytes() + self.index.allocated_bytes() + order
+    }
+
+    fn order(&self) -> &Order {
+        self.order
+            .get_or_init(|| Order::build(&self.arena, self.index.addresses()))
+    }
+}
+
+impl Table for MemTable {
+    fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        let found = self.index.find(key, &self.arena);
+        (found.address != Address::NONE).then(|| self.arena.value(found.address))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> bool {
+        assert!(key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX);
+        let found = self.index.find(key, &self.arena);
+        if found.address == Address::NONE {
+            let address = self.arena.insert(key, value);
+            self.index.set(found, address);
+            if let Some(order) = self.order.get_mut() {
+                order.insert(&self.arena, address);
+            }
+            self.bytes += (key.len() + value.len()) as u64;
+            return true;
+        }
+        let old_bytes = self.arena.value(found.address).len() as u64;
+        if !self.arena.overwrite(found.address, value) {
+            let address = self.arena.insert(key, value);
+            if let Some(order) = self.order.get_mut() {
+                order.relocate(&self.arena, found.address, address);
+            }
+            self.arena.remove(found.address);
+            self.index.set(found, address);
+        }
+        self.bytes = self.bytes - old_bytes + value.len() as u64;
+        false
+    }
+
+    fn delete(&mut self, key: &[u8]) -> bool {
+        let found = self.index.find(key, &self.arena);
+        if found.address == Address::NONE {
+            return false;
+        }
+        self.bytes -= (key.len() + self.arena.value(found.address).len()) as u64;
+        if let Some(order) = self.order.get_mut() {
+            order.remove(&self.arena, found.address);
+        }
+        self.arena.remove(found.address);
+        self.index.remove(found);
+        true
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        for address in self.order().from(&self.arena, from).take(limit) {
+            let (key, value) = self.arena.entry(address);
+            if to.is_some_and(|to| key >= to) || !visit(key, value) {
+                return;
+            }
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.index.len() as u64
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
