@@ -1,1 +1,4 @@
-//! node
+//! The node: joins the pure half and the machine half into the program `hippo`.
+#![forbid(unsafe_code)]
+
+pub mod telemetry;

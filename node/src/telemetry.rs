@@ -1,0 +1,519 @@
+//! What the hot threads tell the control thread: counters, gauges and histograms.
+//!
+//! One [`Telemetry`] per process behind an `Arc`. Hot threads only bump relaxed atomics: no lock,
+//! no allocation, no system call. Each group below sits on cache lines of its own and is written
+//! by the stage that it names, so a bump stays in that thread's cache; the control thread reads
+//! now and then. Readers see each number on its own, never a consistent cut.
+//!
+//! Times are nanoseconds of the process's monotonic clock, the one that the stages pass to the
+//! core.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wire::ids::{Instant, NodeId};
+use wire::reject::{REJECT_COUNT, Reject};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Takes over a total that somebody else counts, such as the driver. One writer.
+    pub fn set(&self, total: u64) {
+        self.0.store(total, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that the owner overwrites.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A yes or no that the owner overwrites.
+#[derive(Debug, Default)]
+pub struct Flag(AtomicU64);
+
+impl Flag {
+    pub fn set(&self, value: bool) {
+        self.0.store(u64::from(value), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident in $cell:ident { $($(#[$item_doc:meta])* $item:ident => $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$item_doc])* $item,)* }
+
+        impl $name {
+            /// Every value, in the order of its number.
+            pub const ALL: &'static [$name] = &[$($name::$item,)*];
+
+            /// As status and metrics spell it.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$item => $text,)* }
+            }
+        }
+
+        #[doc = concat!("Holds one [`", stringify!($name), "`].")]
+        #[derive(Debug, Default)]
+        pub struct $cell(AtomicU64);
+
+        impl $cell {
+            pub fn set(&self, value: $name) {
+                self.0.store(value as u64, Ordering::Relaxed);
+            }
+
+            pub fn get(&self) -> $name {
+                let number = self.0.load(Ordering::Relaxed) as usize;
+                $name::ALL.get(number).copied().unwrap_or($name::ALL[0])
+            }
+        }
+    };
+}
+
+choice! {
+    /// Where the process stands.
+    Phase in PhaseCell {
+        /// Reading the log and filling the table.
+        Starting => "starting",
+        /// Takes part.
+        Serving => "serving",
+        /// Writing the last records before the end.
+        Stopping => "stopping",
+        /// A hot thread gave up; the process is about to end.
+        Failed => "failed",
+    }
+}
+
+choice! {
+    /// Why the log takes no new blocks.
+    LogFull in LogFullCell {
+        No => "",
+        /// All `segments_max` segments are in use.
+        SegmentsMax => "the write-ahead log has reached segments_max: new transactions are refused, reads go on",
+        /// The disk has no room for another segment file.
+        NoSpace => "no space for a new WAL segment: new transactions are refused, reads go on",
+    }
+}
+
+choice! {
+    /// A component with a turn of its own.
+    Stage in StageCell {
+        Net => "net",
+        Verify => "verify",
+        Order => "order",
+        Journal => "journal",
+        Execute => "execute",
+    }
+}
+
+/// Number of stages.
+pub const STAGES: usize = Stage::ALL.len();
+
+/// Written by the ordering stage.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Order {
+    pub view: Gauge,
+    /// Leader of `view`.
+    pub leader: Gauge,
+    pub is_leader: Flag,
+    /// False in a leader that restarted within its view: rule R4 lets it vote, not propose.
+    pub may_propose: Flag,
+    pub committed_slot: Gauge,
+    pub committed_transactions: Counter,
+    /// Blocks decided by F votes, and by the slow path.
+    pub fast_commits: Counter,
+    pub slow_commits: Counter,
+    pub view_changes: Counter,
+    /// Requests refused because the log is full or a queue is (replies of the kind Busy).
+    pub busy_replies: Counter,
+    pub retransmits: Counter,
+    /// Proofs of a peer's misbehaviour held.
+    pub evidence: Counter,
+    pub blocks_in_flight: Gauge,
+    pub pending_transactions: Gauge,
+}
+
+/// Written by the executing stage.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Execute {
+    pub executed_slot: Gauge,
+    pub executed_transactions: Counter,
+    pub replies: Counter,
+    pub sessions: Gauge,
+    pub table_keys: Gauge,
+    pub table_bytes: Gauge,
+}
+
+/// Written by the stage that writes the log.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Log {
+    /// Everything below is on stable storage.
+    pub durable_position: Gauge,
+    pub used_bytes: Gauge,
+    /// Set once at start: `segment_bytes * segments_max`.
+    pub max_bytes: Gauge,
+    pub segments: Gauge,
+    pub full: LogFullCell,
+    pub flushes: Counter,
+    pub written_bytes: Counter,
+}
+
+/// Written by the net stage, copied from the driver's own counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Io {
+    pub received_datagrams: Counter,
+    pub received_bytes: Counter,
+    pub sent_datagrams: Counter,
+    pub sent_bytes: Counter,
+    /// Sends that the kernel refused.
+    pub send_errors: Counter,
+    /// Times the kernel found no receive buffer.
+    pub no_receive_buffer: Counter,
+    /// Multishot receives that were armed again.
+    pub rearmed: Counter,
+    /// Completions that did not fit into the completion queue.
+    pub cq_overflows: Counter,
+    /// Datagrams that the kernel dropped because the socket buffer was full (SO_RXQ_OVFL).
+    pub kernel_drops: Counter,
+    /// System calls that submitted or waited.
+    pub enters: Counter,
+}
+
+impl Io {
+    /// Name and value of each counter.
+    pub fn list(&self) -> [(&'static str, u64); 10] {
+        [
+            ("received_datagrams", self.received_datagrams.get()),
+            ("received_bytes", self.received_bytes.get()),
+            ("sent_datagrams", self.sent_datagrams.get()),
+            ("sent_bytes", self.sent_bytes.get()),
+            ("send_errors", self.send_errors.get()),
+            ("no_receive_buffer", self.no_receive_buffer.get()),
+            ("rearmed", self.rearmed.get()),
+            ("cq_overflows", self.cq_overflows.get()),
+            ("kernel_drops", self.kernel_drops.get()),
+            ("enters", self.enters.get()),
+        ]
+    }
+}
+
+/// Written by the verifying stage; several instances may share it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Verify {
+    pub signatures: Counter,
+    pub failures: Counter,
+}
+
+/// What is known of one peer; the own entry stays zero.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Peer {
+    /// When an authentic datagram last came; 0 when none has.
+    pub last_heard_ns: Gauge,
+    pub committed_slot: Gauge,
+    /// Number of the peer's start; 0 while unknown. A leader of view 0 with more than one start
+    /// cannot propose.
+    pub boot: Gauge,
+}
+
+/// Refused bytes by reason; any hot thread writes.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Rejects([Counter; REJECT_COUNT]);
+
+impl Rejects {
+    pub fn count(&self, reject: Reject) {
+        self.0[reject as usize].add(1);
+    }
+
+    pub fn get(&self, reject: Reject) -> u64 {
+        self.0[reject as usize].get()
+    }
+
+    /// Reasons that occurred, and how often.
+    pub fn nonzero(&self) -> impl Iterator<Item = (Reject, u64)> + '_ {
+        Reject::ALL
+            .iter()
+            .map(|reject| (*reject, self.get(*reject)))
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
+/// One item for each stage.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct PerStage<T>([T; STAGES]);
+
+impl<T> PerStage<T> {
+    pub fn of(&self, stage: Stage) -> &T {
+        &self.0[stage as usize]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Stage, &T)> {
+        Stage::ALL.iter().copied().zip(&self.0)
+    }
+}
+
+/// Buckets of each octave.
+const SUB_BUCKETS_LOG2: u32 = 3;
+const SUB_BUCKETS: usize = 1 << SUB_BUCKETS_LOG2;
+/// Values from 2^42 on (73 minutes in nanoseconds) share the last bucket.
+const OCTAVE_MAX: u32 = 41;
+const BUCKETS: usize = SUB_BUCKETS + (OCTAVE_MAX - SUB_BUCKETS_LOG2 + 1) as usize * SUB_BUCKETS;
+
+/// Fixed log-linear buckets, eight to the octave: a value is known within 12.5%.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Histogram {
+    sum: AtomicU64,
+    counts: [AtomicU64; BUCKETS],
+}
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram {
+            sum: AtomicU64::new(0),
+            counts: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+}
+
+impl Histogram {
+    pub fn record(&self, value: u64) {
+        self.counts[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub fn snapshot(&self) -> HistogramSnapshot {
+        let mut buckets = Vec::new();
+        for (index, count) in self.counts.iter().enumerate() {
+            let count = count.load(Ordering::Relaxed);
+            if count > 0 {
+                let (lower, upper) = bounds_of(index);
+                buckets.push((lower, upper, count));
+            }
+        }
+        HistogramSnapshot {
+            sum: self.sum.load(Ordering::Relaxed),
+            buckets,
+        }
+    }
+}
+
+fn bucket_of(value: u64) -> usize {
+    if value < SUB_BUCKETS as u64 {
+        return value as usize;
+    }
+    let octave = value.ilog2();
+    if octave > OCTAVE_MAX {
+        return BUCKETS - 1;
+    }
+    let sub = (value >> (octave - SUB_BUCKETS_LOG2)) as usize & (SUB_BUCKETS - 1);
+    SUB_BUCKETS + (octave - SUB_BUCKETS_LOG2) as usize * SUB_BUCKETS + sub
+}
+
+/// Smallest value of a bucket, and the smallest of the one after it.
+fn bounds_of(index: usize) -> (u64, u64) {
+    let lower = |index: usize| {
+        if index < SUB_BUCKETS {
+            return index as u64;
+        }
+        let octave = (index / SUB_BUCKETS - 1) as u32;
+        let sub = (index % SUB_BUCKETS) as u64;
+        (SUB_BUCKETS as u64 + sub) << octave
+    };
+    (lower(index), lower(index + 1))
+}
+
+/// A histogram at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistogramSnapshot {
+    pub sum: u64,
+    /// (lower, upper, count), ascending, without empty buckets; `lower <= value < upper`.
+    pub buckets: Vec<(u64, u64, u64)>,
+}
+
+impl HistogramSnapshot {
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, _, count)| count).sum()
+    }
+
+    /// Upper bound of the bucket of a quantile in 0..=1; none when nothing was recorded.
+    pub fn quantile(&self, quantile: f64) -> Option<u64> {
+        let count = self.count();
+        let rank = ((quantile * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let mut seen = 0;
+        for (_, upper, count) in &self.buckets {
+            seen += count;
+            if seen >= rank {
+                return Some(*upper);
+            }
+        }
+        None
+    }
+}
+
+/// Durations and sizes of the stages.
+#[derive(Debug, Default)]
+pub struct Histograms {
+    /// Submission of a log write to the completion of its flush.
+    pub wal_flush_ns: Histogram,
+    /// Records that one flush made durable.
+    pub wal_group_records: Histogram,
+    /// A block's proposal, sent or received, to its decision here.
+    pub decide_ns: Histogram,
+    /// One signature verification.
+    pub verify_ns: Histogram,
+    /// Execution of one decided block.
+    pub execute_ns: Histogram,
+    /// Transactions in a decided block.
+    pub block_transactions: Histogram,
+}
+
+impl Histograms {
+    /// Each histogram and its name, which ends in its unit.
+    pub fn list(&self) -> [(&'static str, &Histogram); 6] {
+        [
+            ("wal_flush_ns", &self.wal_flush_ns),
+            ("wal_group_records", &self.wal_group_records),
+            ("decide_ns", &self.decide_ns),
+            ("verify_ns", &self.verify_ns),
+            ("execute_ns", &self.execute_ns),
+            ("block_transactions", &self.block_transactions),
+        ]
+    }
+}
+
+/// Everything that one process tells of itself. See the [module](self) documentation.
+#[derive(Debug)]
+pub struct Telemetry {
+    pub node: NodeId,
+    pub phase: PhaseCell,
+    /// Number of this start; 0 until the log was read.
+    pub boot: Gauge,
+    /// When the process started.
+    pub started: Instant,
+    pub order: Order,
+    pub execute: Execute,
+    pub log: Log,
+    pub io: Io,
+    pub verify: Verify,
+    pub rejects: Rejects,
+    /// Items that wait in front of each stage.
+    pub queue_depth: PerStage<Gauge>,
+    /// Heap allocations of each stage since its thread was declared hot.
+    pub hot_allocations: PerStage<Counter>,
+    pub histograms: Histograms,
+    /// By node id, the own one included.
+    pub peers: Vec<Peer>,
+}
+
+impl Telemetry {
+    pub fn new(node: NodeId, replicas: usize, started: Instant) -> Telemetry {
+        Telemetry {
+            node,
+            phase: PhaseCell::default(),
+            boot: Gauge::default(),
+            started,
+            order: Order::default(),
+            execute: Execute::default(),
+            log: Log::default(),
+            io: Io::default(),
+            verify: Verify::default(),
+            rejects: Rejects([const { Counter(AtomicU64::new(0)) }; REJECT_COUNT]),
+            queue_depth: PerStage::default(),
+            hot_allocations: PerStage::default(),
+            histograms: Histograms::default(),
+            peers: (0..replicas).map(|_| Peer::default()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_tile_the_numbers() {
+        for index in 0..BUCKETS - 1 {
+            let (lower, upper) = bounds_of(index);
+            assert!(lower < upper);
+            assert_eq!(bucket_of(lower), index);
+            assert_eq!(bucket_of(upper - 1), index);
+            assert_eq!(bounds_of(index + 1).0, upper);
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+        assert_eq!(bounds_of(BUCKETS - 1).1, 1 << (OCTAVE_MAX + 1));
+    }
+
+    #[test]
+    fn buckets_are_narrow() {
+        for value in [9, 1000, 123_456, 5_000_000_000] {
+            let (lower, upper) = bounds_of(bucket_of(value));
+            assert!(lower <= value && value < upper);
+            assert!((upper - lower) as f64 <= 0.125 * lower as f64 + 1.0);
+        }
+    }
+
+    #[test]
+    fn snapshot_counts_and_quantiles() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.snapshot().quantile(0.5), None);
+        for value in 1..=100 {
+            histogram.record(value * 1000);
+        }
+        let snapshot = histogram.snapshot();
+        assert_eq!(snapshot.count(), 100);
+        assert_eq!(snapshot.sum, 5_050_000);
+        let median = snapshot.quantile(0.5).unwrap();
+        assert!((50_000..=57_000).contains(&median), "{median}");
+        assert!(snapshot.quantile(1.0).unwrap() >= 100_000);
+    }
+
+    #[test]
+    fn rejects_are_counted_by_reason() {
+        let telemetry = Telemetry::new(NodeId(1), 4, Instant(0));
+        telemetry.rejects.count(Reject::BadMac);
+        telemetry.rejects.count(Reject::BadMac);
+        let seen: Vec<_> = telemetry.rejects.nonzero().collect();
+        assert_eq!(seen, [(Reject::BadMac, 2)]);
+        assert_eq!(telemetry.peers.len(), 4);
+    }
+
+    #[test]
+    fn choices_come_back() {
+        let cell = LogFullCell::default();
+        assert_eq!(cell.get(), LogFull::No);
+        cell.set(LogFull::NoSpace);
+        assert_eq!(cell.get(), LogFull::NoSpace);
+    }
+}
