@@ -132,6 +132,9 @@ pub struct Recovery {
     pub verdict: Verdict,
     /// Good records delivered.
     pub records: u64,
+    /// End of the last one. The tail may lie further on, at the start of the next segment: nobody
+    /// may call that durable, or the gap between would count as an acknowledged record.
+    end: Position,
 }
 
 impl Recovery {
@@ -139,7 +142,7 @@ impl Recovery {
     /// (recovery may have read what the system still held in memory), and hand it to
     /// [`super::Writer::acknowledge`].
     pub fn flushed(&self) -> Durable {
-        Durable(self.tail.position)
+        Durable(self.end)
     }
 }
 
@@ -252,7 +255,18 @@ pub fn recover<S: SegmentSource>(
         last: None,
     };
 
+    if let Some(cause) = survey.refused {
+        let (position, floor) = (survey.low, survey.floor);
+        return Err(Damaged {
+            position,
+            kind: None,
+            end: None,
+            floor,
+            cause,
+        });
+    }
     let mut position = survey.low;
+    let mut end = survey.low;
     let mut records = 0;
     let verdict = loop {
         let here = walk.look(position);
@@ -271,6 +285,7 @@ pub fn recover<S: SegmentSource>(
             Decision::Accept => {
                 let header = here.header.expect("an accepted record has a header");
                 position = walk.accept(&header, visit);
+                end = position;
                 records += 1;
             }
             Decision::NextSegment => {
@@ -307,6 +322,7 @@ pub fn recover<S: SegmentSource>(
         tail: tail(&survey, geometry, position, last),
         verdict,
         records,
+        end,
     })
 }
 
@@ -495,7 +511,7 @@ fn tail(
         position,
         previous,
         generation: survey.generation + 1,
-        // The rest is proven by `Recovery::flushed`.
+        // What lies between is proven by `Recovery::flushed`.
         durable: survey.floor,
         low_effective,
         low_marked: survey.low.max(low_effective),

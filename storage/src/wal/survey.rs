@@ -8,7 +8,7 @@ use std::io;
 
 use wire::ids::Position;
 
-use super::Geometry;
+use super::{Cause, Geometry};
 use crate::record::{self, Decoded, Header, Identity, SECTOR_BYTES};
 
 /// A segment file as recovery finds it.
@@ -101,6 +101,10 @@ pub(super) struct Survey {
     /// Start of the newest intact header.
     pub(super) newest: Option<Position>,
     pub(super) sectors_unreadable: u64,
+    /// A file begins with part of a header: of a record that tore, or rotted.
+    pub(super) torn_first: bool,
+    /// Why these files must not be touched at all.
+    pub(super) refused: Option<Cause>,
 }
 
 impl Survey {
@@ -117,6 +121,8 @@ impl Survey {
             generation: 0,
             newest: None,
             sectors_unreadable: 0,
+            torn_first: false,
+            refused: None,
         };
         for segment in segments {
             let mut newest = None;
@@ -126,12 +132,18 @@ impl Survey {
                     survey.sectors_unreadable += 1;
                     continue;
                 };
-                let Decoded::Intact(header) = record::decode(bytes, identity, None) else {
-                    continue;
-                };
-                if belongs(&header, geometry, offset) {
-                    newest = newest.max(Some((header.segment_sequence, header.position)));
-                    survey.count(&header);
+                match record::decode(bytes, identity, None) {
+                    Decoded::Intact(header) if belongs(&header, geometry, offset) => {
+                        newest = newest.max(Some((header.segment_sequence, header.position)));
+                        survey.count(&header);
+                    }
+                    Decoded::Torn if offset == 0 => survey.torn_first = true,
+                    Decoded::Newer => survey.refused = Some(Cause::HeaderNewer),
+                    // Only a record starts a file. Elsewhere a client may have put such bytes.
+                    Decoded::Foreign if offset == 0 => {
+                        survey.refused = Some(Cause::HeaderForeign);
+                    }
+                    _ => {}
                 }
             }
             survey.segments.push(SegmentSurvey {
