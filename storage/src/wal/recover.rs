@@ -71,7 +71,7 @@ pub enum Cause {
     BodyTorn,
     /// An intact record that does not follow the one before it.
     Unlinked,
-    /// Intact records further on that were sealed in the batch that tore.
+    /// Remains further on: the rest of a batch that tore, now or before an earlier start.
     Leftovers,
     /// The disk refuses to read.
     Unreadable,
@@ -292,12 +292,14 @@ pub fn recover<S: SegmentSource>(
                 position = geometry.start_of(geometry.sequence_of(position) + 1);
             }
             Decision::End => {
-                break match survey.newest {
-                    Some(newest) if newest >= position => Verdict::CutTail {
+                let more = survey.newest.is_some_and(|newest| newest >= position);
+                break if more || survey.torn_first {
+                    Verdict::CutTail {
                         from: position,
                         cause: Cause::Leftovers,
-                    },
-                    _ => Verdict::Clean,
+                    }
+                } else {
+                    Verdict::Clean
                 };
             }
             Decision::Cut(cause) => {
