@@ -1,7 +1,7 @@
 //! The state of one replica and the dispatch of inputs.
 
 use wire::ids::{Digest, Epoch, Instant, NodeId, Position, Slot, View};
-use wire::limits::WINDOW;
+use wire::limits::{IN_FLIGHT, WINDOW};
 
 use crate::chain::Chain;
 use crate::input::{Effect, Input, Outbox};
@@ -77,7 +77,7 @@ impl Core {
             config.me.index() < config.quorums.n,
             "a member of the committee"
         );
-        assert!((1..=WINDOW).contains(&config.blocks_held_max));
+        assert!((4 * IN_FLIGHT..=WINDOW).contains(&config.blocks_held_max));
         crate::restart::restore(config, recovered, now)
     }
 
@@ -100,6 +100,11 @@ impl Core {
             barred: leader == self.config.me && !self.may_lead(),
             voting_stopped: self.voting_stopped,
         }
+    }
+
+    /// Digest of the block at `slot` on the chain, while the core remembers it.
+    pub fn digest_at(&self, slot: Slot) -> Option<Digest> {
+        self.chain.linked_digest_at(slot)
     }
 
     /// When the last word of a replica came.

@@ -41,7 +41,7 @@ impl Core {
     ) {
         self.peers[from.index()]
             .claims
-            .hear(&self.chain, slot, digest);
+            .hear_claim(&self.chain, slot, digest);
         self.leave_a_wrong_branch(slot, digest, out);
     }
 

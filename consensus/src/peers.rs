@@ -6,32 +6,44 @@ use wire::messages::Status;
 
 use crate::chain::Chain;
 
-/// The two words kept of one replica, for votes and for DECIDED claims alike.
+/// The words kept of one replica, for votes and for DECIDED claims alike.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Words {
     /// Deepest slot said for a block on the chain.
     pub linked: Slot,
     /// Newest word for a block that is not (yet) on the chain.
     pub unlinked: Option<(Slot, Digest)>,
+    /// The lowest such word, while there are two: where blocks always arrive a little later than
+    /// words for them, the newest word would be replaced for ever before its block links.
+    pub lowest: Option<(Slot, Digest)>,
 }
 
 impl Words {
-    /// Takes a word in. True when the linked one moved.
-    pub fn hear(&mut self, chain: &Chain, slot: Slot, digest: Digest) -> bool {
+    /// Takes a word in.
+    pub fn hear(&mut self, chain: &Chain, slot: Slot, digest: Digest) {
         if slot <= self.linked {
-            return false;
+            return;
         }
         if chain.holds(slot, &digest) {
             self.linked = slot;
-            if self.unlinked.is_some_and(|(unlinked, _)| unlinked <= slot) {
-                self.unlinked = None;
-            }
-            return true;
-        }
-        if self.unlinked.is_none_or(|(unlinked, _)| slot >= unlinked) {
+            self.relink(chain);
+        } else if slot <= chain.linked || self.unlinked.is_none() {
+            self.unlinked = Some((slot, digest));
+        } else if self.unlinked.is_some_and(|(unlinked, _)| slot > unlinked) {
+            self.lowest = self.lowest.or(self.unlinked);
             self.unlinked = Some((slot, digest));
         }
-        false
+    }
+
+    /// As [`Words::hear`]; a claim that contradicts the chain is kept before any newer one, for
+    /// b + 1 equal ones show that the own branch lost.
+    pub fn hear_claim(&mut self, chain: &Chain, slot: Slot, digest: Digest) {
+        let contradicted = self
+            .unlinked
+            .is_some_and(|(unlinked, _)| unlinked <= chain.linked);
+        if slot <= chain.linked || !contradicted {
+            self.hear(chain, slot, digest);
+        }
     }
 
     /// The blocks above `keep` left the chain: what was said for them says nothing here any more.
@@ -39,17 +51,24 @@ impl Words {
         self.linked = self.linked.min(keep);
     }
 
-    /// The chain grew: the unlinked word may lie on it now.
-    pub fn relink(&mut self, chain: &Chain) -> bool {
-        match self.unlinked {
-            Some((slot, digest)) if chain.holds(slot, &digest) => {
-                self.unlinked = None;
-                let moved = slot > self.linked;
-                self.linked = self.linked.max(slot);
-                moved
+    /// The chain grew: unlinked words may lie on it now.
+    pub fn relink(&mut self, chain: &Chain) {
+        let linked = &mut self.linked;
+        let mut passed = |word: &mut Option<(Slot, Digest)>, contradiction_stays: bool| {
+            let Some((slot, digest)) = *word else { return };
+            if slot > chain.linked {
+                return;
             }
-            _ => false,
-        }
+            let holds = chain.holds(slot, &digest);
+            if holds {
+                *linked = slot.max(*linked);
+            }
+            if holds || !contradiction_stays || slot <= *linked {
+                *word = None;
+            }
+        };
+        passed(&mut self.lowest, false);
+        passed(&mut self.unlinked, true);
     }
 }
 

@@ -23,8 +23,8 @@ impl Core {
     /// Slot and parent of the next own proposal, when one may be sent now.
     pub fn proposal_parent(&self) -> Option<(Slot, Digest)> {
         let next = self.chain.linked.next();
-        let room = next.0 <= self.executed.0 + WINDOW.min(self.config.blocks_held_max)
-            && self.undecided() < IN_FLIGHT;
+        let limit = WINDOW.min(self.config.blocks_held_max) - 2 * IN_FLIGHT;
+        let room = next.0 <= self.executed.0 + limit && self.undecided() < IN_FLIGHT;
         (room && self.may_lead() && !self.log_full && !self.voting_stopped)
             .then_some((next, self.chain.linked_digest))
     }

@@ -94,7 +94,11 @@ impl Core {
         } else if now >= self.repair.ask_due {
             status_to_all = self.undecided() > 0;
             self.ask(out);
-            self.repair.attempts = (self.repair.attempts + 1).min(16);
+            self.repair.attempts = if self.repair.attempts < 16 {
+                self.repair.attempts + 1
+            } else {
+                9
+            };
             self.repair.ask_due = now.after_ns(self.repair.backoff_ns());
         }
         if status_to_all || now >= self.repair.status_due {

@@ -2,7 +2,7 @@
 
 use wire::block::BlockRef;
 use wire::ids::{Digest, Instant, NodeId, Position, Slot};
-use wire::limits::WINDOW;
+use wire::limits::{IN_FLIGHT, WINDOW};
 use wire::messages::EVIDENCE_INVALID_PAYLOAD;
 
 use crate::chain::Validity;
@@ -102,8 +102,15 @@ impl Core {
         self.decide(now, out);
     }
 
+    /// Blocks are taken in a little above the highest slot that is voted: when all replicas but the
+    /// leader stand at their limit, the leader's last vote, which they need to move on, lies at
+    /// most D above it.
+    fn vote_limit(&self) -> Slot {
+        Slot(self.executed.0 + WINDOW.min(self.config.blocks_held_max) - 2 * IN_FLIGHT)
+    }
+
     fn vote_if_due(&mut self, now: Instant, out: &mut Outbox) {
-        let due = self.durable.min(self.valid);
+        let due = self.durable.min(self.valid).min(self.vote_limit());
         // I2: only while ACTIVE(installed).
         if due <= self.voted || self.voting_stopped || self.stage != self.installed {
             return;
