@@ -48,7 +48,10 @@ impl Order {
     /// Adds a key that is not held.
     pub(super) fn insert(&mut self, arena: &Arena, address: Address) {
         if self.leaves.is_empty() {
-            self.leaves.push(Vec::with_capacity(LEAF_MAX));
+            let mut first = Vec::with_capacity(LEAF_MAX);
+            first.push(address);
+            self.leaves.push(first);
+            return;
         }
         let mut place = self.lower_bound(arena, arena.key(address));
         if self.leaves[place.leaf].len() == LEAF_MAX {
