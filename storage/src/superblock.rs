@@ -62,16 +62,16 @@ const CRC_AT: usize = SUPERBLOCK_BYTES - 4;
 
 /// One of the two copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copy {
+pub enum Twin {
     A,
     B,
 }
 
-impl std::fmt::Display for Copy {
+impl std::fmt::Display for Twin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Copy::A => "A",
-            Copy::B => "B",
+            Twin::A => "A",
+            Twin::B => "B",
         })
     }
 }
@@ -81,7 +81,7 @@ impl std::fmt::Display for Copy {
 pub struct Loaded {
     pub superblock: Superblock,
     /// This copy is damaged, missing or older: write [`Superblock::format`] to it again and report.
-    pub repair: Option<Copy>,
+    pub repair: Option<Twin>,
 }
 
 /// Why a directory cannot be used.
@@ -182,7 +182,7 @@ impl Superblock {
             (Judged::Good(a), Judged::Good(b)) => Ok(match a.sequence.cmp(&b.sequence) {
                 std::cmp::Ordering::Less => Loaded {
                     superblock: b,
-                    repair: Some(Copy::A),
+                    repair: Some(Twin::A),
                 },
                 std::cmp::Ordering::Equal => Loaded {
                     superblock: a,
@@ -190,16 +190,16 @@ impl Superblock {
                 },
                 std::cmp::Ordering::Greater => Loaded {
                     superblock: a,
-                    repair: Some(Copy::B),
+                    repair: Some(Twin::B),
                 },
             }),
             (Judged::Good(a), _) => Ok(Loaded {
                 superblock: a,
-                repair: Some(Copy::B),
+                repair: Some(Twin::B),
             }),
             (_, Judged::Good(b)) => Ok(Loaded {
                 superblock: b,
-                repair: Some(Copy::A),
+                repair: Some(Twin::A),
             }),
             (Judged::BadGeometry(error), _) | (_, Judged::BadGeometry(error)) => {
                 Err(SuperblockError::Geometry(error))
@@ -351,7 +351,7 @@ mod tests {
                 repair_a,
                 Loaded {
                     superblock: superblock(),
-                    repair: Some(Copy::A)
+                    repair: Some(Twin::A)
                 }
             );
             let repair_b = Superblock::load(&good, &bad).unwrap();
@@ -359,7 +359,7 @@ mod tests {
                 repair_b,
                 Loaded {
                     superblock: superblock(),
-                    repair: Some(Copy::B)
+                    repair: Some(Twin::B)
                 }
             );
             assert_eq!(
@@ -371,10 +371,10 @@ mod tests {
                 Err(SuperblockError::BothDamaged)
             );
         }
-        assert_eq!(Superblock::load(&good, &[]).unwrap().repair, Some(Copy::B));
+        assert_eq!(Superblock::load(&good, &[]).unwrap().repair, Some(Twin::B));
         assert_eq!(
             Superblock::load(&good[..100], &good).unwrap().repair,
-            Some(Copy::A)
+            Some(Twin::A)
         );
     }
 
@@ -387,7 +387,7 @@ mod tests {
             loaded,
             Loaded {
                 superblock: new,
-                repair: Some(Copy::A)
+                repair: Some(Twin::A)
             }
         );
     }
