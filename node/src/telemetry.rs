@@ -8,8 +8,10 @@
 //! Times are nanoseconds of the process's monotonic clock, the one that the stages pass to the
 //! core.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
 use wire::ids::{Instant, NodeId};
 use wire::reject::{REJECT_COUNT, Reject};
 
@@ -268,18 +270,22 @@ impl Rejects {
     }
 }
 
-/// One item for each stage.
+/// One item for each stage, each on a cache line of its own.
+#[derive(Debug, Default)]
+pub struct PerStage<T>([Apart<T>; STAGES]);
+
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct PerStage<T>([T; STAGES]);
+struct Apart<T>(T);
 
 impl<T> PerStage<T> {
     pub fn of(&self, stage: Stage) -> &T {
-        &self.0[stage as usize]
+        &self.0[stage as usize].0
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Stage, &T)> {
-        Stage::ALL.iter().copied().zip(&self.0)
+        let items = self.0.iter().map(|item| &item.0);
+        Stage::ALL.iter().copied().zip(items)
     }
 }
 
@@ -413,6 +419,22 @@ impl Histograms {
     }
 }
 
+/// What the process found and chose at start, which the configuration left open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Effective {
+    pub backend: String,
+    pub layout: String,
+    pub cores: Vec<usize>,
+    pub idle: String,
+    pub durability: String,
+    pub flush: String,
+    pub direct: bool,
+    pub datagram_bytes: usize,
+    pub gso: bool,
+    pub gro: bool,
+    pub state_machine: String,
+}
+
 /// Everything that one process tells of itself. See the [module](self) documentation.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -422,12 +444,17 @@ pub struct Telemetry {
     pub boot: Gauge,
     /// When the process started.
     pub started: Instant,
+    /// Set once, before `phase` becomes serving.
+    pub effective: OnceLock<Effective>,
     pub order: Order,
     pub execute: Execute,
     pub log: Log,
     pub io: Io,
     pub verify: Verify,
     pub rejects: Rejects,
+    /// Time of each stage's last turn; 0 for a stage that has no turn yet. A stage that is silent
+    /// for seconds makes `/livez` fail.
+    pub heartbeat_ns: PerStage<Gauge>,
     /// Items that wait in front of each stage.
     pub queue_depth: PerStage<Gauge>,
     /// Heap allocations of each stage since its thread was declared hot.
@@ -444,12 +471,14 @@ impl Telemetry {
             phase: PhaseCell::default(),
             boot: Gauge::default(),
             started,
+            effective: OnceLock::new(),
             order: Order::default(),
             execute: Execute::default(),
             log: Log::default(),
             io: Io::default(),
             verify: Verify::default(),
             rejects: Rejects([const { Counter(AtomicU64::new(0)) }; REJECT_COUNT]),
+            heartbeat_ns: PerStage::default(),
             queue_depth: PerStage::default(),
             hot_allocations: PerStage::default(),
             histograms: Histograms::default(),

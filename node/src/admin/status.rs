@@ -1,0 +1,172 @@
+//! `status.json`: everything one node says of itself, and the same for those who read it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Source, health, process};
+use crate::telemetry::LogFull;
+use wire::ids::{Instant, NodeId};
+
+/// Version of this document.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The document. Counters run from the process's start; times and sizes carry their unit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub schema_version: u32,
+    pub node: u16,
+    pub version: String,
+    /// Number of this start; 0 until the log was read.
+    pub boot: u64,
+    pub state: String,
+    pub reason: String,
+    pub view: u64,
+    pub leader: u16,
+    pub is_leader: bool,
+    pub committed_slot: u64,
+    pub executed_slot: u64,
+    pub durable_position: u64,
+    pub committed_transactions: u64,
+    pub executed_transactions: u64,
+    pub fast_commits: u64,
+    pub slow_commits: u64,
+    pub view_changes: u64,
+    pub busy_replies: u64,
+    pub retransmits: u64,
+    pub evidence: u64,
+    pub log: LogStatus,
+    pub table: TableStatus,
+    pub cpu_seconds: f64,
+    pub rss_bytes: u64,
+    pub uptime_seconds: f64,
+    /// Sparse: (lower, upper, count), `lower <= value < upper`.
+    pub histograms: BTreeMap<String, Vec<(u64, u64, u64)>>,
+    pub hot_allocations: BTreeMap<String, u64>,
+    pub queue_depth: BTreeMap<String, u64>,
+    pub peers: Vec<PeerStatus>,
+    pub rejects: BTreeMap<String, u64>,
+    pub io: BTreeMap<String, u64>,
+    /// Null until the node serves.
+    pub config: Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogStatus {
+    pub used_bytes: u64,
+    pub max_bytes: u64,
+    pub segments: u64,
+    pub full: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableStatus {
+    pub keys: u64,
+    pub bytes: u64,
+    pub sessions: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub id: u16,
+    pub address: String,
+    pub up: bool,
+    /// Null when no authentic datagram has come.
+    pub last_heard_ms: Option<u64>,
+    pub committed_slot: u64,
+    pub boot: u64,
+}
+
+impl Status {
+    /// The document of this moment.
+    pub fn of(source: &Source) -> Status {
+        let telemetry = &*source.telemetry;
+        let now = (source.now)();
+        let (state, reason) = health::judge(source);
+        let order = &telemetry.order;
+        let config = telemetry.effective.get();
+        Status {
+            schema_version: SCHEMA_VERSION,
+            node: telemetry.node.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: telemetry.boot.get(),
+            state: state.name().to_owned(),
+            reason,
+            view: order.view.get(),
+            leader: order.leader.get() as u16,
+            is_leader: order.is_leader.get(),
+            committed_slot: order.committed_slot.get(),
+            executed_slot: telemetry.execute.executed_slot.get(),
+            durable_position: telemetry.log.durable_position.get(),
+            committed_transactions: order.committed_transactions.get(),
+            executed_transactions: telemetry.execute.executed_transactions.get(),
+            fast_commits: order.fast_commits.get(),
+            slow_commits: order.slow_commits.get(),
+            view_changes: order.view_changes.get(),
+            busy_replies: order.busy_replies.get(),
+            retransmits: order.retransmits.get(),
+            evidence: order.evidence.get(),
+            log: LogStatus {
+                used_bytes: telemetry.log.used_bytes.get(),
+                max_bytes: telemetry.log.max_bytes.get(),
+                segments: telemetry.log.segments.get(),
+                full: telemetry.log.full.get() != LogFull::No,
+            },
+            table: TableStatus {
+                keys: telemetry.execute.table_keys.get(),
+                bytes: telemetry.execute.table_bytes.get(),
+                sessions: telemetry.execute.sessions.get(),
+            },
+            cpu_seconds: process::cpu_seconds(),
+            rss_bytes: process::rss_bytes(),
+            uptime_seconds: now.since_ns(telemetry.started) as f64 / 1e9,
+            histograms: telemetry
+                .histograms
+                .list()
+                .map(|(name, histogram)| (name.to_owned(), histogram.snapshot().buckets))
+                .into(),
+            hot_allocations: telemetry
+                .hot_allocations
+                .iter()
+                .map(|(stage, count)| (stage.name().to_owned(), count.get()))
+                .collect(),
+            queue_depth: telemetry
+                .queue_depth
+                .iter()
+                .map(|(stage, depth)| (stage.name().to_owned(), depth.get()))
+                .collect(),
+            peers: peers(source, now),
+            rejects: telemetry
+                .rejects
+                .nonzero()
+                .map(|(reject, count)| (reject.name().to_owned(), count))
+                .collect(),
+            io: telemetry
+                .io
+                .list()
+                .map(|(name, count)| (name.to_owned(), count))
+                .into(),
+            config: serde_json::to_value(config).unwrap_or_default(),
+        }
+    }
+}
+
+fn peers(source: &Source, now: Instant) -> Vec<PeerStatus> {
+    let telemetry = &*source.telemetry;
+    let all = telemetry.peers.iter().zip(&source.members).enumerate();
+    all.filter(|(id, _)| *id != telemetry.node.index())
+        .map(|(id, (peer, address))| {
+            let heard_ns = peer.last_heard_ns.get();
+            let silence_ms = now.since_ns(Instant(heard_ns)) / 1_000_000;
+            PeerStatus {
+                id: id as u16,
+                address: address.to_string(),
+                up: health::is_up(telemetry, NodeId(id as u16), now),
+                last_heard_ms: (heard_ns != 0).then_some(silence_ms),
+                committed_slot: peer.committed_slot.get(),
+                boot: peer.boot.get(),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,73 @@
+//! The stages of the hot path: each a component with a non-blocking `turn`, joined by rings.
+
+pub mod execute;
+pub mod journal;
+pub mod links;
+pub mod net;
+pub mod order;
+pub mod verify;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use platform::PlatformError;
+use storage::wal::JournalFailed;
+use wire::ids::NodeId;
+
+use crate::telemetry::Telemetry;
+
+/// Places that a stage keeps free in the ring to `order` before it takes more work in.
+pub const ORDER_ROOM_MIN: usize = 128;
+
+/// What all stages of a node share: counters, and a few words that cross threads.
+#[derive(Clone)]
+pub struct Shared {
+    pub me: NodeId,
+    pub telemetry: Arc<Telemetry>,
+    pub segments_wanted: Arc<Word>,
+    pub no_space: Arc<Switch>,
+}
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Word(AtomicU64);
+
+impl Word {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A condition that one thread sets and others read.
+#[derive(Debug, Default)]
+pub struct Switch(AtomicBool);
+
+impl Switch {
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Release);
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Why a hot thread ends the process.
+#[derive(Debug)]
+pub enum Failure {
+    Platform(PlatformError),
+    Journal(JournalFailed),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Platform(error) => error.fmt(f),
+            Failure::Journal(error) => error.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Decided blocks to results: owns sessions and table, writes replies into send buffers.
+
+use platform::pool::{Buffer, Pool};
+use replica::execution::{Execution, Replies};
+use replica::ordering::Input;
+use storage::machine::StateMachine;
+use wire::header::HEADER_BYTES;
+use wire::ids::{PublicKey, Sequence, SessionId, Slot};
+use wire::ops;
+use wire::reply::{READ_STALE, ReadHead, ReadReplyHead};
+use zerocopy::IntoBytes;
+
+use super::links::{Inlet, Outlet};
+use super::{ORDER_ROOM_MIN, Shared};
+use crate::buffers::{Bytes, Pooled};
+
+/// Blocks applied in one turn.
+const BLOCKS_PER_TURN: usize = 4;
+
+/// What arrives from the ordering half and from `net`.
+pub enum ExecuteInput {
+    Block { slot: Slot, message: Bytes },
+    Resend { client: PublicKey, session: SessionId, first: Sequence, count: u16 },
+    /// A READ body of an authenticated client.
+    Read { client: PublicKey, body: Bytes },
+}
+
+/// A reply body that stands behind room for the datagram's header.
+pub struct Reply {
+    pub client: PublicKey,
+    pub slot: Slot,
+    pub read: bool,
+    pub buffer: Buffer,
+    pub body_bytes: usize,
+}
+
+pub struct Execute {
+    pub execution: Execution<Box<dyn StateMachine + Send>>,
+    pub from_order: Inlet<ExecuteInput>,
+    pub from_net: Inlet<ExecuteInput>,
+    pub to_order: Outlet<Input<Pooled>>,
+    pub replies: ReplyWriter,
+    pub shared: Shared,
+}
+
+/// Puts reply bodies into pooled buffers; one that finds no buffer or no room is dropped, and the
+/// client asks again.
+pub struct ReplyWriter {
+    pub small: Pool,
+    pub large: Pool,
+    pub to_net: Outlet<Reply>,
+    pub sent: u64,
+    pub dropped: u64,
+}
+
+impl ReplyWriter {
+    fn write(&mut self, client: &PublicKey, slot: Slot, read: bool, parts: [&[u8]; 2]) {
+        let body_bytes = parts[0].len() + parts[1].len();
+        let whole = HEADER_BYTES + body_bytes;
+        let pool = if whole <= self.small.buffer_bytes() { &self.small } else { &self.large };
+        let buffer = pool.take().filter(|buffer| buffer.len() >= whole);
+        let Some(mut buffer) = buffer else {
+            self.dropped += 1;
+            return;
+        };
+        let (first, second) = buffer[HEADER_BYTES..whole].split_at_mut(parts[0].len());
+        first.copy_from_slice(parts[0]);
+        second.copy_from_slice(parts[1]);
+        let reply = Reply { client: *client, slot, read, buffer, body_bytes };
+        match self.to_net.push(reply) {
+            Ok(()) => self.sent += 1,
+            Err(_) => self.dropped += 1,
+        }
+    }
+}
+
+impl Replies for ReplyWriter {
+    fn reply(&mut self, client: &PublicKey, slot: Slot, body: &[u8]) {
+        self.write(client, slot, false, [body, &[]]);
+    }
+}
+
+impl Execute {
+    /// Applies a few blocks; true when there was something to do.
+    pub fn turn(&mut self, clock: impl Fn() -> u64) -> bool {
+        let mut done = 0;
+        while done < BLOCKS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
+            let Some(input) = self.from_order.pop().or_else(|| self.from_net.pop()) else { break };
+            done += 1;
+            match input {
+                ExecuteInput::Block { slot, message } => {
+                    let begin = clock();
+                    let before = self.execution.transactions();
+                    self.execution.execute(slot, &message, &mut self.replies);
+                    let telemetry = &self.shared.telemetry;
+                    telemetry.histograms.execute_ns.record(clock().saturating_sub(begin));
+                    let transactions = self.execution.transactions();
+                    telemetry.histograms.block_transactions.record(transactions - before);
+                    telemetry.execute.executed_slot.set(slot.0);
+                    telemetry.execute.executed_transactions.set(transactions);
+                    telemetry.order.committed_transactions.set(transactions);
+                    if self.to_order.push(Input::Executed(slot)).is_err() {
+                        unreachable!("room was checked");
+                    }
+                }
+                ExecuteInput::Resend { client, session, first, count } => {
+                    self.execution.resend(&client, session, first, count, &mut self.replies);
+                }
+                ExecuteInput::Read { client, body } => self.read(&client, &body),
+            }
+        }
+        if done > 0 {
+            let execute = &self.shared.telemetry.execute;
+            execute.replies.set(self.replies.sent);
+            execute.sessions.set(self.execution.sessions() as u64);
+            execute.table_keys.set(self.execution.machine().keys());
+            execute.table_bytes.set(self.execution.machine().bytes());
+        }
+        self.to_order.wake();
+        self.replies.to_net.wake();
+        done > 0
+    }
+
+    /// §9.6 (c): answers at once from the executed state.
+    fn read(&mut self, client: &PublicKey, body: &[u8]) {
+        let Ok((head, operation)) = ReadHead::split(body) else { return };
+        if head.mode != READ_STALE || ops::check(operation, 1).is_err() {
+            return;
+        }
+        let Some(operation) = ops::operations(operation).next() else { return };
+        let Some((slot, result)) = self.execution.read(&operation) else { return };
+        let reply = ReadReplyHead::new(head.number(), slot);
+        self.replies.write(client, slot, true, [reply.as_bytes(), result]);
+    }
+}

@@ -1,0 +1,187 @@
+//! Agreement on one thread: inputs of all other stages in, effects out to their rings.
+
+use replica::ordering::{Input, Ordering, Output};
+use replica::verifying::Job;
+use wire::ids::Instant;
+use wire::seal::{Ed25519Signer, Ed25519Verifier};
+
+use super::execute::ExecuteInput;
+use super::journal::JournalInput;
+use super::links::{Inlet, Outlet};
+use super::net::NetInput;
+use super::Shared;
+use crate::buffers::Pooled;
+use crate::telemetry::LogFull;
+
+/// Inputs of one turn from each ring.
+const INPUTS_PER_TURN: usize = 64;
+
+pub struct Order {
+    pub ordering: Ordering<Pooled, Ed25519Signer, Ed25519Verifier>,
+    pub from_journal: Inlet<Input<Pooled>>,
+    pub from_execute: Inlet<Input<Pooled>>,
+    pub from_net: Inlet<Input<Pooled>>,
+    pub from_verify: Vec<Inlet<Input<Pooled>>>,
+    pub to_net: Outlet<NetInput>,
+    pub to_journal: Outlet<JournalInput>,
+    pub to_execute: Outlet<ExecuteInput>,
+    pub to_verify: Vec<Outlet<Job<Pooled>>>,
+    /// The verifier that gets the next block.
+    pub next_verify: usize,
+    /// What found its ring full; nothing is taken in before it is handed over.
+    pub stalled: Option<Output<Pooled>>,
+    pub shared: Shared,
+}
+
+impl Order {
+    /// Takes a bounded number of inputs; true when there was one.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        let mut progress = self.hand_out();
+        // Answers of the disk first: votes wait for them. Then what peers sent, then new requests.
+        progress |= self.take(now, |order| order.from_journal.pop());
+        progress |= self.take(now, |order| order.from_execute.pop());
+        progress |= self.take(now, |order| order.from_net.pop());
+        for index in 0..self.from_verify.len() {
+            progress |= self.take(now, |order| order.from_verify[index].pop());
+        }
+        if self.stalled.is_none() && now >= self.ordering.wake_at() {
+            self.ordering.handle(now, Input::Tick);
+            progress |= self.hand_out();
+        }
+        if progress {
+            self.publish(now);
+        }
+        self.to_net.wake();
+        self.to_journal.wake();
+        self.to_execute.wake();
+        for verify in &mut self.to_verify {
+            verify.wake();
+        }
+        progress
+    }
+
+    fn take(
+        &mut self,
+        now: Instant,
+        mut next: impl FnMut(&mut Order) -> Option<Input<Pooled>>,
+    ) -> bool {
+        let mut taken = 0;
+        while self.stalled.is_none() && taken < INPUTS_PER_TURN {
+            let Some(input) = next(self) else { break };
+            taken += 1;
+            self.ordering.handle(now, input);
+            self.hand_out();
+        }
+        taken > 0
+    }
+
+    /// Moves effects to their rings until one is full.
+    fn hand_out(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(output) = self.stalled.take().or_else(|| self.ordering.next_output()) {
+            if let Err(output) = self.hand(output) {
+                self.stalled = Some(output);
+                break;
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    fn hand(&mut self, output: Output<Pooled>) -> Result<(), Output<Pooled>> {
+        match output {
+            Output::Append(sealed) => {
+                self.to_journal.push(JournalInput::Append(sealed)).map_err(|back| match back {
+                    JournalInput::Append(sealed) => Output::Append(sealed),
+                    JournalInput::Read(read) => Output::Read(read),
+                })
+            }
+            Output::Read(read) => {
+                self.to_journal.push(JournalInput::Read(read)).map_err(|_| Output::Read(read))
+            }
+            Output::Verify { slot, digest, message } => {
+                let at = self.next_verify % self.to_verify.len();
+                self.next_verify = at + 1;
+                let job = Job::Proposed { slot, digest, message };
+                self.to_verify[at].push(job).map_err(|back| match back {
+                    Job::Proposed { slot, digest, message } => {
+                        Output::Verify { slot, digest, message }
+                    }
+                    _ => unreachable!("the job that was pushed"),
+                })
+            }
+            Output::Execute { slot, message } => {
+                self.to_execute.push(ExecuteInput::Block { slot, message }).map_err(|back| {
+                    match back {
+                        ExecuteInput::Block { slot, message } => Output::Execute { slot, message },
+                        _ => unreachable!("the block that was pushed"),
+                    }
+                })
+            }
+            Output::Resend { client, session, first, count } => {
+                // Lost answers are asked for again.
+                let _ = self.to_execute.push(ExecuteInput::Resend { client, session, first, count });
+                Ok(())
+            }
+            Output::Refused(reject) => {
+                self.shared.telemetry.rejects.count(reject);
+                Ok(())
+            }
+            message @ (Output::Send { .. } | Output::SendBlock { .. } | Output::Busy { .. }) => {
+                self.to_net.push(NetInput::Order(message)).map_err(|back| match back {
+                    NetInput::Order(output) => output,
+                })
+            }
+        }
+    }
+
+    /// Gauges for admission at `net` and for the control thread.
+    fn publish(&mut self, now: Instant) {
+        let telemetry = &self.shared.telemetry;
+        let summary = self.ordering.summary();
+        let counts = self.ordering.counts();
+        let order = &telemetry.order;
+        order.view.set(summary.view.0);
+        order.leader.set(u64::from(summary.leader.0));
+        order.is_leader.set(summary.leader == self.shared.me);
+        order.may_propose.set(self.ordering.leads());
+        order.committed_slot.set(summary.decided.0);
+        order.fast_commits.set(counts.fast_blocks);
+        order.slow_commits.set(0);
+        order.busy_replies.set(counts.busy);
+        order.retransmits.set(counts.duplicates);
+        order.evidence.set(counts.evidence);
+        order.blocks_in_flight.set(self.ordering.core().undecided());
+        order.pending_transactions.set(self.ordering.depth() as u64);
+        let writer = self.ordering.writer();
+        telemetry.log.used_bytes.set(writer.used_bytes());
+        telemetry.log.segments.set(u64::from(writer.segments()));
+        telemetry.log.durable_position.set(self.ordering.durable().0);
+        let wanted = writer.segments_wanted();
+        self.shared.segments_wanted.set(u64::from(wanted));
+        let full = match self.ordering.log_full() {
+            None => LogFull::No,
+            Some(_) if self.shared.no_space.get() => LogFull::NoSpace,
+            Some(_) => LogFull::SegmentsMax,
+        };
+        telemetry.log.full.set(full);
+        for (id, peer) in telemetry.peers.iter().enumerate() {
+            let id = wire::ids::NodeId(id as u16);
+            if id == self.shared.me {
+                peer.committed_slot.set(summary.decided.0);
+                peer.last_heard_ns.set(now.0);
+            } else {
+                peer.committed_slot.set(self.ordering.core().committed_by(id).0);
+                let heard = self.ordering.core().heard_at(id).map_or(0, |at| at.0);
+                peer.last_heard_ns.set(heard);
+            }
+        }
+        for nanoseconds in self.ordering.decide_samples() {
+            telemetry.histograms.decide_ns.record(nanoseconds);
+        }
+    }
+
+    pub fn wake_at(&self) -> Instant {
+        self.ordering.wake_at()
+    }
+}

@@ -1,0 +1,47 @@
+//! Ed25519 verification: any number of instances, each with its own links.
+
+use replica::ordering::Input;
+use replica::verifying::{Job, Verdict, Verifying};
+use wire::seal::Ed25519Verifier;
+
+use super::links::{Inlet, Outlet};
+use super::{ORDER_ROOM_MIN, Shared};
+use crate::buffers::Pooled;
+
+/// Jobs of one turn: about 100 us of work, so that a stage on the same thread is not starved.
+const JOBS_PER_TURN: usize = 4;
+
+/// One verifier thread's stage.
+pub struct Verify {
+    pub verifying: Verifying<Ed25519Verifier>,
+    pub from_net: Inlet<Job<Pooled>>,
+    pub from_order: Inlet<Job<Pooled>>,
+    pub to_order: Outlet<Input<Pooled>>,
+    pub shared: Shared,
+}
+
+impl Verify {
+    /// Does a few jobs; true when there was one. Blocks come before requests: a vote waits for
+    /// them.
+    pub fn turn(&mut self) -> bool {
+        let mut done = 0;
+        while done < JOBS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
+            let Some(job) = self.from_order.pop().or_else(|| self.from_net.pop()) else { break };
+            done += 1;
+            let input = match self.verifying.handle(job) {
+                Verdict::Request(request) => Input::Request(request),
+                Verdict::Checked { slot, digest, valid } => Input::Checked { slot, digest, valid },
+                Verdict::Fetched { from, raw } => Input::Fetched { from, raw },
+                Verdict::Rejected(reject) => {
+                    self.shared.telemetry.rejects.count(reject);
+                    continue;
+                }
+            };
+            if self.to_order.push(input).is_err() {
+                unreachable!("room was checked");
+            }
+        }
+        self.to_order.wake();
+        done > 0
+    }
+}
