@@ -11,10 +11,14 @@
 
 pub mod block;
 pub mod bytes;
+pub mod committee;
+pub mod header;
 pub mod ids;
+pub mod keys;
 pub mod limits;
 pub mod messages;
 pub mod ops;
 pub mod reject;
 pub mod reply;
 pub mod request;
+pub mod seal;

@@ -79,5 +79,5 @@ const _: () = assert!(IN_FLIGHT <= WINDOW && EAGER_BLOCKS <= IN_FLIGHT);
 const _: () = assert!(REQUEST_BYTES_MAX <= BLOCK_PAYLOAD_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(RESULT_BYTES_MAX > VALUE_BYTES_MAX);
-const _: () = assert!(BLOCK_BUFFER_BYTES % SECTOR_BYTES == 0);
+const _: () = assert!(BLOCK_BUFFER_BYTES.is_multiple_of(SECTOR_BYTES));
 const _: () = assert!(BUNDLE_MAX as u64 <= SESSION_WINDOW);
