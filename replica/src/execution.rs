@@ -1,0 +1,286 @@
+//! The execution half: decided blocks become results, results become replies.
+//!
+//! Blocks arrive in slot order (N8). Each client gets one reply datagram per block, as long as its
+//! results fit one.
+
+use storage::machine::StateMachine;
+use wire::block::BlockView;
+use wire::bytes::SharedBytes;
+use wire::ids::{NodeId, PublicKey, Sequence, SessionId, Slot};
+use wire::limits::{CACHED_RESULT_BYTES_MAX, RESULT_BYTES_MAX};
+use wire::ops::{self, Operation, ResultBuffer};
+use wire::reply::{Answer, ReplyBuilder, result_digest};
+use wire::request::{RequestView, checked_requests};
+
+use crate::sessions::{Decision, Sessions};
+
+/// Replies under construction at once: clients of one block beyond these are answered in more
+/// than one datagram.
+const BUILDERS: usize = 64;
+
+/// Where finished replies go.
+pub trait Replies {
+    /// A REPLY body for the session of `client`, belonging to the block at `slot`.
+    fn reply(&mut self, client: &PublicKey, slot: Slot, body: &[u8]);
+}
+
+/// Replies being built for the clients of one block.
+struct Builders {
+    /// The first `used` are in use.
+    all: Vec<(PublicKey, SessionId, ReplyBuilder)>,
+    used: usize,
+    /// Bytes that one reply may have.
+    limit: usize,
+}
+
+/// See the module's documentation.
+pub struct Execution<M: StateMachine> {
+    me: NodeId,
+    replicas: u16,
+    machine: M,
+    sessions: Sessions,
+    result: ResultBuffer,
+    builders: Builders,
+    executed: Slot,
+    transactions: u64,
+    index: u16,
+}
+
+impl<M: StateMachine> Execution<M> {
+    /// `reply_bytes_max`: bytes of a reply body that fit one datagram of the clients' links.
+    pub fn new(me: NodeId, replicas: usize, machine: M, reply_bytes_max: usize) -> Execution<M> {
+        let builder = || ReplyBuilder::new(RESULT_BYTES_MAX + 2048);
+        Execution {
+            me,
+            replicas: replicas as u16,
+            machine,
+            sessions: Sessions::new(),
+            result: ResultBuffer::new(),
+            builders: Builders {
+                all: (0..BUILDERS)
+                    .map(|_| (PublicKey([0; 32]), SessionId(0), builder()))
+                    .collect(),
+                used: 0,
+                limit: reply_bytes_max,
+            },
+            executed: Slot(0),
+            transactions: 0,
+            index: 0,
+        }
+    }
+
+    /// Highest slot executed.
+    pub fn executed(&self) -> Slot {
+        self.executed
+    }
+
+    /// Transactions executed, repeated ones not counted.
+    pub fn transactions(&self) -> u64 {
+        self.transactions
+    }
+
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Applies the decided block at the next slot and hands out its replies.
+    pub fn execute<B: SharedBytes>(&mut self, slot: Slot, message: &B, replies: &mut impl Replies) {
+        assert_eq!(
+            slot,
+            self.executed.next(),
+            "N8: blocks execute in slot order"
+        );
+        let block = BlockView::frame(message).expect("decided blocks are well formed");
+        assert_eq!(block.prefix.header.slot(), slot);
+        self.index = 0;
+        for request in checked_requests(block.payload) {
+            if request.is_open() {
+                self.execute_open(slot, &request, replies);
+            } else {
+                self.execute_request(slot, &request, replies);
+            }
+        }
+        self.builders.finish(slot, replies);
+        self.executed = slot;
+    }
+
+    fn execute_open(&mut self, slot: Slot, request: &RequestView<'_>, replies: &mut impl Replies) {
+        let index = self.index;
+        self.index = self.index.saturating_add(1);
+        let client = request.client();
+        let opened = self
+            .sessions
+            .open(client, request.reference_slot(), slot, index);
+        let (session, answer) = match opened {
+            Some(session) => (session, Answer::Opened),
+            None => (SessionId(0), Answer::Expired),
+        };
+        let builder = self.builders.of(client, session, slot, replies);
+        builder.push(Sequence(0), 1, slot, &answer);
+    }
+
+    fn execute_request(
+        &mut self,
+        slot: Slot,
+        request: &RequestView<'_>,
+        replies: &mut impl Replies,
+    ) {
+        let (client, id, first) = (
+            request.client(),
+            request.session(),
+            request.first_sequence(),
+        );
+        let limit = self.builders.limit;
+        let Some(session) = self.sessions.current(client, id) else {
+            let builder = self.builders.of(client, id, slot, replies);
+            builder.push(first, request.count() as u16, slot, &Answer::Expired);
+            return;
+        };
+        session.acknowledge(request.acked_low(), first);
+        let full = request.all_full() || designated(client, first, self.replicas) == self.me;
+        let mut executed = 0;
+        for (offset, operation) in ops::operations(request.operation_bytes()).enumerate() {
+            let sequence = Sequence(first.0 + offset as u64);
+            self.result.clear();
+            let (at, answer) = match session.decide(sequence) {
+                Decision::Execute => {
+                    self.machine.apply(&operation, &mut self.result);
+                    session.remember(sequence, slot, self.result.bytes());
+                    executed += 1;
+                    (slot, answer_of(self.result.bytes(), full))
+                }
+                Decision::Repeat => match session.recall(sequence) {
+                    Some(recalled) => recalled,
+                    None => continue,
+                },
+                Decision::Stale => (slot, Answer::Stale),
+                Decision::TooFar => continue,
+            };
+            self.builders
+                .push(client, id, slot, limit, sequence, at, &answer, replies);
+        }
+        if executed > 0 {
+            self.transactions += executed;
+            self.sessions.touch(client, slot);
+        }
+    }
+
+    /// Answers a repeated request from its session, without executing anything. The link
+    /// authenticates the client; nothing is sent for what was not executed yet.
+    pub fn resend(
+        &mut self,
+        client: &PublicKey,
+        id: SessionId,
+        first: Sequence,
+        count: u16,
+        replies: &mut impl Replies,
+    ) {
+        let slot = self.executed;
+        let limit = self.builders.limit;
+        let Some(session) = self.sessions.current(client, id) else {
+            // Unknown here may mean that this replica lags behind the OPEN: say nothing.
+            return;
+        };
+        for sequence in (first.0..first.0.saturating_add(u64::from(count))).map(Sequence) {
+            let (at, answer) = match session.decide(sequence) {
+                Decision::Repeat => match session.recall(sequence) {
+                    Some(recalled) => recalled,
+                    None => continue,
+                },
+                Decision::Stale => (Slot(0), Answer::Stale),
+                Decision::Execute | Decision::TooFar => continue,
+            };
+            self.builders
+                .push(client, id, slot, limit, sequence, at, &answer, replies);
+        }
+        self.builders.finish(slot, replies);
+    }
+
+    /// A stale read (§9.6 c): the result from the executed state, and its slot.
+    /// `None` for an operation that could write.
+    pub fn read(&mut self, operation: &Operation<'_>) -> Option<(Slot, &[u8])> {
+        self.result.clear();
+        let answered = self.machine.read(operation, &mut self.result);
+        answered.then_some((self.executed, self.result.bytes()))
+    }
+}
+
+/// The replica that returns a request's large results in full (§9.2).
+fn designated(client: &PublicKey, first: Sequence, replicas: u16) -> NodeId {
+    NodeId(((u64::from(client.0[0]) + first.0) % u64::from(replicas)) as u16)
+}
+
+fn answer_of(result: &[u8], full: bool) -> Answer<'_> {
+    if full || result.len() <= CACHED_RESULT_BYTES_MAX {
+        Answer::Full(result)
+    } else {
+        Answer::Digest(result_digest(result))
+    }
+}
+
+impl Builders {
+    /// The builder of this client and session, begun if need be.
+    fn of(
+        &mut self,
+        client: &PublicKey,
+        session: SessionId,
+        slot: Slot,
+        replies: &mut impl Replies,
+    ) -> &mut ReplyBuilder {
+        let same = |(of, id, _): &(PublicKey, SessionId, _)| of == client && *id == session;
+        let found = self.all[..self.used].iter().position(same);
+        let at = match found {
+            Some(at) => at,
+            None => {
+                if self.used == self.all.len() {
+                    self.finish(slot, replies);
+                }
+                let at = self.used;
+                self.used += 1;
+                let (of, id, builder) = &mut self.all[at];
+                (*of, *id) = (*client, session);
+                builder.begin(session);
+                at
+            }
+        };
+        &mut self.all[at].2
+    }
+
+    /// Adds one answer; a reply that would grow beyond its datagram is sent first.
+    fn push(
+        &mut self,
+        client: &PublicKey,
+        session: SessionId,
+        slot: Slot,
+        limit: usize,
+        sequence: Sequence,
+        at: Slot,
+        answer: &Answer<'_>,
+        replies: &mut impl Replies,
+    ) {
+        let result_bytes = match answer {
+            Answer::Full(result) => result.len(),
+            Answer::Digest(_) => 32,
+            _ => 0,
+        };
+        let builder = self.of(client, session, slot, replies);
+        if !builder.is_empty() && !builder.fits(result_bytes, limit) {
+            replies.reply(client, slot, builder.bytes());
+            builder.begin(session);
+        }
+        builder.push(sequence, 1, at, answer);
+    }
+
+    fn finish(&mut self, slot: Slot, replies: &mut impl Replies) {
+        for (client, _, builder) in &self.all[..self.used] {
+            if !builder.is_empty() {
+                replies.reply(client, slot, builder.bytes());
+            }
+        }
+        self.used = 0;
+    }
+}

@@ -1,0 +1,322 @@
+//! The ordering half: agreement, batching, and the log's writer on one thread.
+//!
+//! Carries out what [`consensus::Core`] decides: keeps block bytes by slot, seals log records,
+//! signs votes, and turns effects into messages. Votes are released by durability alone: the core
+//! emits one only after [`Input::Durable`] has covered the record.
+
+mod handle;
+
+use std::collections::VecDeque;
+
+use consensus::{Core, Outbox, Recipient, Summary};
+use storage::record::Kind as RecordKind;
+use storage::wal::{Durable, Sealed, WalFull, Writer};
+use wire::block::BlockRef;
+use wire::bytes::Buffers;
+use wire::ids::{
+    Boot, Digest, Epoch, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Signature,
+    Slot, View,
+};
+use wire::messages::{CleanStopRecord, StartRecord};
+use wire::reject::Reject;
+use wire::seal::{Signer, Verified, Verifier};
+use zerocopy::IntoBytes;
+
+use crate::batch::{Batch, BatchLimits, Seen};
+use crate::blocks::{Blocks, Ledger, Raw};
+use crate::peer::{Grains, PeerMessage};
+
+/// Blocks of one repair answer stop after this many bytes; the asker asks again.
+const REPAIR_BYTES_MAX: usize = 1024 * 1024;
+/// Reads of old blocks from the log that may be under way.
+const READS_MAX: usize = 64;
+/// Between two records that name the decided prefix, in slots.
+pub const COMMIT_RECORD_EVERY: u64 = 64;
+/// Effects of one input at most; see [`consensus::Outbox`].
+const EFFECTS_MAX: usize = 4096;
+
+/// What arrives at this half.
+pub enum Input<Bu: Buffers> {
+    /// A client's request whose signature holds.
+    Request(Verified<Bu::Shared>),
+    /// A whole block message from a replica's link, straight from reassembly.
+    Proposed {
+        from: NodeId,
+        raw: Raw<Bu::Unique>,
+    },
+    /// A BLOCK whose leader signature and requests were verified.
+    Fetched {
+        from: NodeId,
+        raw: Verified<Raw<Bu::Unique>>,
+    },
+    /// The verdict on a block that was sent to be verified.
+    Checked {
+        slot: Slot,
+        digest: Digest,
+        valid: bool,
+    },
+    Peer {
+        from: NodeId,
+        message: PeerMessage,
+    },
+    /// The journal's word; nothing else makes one.
+    Durable(Durable),
+    Executed(Slot),
+    /// A record read back from the log.
+    Record {
+        read: ReadBack,
+        record: Bu::Shared,
+    },
+    /// A read failed or found no buffer: the asker will ask again.
+    ReadDropped,
+    /// So many log segments exist now.
+    Granted {
+        segments: u32,
+    },
+    Tick,
+}
+
+/// Why a record is read from the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadBack {
+    pub slot: Slot,
+    pub segment: u32,
+    pub offset: u64,
+    pub bytes: usize,
+    pub to: NodeId,
+    /// Send only DECIDED with the block's digest, not the block.
+    pub claim_only: bool,
+}
+
+/// What this half wants done, in order.
+pub enum Output<Bu: Buffers> {
+    Send {
+        to: Recipient,
+        message: PeerMessage,
+    },
+    /// PROPOSE (to all) or BLOCK; with `grains` only the marked ones.
+    SendBlock {
+        to: Recipient,
+        propose: bool,
+        view: View,
+        slot: Slot,
+        digest: Digest,
+        message: Bu::Shared,
+        grains: Option<Grains>,
+    },
+    Append(Sealed<Bu::Shared>),
+    /// Check the leader's signature and all requests, then answer [`Input::Checked`].
+    Verify {
+        slot: Slot,
+        digest: Digest,
+        message: Bu::Shared,
+    },
+    /// Apply this decided block.
+    Execute {
+        slot: Slot,
+        message: Bu::Shared,
+    },
+    Read(ReadBack),
+    /// Answer a repeated request from its session.
+    Resend {
+        client: PublicKey,
+        session: SessionId,
+        first: Sequence,
+        count: u16,
+    },
+    Busy {
+        client: PublicKey,
+        first: Sequence,
+        log_full: bool,
+    },
+    /// A block was refused; for the counters.
+    Refused(Reject),
+}
+
+/// Counts of this half, read by gauges.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub fast_blocks: u64,
+    pub learned_blocks: u64,
+    pub proposed_blocks: u64,
+    pub evidence: u64,
+    pub busy: u64,
+    pub duplicates: u64,
+}
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug)]
+pub struct OrderingConfig {
+    pub me: NodeId,
+    pub epoch: Epoch,
+    pub boot: Boot,
+    pub batch: BatchLimits,
+    /// Wall clock minus the driver's monotonic clock, for the leader's time hint.
+    pub wall_offset_ns: u64,
+}
+
+/// See the module's documentation.
+pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
+    config: OrderingConfig,
+    core: Core,
+    outbox: Outbox,
+    /// Swapped with `outbox` while effects are carried out.
+    spare_outbox: Option<Outbox>,
+    batch: Batch<Bu>,
+    seen: Seen,
+    pub(crate) blocks: Blocks<Bu>,
+    pub(crate) ledger: Ledger,
+    writer: Writer,
+    /// Block buffers, and single sectors for small records.
+    block_buffers: Bu,
+    sector_buffers: Bu,
+    signer: S,
+    verifier: V,
+    outputs: VecDeque<Output<Bu>>,
+    /// The raw block being offered to the core.
+    offered: Option<(Slot, Raw<Bu::Unique>)>,
+    /// Grains that the fetch being handled asks for.
+    asked: Option<Grains>,
+    /// The last own vote and its signature: repeated votes are not signed again.
+    signed_vote: Option<(BlockRef, Signature)>,
+    executed_fed: Slot,
+    /// Bytes of blocks up to here were dropped.
+    released: Slot,
+    commit_recorded: Slot,
+    reads: usize,
+    counts: Counts,
+    log_full: Option<WalFull>,
+    /// End of the START record: nothing is sent before it is durable (R4).
+    started_at: Option<Position>,
+    durable: Position,
+    /// When the newest own blocks were proposed; for the histogram of decisions.
+    proposed_at: VecDeque<(Slot, Instant)>,
+    decide_samples: VecDeque<u64>,
+}
+
+impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
+    pub fn new(
+        config: OrderingConfig,
+        core: Core,
+        ledger: Ledger,
+        writer: Writer,
+        block_buffers: Bu,
+        sector_buffers: Bu,
+        signer: S,
+        verifier: V,
+    ) -> Self {
+        let summary = core.summary();
+        let batch = Batch::new(config.batch);
+        let mut ordering = Ordering {
+            config,
+            core,
+            outbox: Outbox::new(),
+            spare_outbox: Some(Outbox::new()),
+            batch,
+            seen: Seen::new(1 << 16),
+            blocks: Blocks::new(),
+            ledger,
+            writer,
+            block_buffers,
+            sector_buffers,
+            signer,
+            verifier,
+            outputs: VecDeque::with_capacity(EFFECTS_MAX),
+            offered: None,
+            asked: None,
+            signed_vote: None,
+            executed_fed: summary.decided,
+            released: Slot(summary.decided.0.saturating_sub(1)),
+            commit_recorded: summary.decided,
+            reads: 0,
+            counts: Counts::default(),
+            log_full: None,
+            started_at: None,
+            durable: Position(0),
+            proposed_at: VecDeque::with_capacity(2 * wire::limits::IN_FLIGHT as usize),
+            decide_samples: VecDeque::with_capacity(2 * wire::limits::IN_FLIGHT as usize),
+        };
+        ordering.start();
+        ordering
+    }
+
+    /// R4: START is written first, and nothing is sent before it is durable.
+    fn start(&mut self) {
+        let summary = self.core.summary();
+        let epoch = self.config.epoch;
+        let body = StartRecord::new(self.config.boot, epoch, summary.view);
+        let end = self.record(RecordKind::Start, body.as_bytes());
+        self.started_at = Some(end.expect("the log keeps room for START"));
+    }
+
+    /// Writes the marker of a clean stop; true when it was taken. The caller waits until it is
+    /// durable and then ends.
+    pub fn stop(&mut self) -> Option<Position> {
+        let body = CleanStopRecord::new(self.config.boot);
+        self.record(RecordKind::CleanStop, body.as_bytes())
+    }
+
+    /// Everything below is durable.
+    pub fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// True once START is durable.
+    pub fn is_started(&self) -> bool {
+        self.started_at.is_none()
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.core.summary()
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Why new transactions are refused, when they are.
+    pub fn log_full(&self) -> Option<WalFull> {
+        self.log_full
+    }
+
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Requests that wait for a block.
+    pub fn depth(&self) -> usize {
+        self.batch.depth()
+    }
+
+    /// Nanoseconds from proposal to decision of own blocks since the last call.
+    pub fn decide_samples(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.decide_samples.drain(..)
+    }
+
+    /// Whether this replica takes new requests now: it leads and its log has room.
+    pub fn leads(&self) -> bool {
+        let summary = self.core.summary();
+        summary.leader == self.config.me && !summary.barred && self.log_full.is_none()
+    }
+
+    /// The next thing to do, oldest first.
+    pub fn next_output(&mut self) -> Option<Output<Bu>> {
+        self.outputs.pop_front()
+    }
+
+    pub fn has_output(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn wake_at(&self) -> Instant {
+        match self.batch.due_at() {
+            Some(due) if self.core.proposal_parent().is_some() => due.min(self.core.wake_at()),
+            _ => self.core.wake_at(),
+        }
+    }
+}

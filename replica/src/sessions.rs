@@ -1,0 +1,265 @@
+//! Exactly-once (protocol §9.3): replicated sessions of clients.
+//!
+//! Everything here is part of the state: the same blocks give the same sessions on all replicas,
+//! evictions included, for nothing depends on a local clock or on hash order.
+
+use std::collections::{BTreeMap, HashMap};
+
+use wire::ids::{Digest, PublicKey, Sequence, SessionId, Slot};
+use wire::limits::{CACHED_RESULT_BYTES_MAX, OPEN_LIFETIME_SLOTS, SESSION_WINDOW, SESSIONS_MAX};
+use wire::reply::{Answer, result_digest};
+
+/// A remembered result.
+#[derive(Clone, Copy, Debug)]
+struct Cached {
+    slot: Slot,
+    length: u8,
+    /// The result itself, or its digest when `length` says so.
+    bytes: [u8; CACHED_RESULT_BYTES_MAX],
+}
+
+/// Value of `length` when the bytes are a digest, and when nothing was executed.
+const IS_DIGEST: u8 = 254;
+const NOT_EXECUTED: u8 = 255;
+const _: () = assert!(CACHED_RESULT_BYTES_MAX < IS_DIGEST as usize);
+
+/// One client's session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub id: SessionId,
+    /// Everything up to here was answered; replays of it are STALE.
+    low: u64,
+    /// Slot of the last execution; the least recent one is evicted first.
+    last_slot: Slot,
+    /// Cell of sequence s: s mod M; valid for s in (low, low + M].
+    cached: Vec<Cached>,
+}
+
+/// What to do with one transaction of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Execute,
+    /// Executed before; its cached answer can be sent again.
+    Repeat,
+    /// Below the window: executed or given up long ago.
+    Stale,
+    /// Above the window: not executed; the client sent more than it may.
+    TooFar,
+}
+
+impl Session {
+    fn new(id: SessionId, slot: Slot) -> Session {
+        let nothing = Cached {
+            slot: Slot(0),
+            length: NOT_EXECUTED,
+            bytes: [0; 64],
+        };
+        Session {
+            id,
+            low: 0,
+            last_slot: slot,
+            cached: vec![nothing; SESSION_WINDOW as usize],
+        }
+    }
+
+    fn index(sequence: u64) -> usize {
+        (sequence % SESSION_WINDOW) as usize
+    }
+
+    /// low := max(low, min(acked_low, first - 1)); cells that leave the window are freed.
+    pub fn acknowledge(&mut self, acked: Sequence, first: Sequence) {
+        let low = acked.0.min(first.0.saturating_sub(1));
+        if low <= self.low {
+            return;
+        }
+        let freed = (low - self.low).min(SESSION_WINDOW);
+        for sequence in low - freed + 1..=low {
+            self.cached[Session::index(sequence)].length = NOT_EXECUTED;
+        }
+        self.low = low;
+    }
+
+    pub fn decide(&self, sequence: Sequence) -> Decision {
+        if sequence.0 <= self.low {
+            Decision::Stale
+        } else if sequence.0 > self.low + SESSION_WINDOW {
+            Decision::TooFar
+        } else if self.cached[Session::index(sequence.0)].length == NOT_EXECUTED {
+            Decision::Execute
+        } else {
+            Decision::Repeat
+        }
+    }
+
+    /// Remembers the result of an executed transaction.
+    pub fn remember(&mut self, sequence: Sequence, slot: Slot, result: &[u8]) {
+        debug_assert_eq!(self.decide(sequence), Decision::Execute);
+        let cell = &mut self.cached[Session::index(sequence.0)];
+        cell.slot = slot;
+        if result.len() <= CACHED_RESULT_BYTES_MAX {
+            cell.length = result.len() as u8;
+            cell.bytes[..result.len()].copy_from_slice(result);
+        } else {
+            cell.length = IS_DIGEST;
+            cell.bytes[..32].copy_from_slice(&result_digest(result).0);
+        }
+    }
+
+    /// The cached answer of an executed transaction and the slot that executed it.
+    pub fn recall(&self, sequence: Sequence) -> Option<(Slot, Answer<'_>)> {
+        if self.decide(sequence) != Decision::Repeat {
+            return None;
+        }
+        let cell = &self.cached[Session::index(sequence.0)];
+        let answer = if cell.length == IS_DIGEST {
+            let mut digest = [0; 32];
+            digest.copy_from_slice(&cell.bytes[..32]);
+            Answer::Digest(Digest(digest))
+        } else {
+            Answer::Full(&cell.bytes[..usize::from(cell.length)])
+        };
+        Some((cell.slot, answer))
+    }
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    by_client: HashMap<PublicKey, Session>,
+    /// (last executed slot, id) -> client: the eviction order.
+    by_age: BTreeMap<(Slot, SessionId), PublicKey>,
+}
+
+impl Sessions {
+    pub fn new() -> Sessions {
+        Sessions::default()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_client.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_client.is_empty()
+    }
+
+    /// Executes an OPEN at (slot, index): the id of the client's session, new or old; `None` when
+    /// the OPEN is outside its lifetime.
+    pub fn open(
+        &mut self,
+        client: &PublicKey,
+        reference: Slot,
+        slot: Slot,
+        index: u16,
+    ) -> Option<SessionId> {
+        if reference > slot || slot.0 > reference.0.saturating_add(OPEN_LIFETIME_SLOTS) {
+            return None;
+        }
+        if let Some(session) = self.by_client.get(client) {
+            return Some(session.id);
+        }
+        if self.by_client.len() == SESSIONS_MAX
+            && let Some((_, oldest)) = self.by_age.pop_first()
+        {
+            self.by_client.remove(&oldest);
+        }
+        let id = SessionId::opened_at(slot, index);
+        self.by_client.insert(*client, Session::new(id, slot));
+        self.by_age.insert((slot, id), *client);
+        Some(id)
+    }
+
+    /// The client's session when `id` is the current one.
+    pub fn current(&mut self, client: &PublicKey, id: SessionId) -> Option<&mut Session> {
+        self.by_client
+            .get_mut(client)
+            .filter(|session| session.id == id)
+    }
+
+    /// Notes that the client's session executed something at `slot`.
+    pub fn touch(&mut self, client: &PublicKey, slot: Slot) {
+        let Some(session) = self.by_client.get_mut(client) else {
+            return;
+        };
+        if session.last_slot != slot {
+            self.by_age.remove(&(session.last_slot, session.id));
+            session.last_slot = slot;
+            self.by_age.insert((slot, session.id), *client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u16) -> PublicKey {
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&number.to_le_bytes());
+        PublicKey(key)
+    }
+
+    #[test]
+    fn a_sequence_executes_once() {
+        let mut session = Session::new(SessionId(1), Slot(1));
+        assert_eq!(session.decide(Sequence(1)), Decision::Execute);
+        session.remember(Sequence(1), Slot(4), b"r");
+        assert_eq!(session.decide(Sequence(1)), Decision::Repeat);
+        assert_eq!(
+            session.recall(Sequence(1)),
+            Some((Slot(4), Answer::Full(b"r")))
+        );
+        session.acknowledge(Sequence(1), Sequence(2));
+        assert_eq!(session.decide(Sequence(1)), Decision::Stale);
+        assert_eq!(
+            session.decide(Sequence(1 + SESSION_WINDOW)),
+            Decision::Execute
+        );
+        assert_eq!(
+            session.decide(Sequence(2 + SESSION_WINDOW)),
+            Decision::TooFar
+        );
+    }
+
+    #[test]
+    fn the_window_never_moves_past_what_the_request_begins_with() {
+        let mut session = Session::new(SessionId(1), Slot(1));
+        session.acknowledge(Sequence(u64::MAX), Sequence(5));
+        assert_eq!(session.decide(Sequence(4)), Decision::Stale);
+        assert_eq!(session.decide(Sequence(5)), Decision::Execute);
+        session.acknowledge(Sequence(10_000), Sequence(20_000));
+        assert_eq!(session.decide(Sequence(10_001)), Decision::Execute);
+    }
+
+    #[test]
+    fn long_results_are_kept_as_digests() {
+        let mut session = Session::new(SessionId(1), Slot(1));
+        session.remember(Sequence(1), Slot(4), &[7; 100]);
+        let (_, answer) = session.recall(Sequence(1)).unwrap();
+        assert_eq!(answer.digest(), Answer::Full(&[7; 100]).digest());
+    }
+
+    #[test]
+    fn opens_are_idempotent_expire_and_evict_the_oldest() {
+        let mut sessions = Sessions::new();
+        let first = sessions.open(&key(0), Slot(0), Slot(1), 0);
+        assert_eq!(sessions.open(&key(0), Slot(0), Slot(9), 3), first);
+        assert_eq!(sessions.open(&key(1), Slot(5), Slot(4), 0), None);
+        assert_eq!(
+            sessions.open(&key(1), Slot(0), Slot(OPEN_LIFETIME_SLOTS + 1), 0),
+            None
+        );
+        for number in 1..SESSIONS_MAX as u16 {
+            sessions.open(&key(number), Slot(0), Slot(2), number);
+        }
+        sessions.touch(&key(0), Slot(50));
+        sessions.open(&key(60_000), Slot(0), Slot(51), 0);
+        assert_eq!(sessions.len(), SESSIONS_MAX);
+        assert!(sessions.current(&key(0), first.unwrap()).is_some());
+        assert!(
+            sessions
+                .current(&key(1), SessionId::opened_at(Slot(2), 1))
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Signature checks, off the ordering path; any number of instances.
+//!
+//! Expected cost: one strict Ed25519 verification a request (20-33 us) and one a block header.
+//! `verify_strict` is the only judge, on every path.
+
+use wire::block::BlockView;
+use wire::bytes::Buffers;
+use wire::ids::{Digest, NodeId, Slot, View};
+use wire::reject::Reject;
+use wire::seal::{self, Verified, Verifier};
+
+use crate::blocks::Raw;
+
+/// Something to verify.
+pub enum Job<Bu: Buffers> {
+    /// A client's datagram: one request frame.
+    Request(Bu::Shared),
+    /// An appended PROPOSE.
+    Proposed {
+        slot: Slot,
+        digest: Digest,
+        message: Bu::Shared,
+    },
+    /// A BLOCK of some replica.
+    Fetched { from: NodeId, raw: Raw<Bu::Unique> },
+}
+
+/// What came of it.
+pub enum Verdict<Bu: Buffers> {
+    Request(Verified<Bu::Shared>),
+    Checked {
+        slot: Slot,
+        digest: Digest,
+        valid: bool,
+    },
+    Fetched {
+        from: NodeId,
+        raw: Verified<Raw<Bu::Unique>>,
+    },
+    Rejected(Reject),
+}
+
+/// One verifier.
+pub struct Verifying<V: Verifier> {
+    verifier: V,
+    replicas: u64,
+}
+
+impl<V: Verifier> Verifying<V> {
+    pub fn new(verifier: V, replicas: usize) -> Verifying<V> {
+        Verifying {
+            verifier,
+            replicas: replicas as u64,
+        }
+    }
+
+    /// Does one job.
+    pub fn handle<Bu: Buffers>(&self, job: Job<Bu>) -> Verdict<Bu> {
+        match job {
+            Job::Request(bytes) => match seal::verify_request(&self.verifier, bytes) {
+                Ok(verified) => Verdict::Request(verified),
+                Err(reject) => Verdict::Rejected(reject),
+            },
+            Job::Proposed {
+                slot,
+                digest,
+                message,
+            } => {
+                let valid = self.block(&message).is_ok();
+                Verdict::Checked {
+                    slot,
+                    digest,
+                    valid,
+                }
+            }
+            Job::Fetched { from, raw } => {
+                let leader = |view| self.leader(view);
+                match seal::verify_block(&self.verifier, leader, raw, |raw| raw.message()) {
+                    Ok(raw) => Verdict::Fetched { from, raw },
+                    Err(reject) => Verdict::Rejected(reject),
+                }
+            }
+        }
+    }
+
+    /// N2: the leader's signature, and every request's form and signature.
+    pub fn block(&self, message: &[u8]) -> Result<(), Reject> {
+        seal::check_block(
+            &self.verifier,
+            |view| self.leader(view),
+            &BlockView::frame(message)?,
+        )
+    }
+
+    /// leader(v) = v mod n.
+    fn leader(&self, view: View) -> NodeId {
+        NodeId((view.0 % self.replicas) as u16)
+    }
+}
