@@ -1,7 +1,16 @@
 //! The node: joins the pure half and the machine half into the program `hippo`.
+//!
+//! [`cli`] parses the command line; `hippo start` goes through [`prepare`] (configuration, committee,
+//! key, data directory: one clear refusal or everything that a start needs) to `run`, which builds
+//! the stages of `topology` on pinned threads. The control thread of [`admin`] only reads what the
+//! hot threads write into [`telemetry`].
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod config;
+pub mod datadir;
 pub mod exit;
+pub mod keyfile;
+pub mod prepare;
 pub mod telemetry;
+pub mod testnet;

@@ -147,7 +147,7 @@ pub const SETTINGS: &[Setting] = &[
         "admin",
         "address",
         Kind::Address,
-        Some("127.0.0.1:7100"),
+        Some("127.0.0.1:7200"),
         "Where /livez /readyz /metrics /status.json are served. Loopback only.",
     ),
     setting(

@@ -136,6 +136,7 @@ impl Value {
     pub fn to_toml(&self) -> String {
         match self {
             Value::Switch(_) | Value::Number(_) | Value::Cores(_) => self.to_string(),
+            Value::Bytes(bytes) if show_bytes(*bytes) == bytes.to_string() => bytes.to_string(),
             _ => toml::Value::String(self.to_string()).to_string(),
         }
     }

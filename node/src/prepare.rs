@@ -1,0 +1,126 @@
+//! From a configuration to everything that the hot threads start with, or one clear refusal.
+//!
+//! Checks go from cheap to dear and change nothing on the disk before all of them passed; the
+//! directory's lock is the last thing taken.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use storage::superblock::Expected;
+use wire::committee::Committee;
+use wire::ids::{Instant, NodeId};
+use wire::keys::NodeSecret;
+
+use crate::config::Config;
+use crate::datadir::{self, DataDirectory};
+use crate::exit::{Exit, ExitContext, Refusal};
+use crate::keyfile;
+use crate::telemetry::Telemetry;
+
+/// A node that may start. `crate::run::run` consumes it.
+#[derive(Debug)]
+pub struct Prepared {
+    pub config: Config,
+    pub committee: Arc<Committee>,
+    pub secret: NodeSecret,
+    /// Locked and checked; the log in it has not been read.
+    pub directory: DataDirectory,
+    pub telemetry: Arc<Telemetry>,
+    /// When set: flush, write the clean-stop record and return within 5 s.
+    pub stop: StopFlag,
+}
+
+/// Set by SIGTERM and SIGINT.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// For the signal handler.
+    pub fn cell(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+}
+
+/// Reads and checks a committee file.
+pub fn load_committee(path: &Path) -> Result<Committee, Refusal> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).or_exit(Exit::Usage, format!("cannot read {shown}"))?;
+    Committee::parse(&text).or_exit(Exit::Usage, shown)
+}
+
+/// Replicas whose votes decide a block (F).
+pub fn quorum_of(committee: &Committee) -> usize {
+    let parameters = committee.parameters();
+    parameters.n - parameters.p
+}
+
+/// Everything that a start needs. `now` is the time of the hot threads' clock.
+pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared, Refusal> {
+    let committee = load_committee(&config.node.committee)?;
+    let file = config.node.committee.display();
+    let me = NodeId(config.node.id);
+    let Some(member) = committee.member(me).copied() else {
+        return Err(Refusal::preflight(format!(
+            "node.id is {me}, but {file} has the members 0 to {}. Wrong committee file?",
+            committee.n() - 1
+        )));
+    };
+    let parameters = committee.parameters();
+    let slow = (parameters.n + parameters.b + 1).div_ceil(2);
+    let fast = quorum_of(&committee);
+    if fast > slow {
+        return Err(Refusal::preflight(format!(
+            "{file}: with n={} b={} p={} the fast quorum F={fast} is larger than the slow one \
+             q={slow}; such committees need the slow path, which this version lacks. Use 4 nodes, \
+             or a preset with p as large as possible",
+            parameters.n, parameters.b, parameters.p
+        )));
+    }
+    let secret = keyfile::load_node(&config.node.key)?;
+    let public_key = secret.public_key();
+    if public_key != member.public_key {
+        let key = config.node.key.display();
+        let whose = match committee.find(&public_key) {
+            Some(other) => format!("it is the key of node {other}"),
+            None => "it belongs to no member".to_owned(),
+        };
+        return Err(Refusal::preflight(format!(
+            "wrong key: {key} is not the key of node {me} in {file}; {whose}. Point node.key at \
+             this node's own key, or correct node.id"
+        )));
+    }
+    let expected = Expected {
+        cluster: committee.cluster(),
+        node: me,
+        public_key,
+    };
+    let directory = datadir::open(
+        &config.node.data,
+        &expected,
+        committee.digest(),
+        config.storage.segment_bytes,
+        config.storage.segments_max,
+    )?;
+    let telemetry = Telemetry::new(me, committee.n(), now);
+    let geometry = directory.superblock.geometry;
+    telemetry.log.max_bytes.set(geometry.max_bytes());
+    telemetry.log.segments.set(directory.segments.len() as u64);
+    Ok(Prepared {
+        config,
+        committee: Arc::new(committee),
+        secret,
+        directory,
+        telemetry: Arc::new(telemetry),
+        stop,
+    })
+}
