@@ -2,7 +2,7 @@
 //!
 //! This room knows what every byte means and who may have produced it; it decides nothing. It has
 //! no clock, no socket, no file and no thread. Bytes of a peer become a value in one way only:
-//! [`link::Endpoint`] checks the link MAC and yields [`seal::Linked`], [`seal`] checks a signature
+//! [`link::Endpoint`] checks the link MAC and yields [`link::Linked`], [`seal`] checks a signature
 //! and yields [`seal::Verified`]; everything else is a [`reject::Reject`] with a name and a counter.
 //!
 //! Layout is fixed by zerocopy structs whose sizes are asserted where they are declared; reserved
@@ -12,13 +12,16 @@
 pub mod block;
 pub mod bytes;
 pub mod committee;
+pub mod fragment;
 pub mod header;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod link;
 pub mod messages;
 pub mod ops;
 pub mod reject;
+pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod seal;
