@@ -1,7 +1,8 @@
 //! How a client behaves; everything has a default that suits a local network.
 
+use wire::header::HEADER_BYTES;
 use wire::ids::{Instant, NodeId, Sequence, Slot};
-use wire::limits::{BUNDLE_MAX, DATAGRAM_BYTES_ETHERNET, SESSION_WINDOW};
+use wire::limits::{BUNDLE_MAX, DATAGRAM_BYTES_MAX, GRAIN_BYTES, SESSION_WINDOW};
 
 /// To whom a new request goes first (protocol §9.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,12 +31,17 @@ pub struct Options {
     /// An operation without a result for this long is given up; its outcome stays unknown.
     pub timeout_ns: u64,
     pub dissemination: Dissemination,
-    /// Bytes of a datagram at most, sealing included. Longer requests travel in fragments.
-    pub datagram_bytes: usize,
+    /// Every replica returns results above 64 bytes in full, not only the designated one: costs
+    /// reply bytes, and saves asking again when that one replica is slow, silent or lying.
+    pub all_full: bool,
+    /// Bytes of a datagram at most, whatever larger size a replica asks for in its WELCOME. Longer
+    /// requests travel in fragments.
+    pub datagram_bytes_max: usize,
     /// The first sequence of this process. A key that had a session in an earlier process must
     /// begin above every sequence used then: the time in microseconds does.
     pub first_sequence: Sequence,
-    /// Seeds the jitter of retransmissions.
+    /// Should be random: greetings and fragmented messages are numbered from here, and the jitter
+    /// of retransmissions follows it.
     pub seed: u64,
 }
 
@@ -49,7 +55,8 @@ impl Default for Options {
             retry_pause_max_ns: 500_000_000,
             timeout_ns: 5_000_000_000,
             dissemination: Dissemination::LeaderFirst,
-            datagram_bytes: DATAGRAM_BYTES_ETHERNET,
+            all_full: true,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
             first_sequence: Sequence(1),
             seed: 0,
         }
@@ -67,6 +74,9 @@ impl Options {
         }
         if self.bundle_max > self.in_flight_max {
             return Err("bundle_max is larger than in_flight_max");
+        }
+        if !(HEADER_BYTES + GRAIN_BYTES..=DATAGRAM_BYTES_MAX).contains(&self.datagram_bytes_max) {
+            return Err("datagram_bytes_max is not in 544..=65507");
         }
         if self.first_sequence.0 == 0 || self.first_sequence.0 > u64::MAX / 2 {
             return Err("first_sequence is not in 1..=2^63");
@@ -105,8 +115,8 @@ pub struct Completion<'a> {
     pub sent: Instant,
 }
 
-/// Why an operation has no result. In every case its outcome is unknown: it may have been
-/// executed or may yet be.
+/// Why an operation has no result. But for [`Failure::ResultLost`] its outcome is unknown: it may
+/// have been executed or may yet be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     #[error("no b+1 equal replies in time; the outcome is unknown")]
@@ -115,6 +125,8 @@ pub enum Failure {
     Expired,
     #[error("the replicas no longer keep the result; the operation was executed or refused")]
     Stale,
+    #[error("executed, but no replica still has the whole result; read again")]
+    ResultLost,
 }
 
 /// Why an operation was not taken. Nothing was sent.
@@ -139,6 +151,11 @@ pub enum SubmitError {
     #[error("no such replica, or no link with it yet")]
     NoSuchReplica,
 }
+
+/// A setting is out of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("client option: {0}")]
+pub struct ConfigError(pub(crate) &'static str);
 
 /// What happened besides results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -122,11 +122,6 @@ impl Window {
         self.next - self.low <= self.entries.len() as u64
     }
 
-    /// The sequence that [`Window::assign`] gives out next.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
     /// All sequences up to this one are answered or given up.
     pub(crate) fn low(&self) -> u64 {
         self.low
@@ -268,6 +263,18 @@ impl Window {
     /// The bytes of an operation that was just accepted.
     pub(crate) fn result(&self, sequence: u64) -> &[u8] {
         &self.entries[self.index(sequence)].result
+    }
+
+    /// Whether the quorum agreed on a digest whose bytes have not come.
+    pub(crate) fn lacks_bytes(&self, sequence: u64) -> bool {
+        self.is_waiting(sequence) && self.entries[self.index(sequence)].agreed
+    }
+
+    /// The part of `first..first + count` that may be in flight or was recently.
+    pub(crate) fn clamp(&self, first: u64, count: u64) -> std::ops::Range<u64> {
+        let lowest = self.next.saturating_sub(self.entries.len() as u64);
+        let from = first.max(lowest);
+        from..first.saturating_add(count).min(self.next).max(from)
     }
 
     /// Gives an operation up without a result; returns its tag and bundle when it was waiting.
