@@ -21,6 +21,14 @@ whole_number() {
     case "$2" in '' | *[!0-9]*) usage_error "$1 $2: expected a whole number" ;; esac
 }
 
+# A path that the caller gave, as seen from the repository's root. CALLER is where the caller was.
+from_caller() {
+    case "$1" in
+        /*) echo "$1" ;;
+        *) if [ "$CALLER" = "$PWD" ]; then echo "$1"; else echo "$CALLER/$1"; fi ;;
+    esac
+}
+
 # What a build and a run need, each with its remedy.
 check_build_tools() {
     [ "$(uname -s)" = Linux ] || die "needs Linux 5.19 or newer; this is $(uname -s)"
@@ -89,10 +97,10 @@ free_base_port() {
 
 # make_network DIR NODES [testnet flags]
 make_network() {
-    local dir=$1 nodes=$2
+    local dir=$1 nodes=$2 port
     shift 2
-    "$BIN/hippo" testnet --nodes "$nodes" --output "$dir" \
-        --base-port "$(free_base_port "$nodes")" "$@" >"$dir.testnet.log" 2>&1 || {
+    port=$(free_base_port "$nodes") || exit 1
+    "$BIN/hippo" testnet --nodes "$nodes" --output "$dir" --base-port "$port" "$@" >"$dir.testnet.log" 2>&1 || {
         cat "$dir.testnet.log" >&2
         rm -f "$dir.testnet.log"
         die "hippo testnet failed; see above"
@@ -132,6 +140,8 @@ start_node() {
     setsid "$BIN/hippo" start --config "$dir/node-$node/node.toml" "$@" \
         </dev/null >>"$dir/node-$node/hippo.log" 2>&1 &
     echo $! >"$(pid_file "$dir" "$node")"
+    # The shell need not report how it ended.
+    disown
 }
 
 # http_status PORT PATH: the three digits, empty when nobody answers.
