@@ -96,6 +96,10 @@ pub struct Run {
     #[arg(long, default_value = "5s")]
     pub timeout: Span,
 
+    /// How long sessions, and each key written before the load, may take
+    #[arg(long, default_value = "10s")]
+    pub connect_timeout: Span,
+
     /// Seeds arrivals, keys and values; the same seed draws the same
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -142,9 +146,9 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = Idle::Auto)]
     pub idle: Idle,
 
-    /// Bytes of a datagram at most. Default: 65507 towards loopback, else 1472
-    #[arg(long)]
-    pub datagram_bytes: Option<usize>,
+    /// Bytes of a datagram at most, whatever larger size the nodes ask for
+    #[arg(long, default_value_t = wire::limits::DATAGRAM_BYTES_MAX)]
+    pub datagram_bytes: usize,
 
     /// Send each request to all replicas at once instead of the leader first
     #[arg(long)]
@@ -174,7 +178,7 @@ pub enum Idle {
 impl Run {
     /// What is wrong with the combination of flags, in one line with a remedy.
     pub fn check(&self) -> Result<(), String> {
-        use wire::limits::{BUNDLE_MAX, SESSION_WINDOW, VALUE_BYTES_MAX};
+        use wire::limits::{BUNDLE_MAX, DATAGRAM_BYTES_MAX, SESSION_WINDOW, VALUE_BYTES_MAX};
         let within = |name: &str, value: usize, low: usize, high: usize| {
             if (low..=high).contains(&value) {
                 Ok(())
@@ -187,6 +191,12 @@ impl Run {
         within("bundle", self.bundle, 1, BUNDLE_MAX)?;
         within("value-size", self.value_size, 0, VALUE_BYTES_MAX)?;
         within("runs", self.runs, 1, 100)?;
+        within(
+            "datagram-bytes",
+            self.datagram_bytes,
+            544,
+            DATAGRAM_BYTES_MAX,
+        )?;
         if self.clients < self.threads {
             return Err(format!(
                 "--clients {} is below --threads {}: every thread needs a client",
@@ -215,13 +225,12 @@ impl Run {
                 wire::limits::REQUEST_BYTES_MAX
             ));
         }
-        if let Some(in_flight) = self.max_in_flight {
-            if in_flight < self.bundle * self.threads {
-                return Err(format!(
-                    "--max-in-flight {in_flight} is below one bundle for each thread ({})",
-                    self.bundle * self.threads
-                ));
-            }
+        if self.in_flight() < self.bundle * self.threads {
+            return Err(format!(
+                "--max-in-flight {} is below one bundle for each thread ({})",
+                self.in_flight(),
+                self.bundle * self.threads
+            ));
         }
         if self.in_flight() > self.clients * SESSION_WINDOW as usize {
             return Err(format!(

@@ -13,16 +13,22 @@ pub mod histograms;
 pub mod history;
 pub mod keys;
 pub mod machine;
+pub mod measure;
+pub mod network;
 pub mod operations;
+pub mod plan;
+pub mod port;
 pub mod random;
 pub mod report;
 pub mod result;
+pub mod run;
 pub mod schedule;
 pub mod schema;
 pub mod status;
 pub mod table;
 pub mod units;
 pub mod verdict;
+pub mod worker;
 
 /// The command line as a shell would take it.
 pub fn command_line() -> String {

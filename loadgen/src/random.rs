@@ -17,7 +17,7 @@ impl Random {
         Random([next(), next(), next(), next()])
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         let s = &mut self.0;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let t = s[1] << 17;
@@ -32,17 +32,17 @@ impl Random {
 
     /// A number in `0..bound`; `bound` is not 0. The bias is below `bound / 2^64`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number in `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let word = self.next().to_le_bytes();
+            let word = self.word().to_le_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn same_seed_same_numbers() {
         let (mut a, mut b, mut c) = (Random::new(1), Random::new(1), Random::new(2));
-        let first: Vec<_> = (0..8).map(|_| a.next()).collect();
-        assert_eq!(first, (0..8).map(|_| b.next()).collect::<Vec<_>>());
-        assert_ne!(first, (0..8).map(|_| c.next()).collect::<Vec<_>>());
+        let first: Vec<_> = (0..8).map(|_| a.word()).collect();
+        assert_eq!(first, (0..8).map(|_| b.word()).collect::<Vec<_>>());
+        assert_ne!(first, (0..8).map(|_| c.word()).collect::<Vec<_>>());
         assert!((0..1000).all(|_| a.below(10) < 10 && (0.0..1.0).contains(&a.unit())));
     }
 }

@@ -103,7 +103,7 @@ pub fn render(result: &RunResult, latency: &Histogram<u64>, seconds: &[Second]) 
         page,
         "<h2>Command</h2><div class=\"box\"><pre>{}</pre></div>\
          <footer>Latency counts from the intended send time to the {}-th equal authenticated reply. \
-         Warm-up is not included. Generator {}.</footer></main></body></html>\n",
+         Warm-up is not included. Generator {}.</footer></main></body></html>",
         escape(&result.command),
         cluster.b + 1,
         escape(&result.commit),

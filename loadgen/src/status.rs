@@ -71,10 +71,9 @@ pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
         .with_context(|| format!("no admin endpoint at {address}; is the node running?"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    // In one segment: a server that answers after the first would reset the connection.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(STATUS_BYTES_MAX).read_to_end(&mut answer)?;
     body(&answer).with_context(|| format!("GET http://{address}{path}"))

@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn each_fault_is_named() {
-        let cases: [(&str, fn(&mut Evidence)); 7] = [
+        type Spoil = fn(&mut Evidence);
+        let cases: [(&str, Spoil); 7] = [
             ("late", |e| e.lag_p99_ns = 600_000),
             ("dropped", |e| e.dropped = 1),
             ("timed out", |e| e.timeouts = 1),

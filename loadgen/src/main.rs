@@ -1,0 +1,26 @@
+//! The program `hippo-load`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use loadgen::cli::{Cli, Command};
+use loadgen::verdict::exit;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // clap prints usage errors itself and exits 2.
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Run(flags) => loadgen::run::run(flags, &loadgen::command_line()),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("hippo-load: {error:#}");
+            ExitCode::from(exit::FAILURE)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What all threads of a run share: the plan, the clock, the start.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use wire::ids::Instant;
+
+use crate::units::{Arrival, KeyDistribution, Ratio};
+
+/// The load, resolved from the command line.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Transactions a second of all threads together.
+    pub rate_tps: f64,
+    pub arrival: Arrival,
+    pub warmup_ns: u64,
+    pub duration_ns: u64,
+    pub timeout_ns: u64,
+    pub connect_timeout_ns: u64,
+    pub threads: usize,
+    pub in_flight_per_thread: usize,
+    pub preload: bool,
+    pub preload_in_flight: usize,
+    pub bundle_max: usize,
+    pub linger_ns: u64,
+    pub value_bytes: usize,
+    pub keys: u64,
+    pub key_distribution: KeyDistribution,
+    pub ratio: Ratio,
+    pub saturate: bool,
+    pub seed: u64,
+}
+
+/// Nanoseconds since the start of the process, one clock for all threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(std::time::Instant);
+
+impl Clock {
+    pub fn new() -> Clock {
+        Clock(std::time::Instant::now())
+    }
+
+    pub fn now(&self) -> Instant {
+        // One day in: no instant of a run is near zero.
+        Instant(86_400_000_000_000 + self.0.elapsed().as_nanos() as u64)
+    }
+}
+
+/// Start and stop, seen by all threads.
+#[derive(Debug)]
+pub struct Control {
+    pub clock: Clock,
+    start: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Control {
+    pub fn new(clock: Clock) -> Control {
+        Control {
+            clock,
+            start: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets every thread begin its load at the same instant.
+    pub fn start_at(&self, at: Instant) {
+        self.start.store(at.0, Ordering::Release);
+    }
+
+    pub fn start(&self) -> Option<Instant> {
+        match self.start.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Instant(at)),
+        }
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,619 @@
+//! One generator thread: its clients, its socket, its schedule, its figures.
+//!
+//! A turn takes what has arrived by the schedule, closes a bundle that lingered, takes replies,
+//! and rests only until the next of these is due. Arrivals fill the bundle of one client until it
+//! is full or has lingered, then that of the next: many clients share the load by bundles.
+//! Nothing on this path allocates once the load has started.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use client::{Client, Completion, Failure, Outbox};
+use wire::ids::{Instant, NodeId};
+use wire::ops::{Operation, Outcome};
+
+use crate::histograms::{Counts, Interval, record};
+use crate::history::{HistoryWriter, Line};
+use crate::keys::{Keys, Values, key};
+use crate::operations::{InFlight, Operations};
+use crate::plan::{Control, Plan};
+use crate::port::Port;
+use crate::random::Random;
+use crate::schedule::Schedule;
+
+/// Arrivals taken in one turn, so that replies are never starved.
+const ARRIVALS_PER_TURN_MAX: usize = 256;
+/// How often the clients' timers are looked at.
+const TICK_NS: u64 = 1_000_000;
+/// Time slices of the report.
+pub const INTERVAL_NS: u64 = 1_000_000_000;
+/// Linger that a client never reaches: this thread closes the bundles.
+pub const NEVER_NS: u64 = u64::MAX / 4;
+
+/// What a worker tells the coordinator.
+pub enum Report {
+    /// Every client has a session.
+    Ready,
+    /// The keys of this worker have been written.
+    Preloaded,
+    /// The figures of interval `index` since the start of the load.
+    Interval {
+        index: u64,
+        figures: Box<Interval>,
+    },
+    /// All is answered, or given up. The measured window's figures.
+    Finished(Box<Interval>),
+    Failed(String),
+}
+
+/// Everything one thread owns.
+pub struct Worker {
+    pub thread: usize,
+    pub plan: Arc<Plan>,
+    pub control: Arc<Control>,
+    pub reports: SyncSender<(usize, Report)>,
+    /// Empty interval figures coming back from the coordinator.
+    pub empties: Receiver<Box<Interval>>,
+    pub clients: Vec<Client>,
+    /// Number of this thread's first client within the run.
+    pub first_client: usize,
+    pub port: Port,
+    pub history: Option<HistoryWriter>,
+}
+
+/// The state that a completion changes, apart from the clients that report it.
+struct Ledger {
+    operations: Operations,
+    interval: Box<Interval>,
+    measured: Box<Interval>,
+    /// Start and end of the measured window.
+    window: (u64, u64),
+    values: Values,
+    history: Option<HistoryWriter>,
+    history_failed: bool,
+    first_client: usize,
+}
+
+/// Where a client's effects go during one call.
+struct Effects<'a> {
+    now: Instant,
+    ledger: &'a mut Ledger,
+    port: &'a mut Port,
+}
+
+impl Outbox for Effects<'_> {
+    fn send(&mut self, to: NodeId, datagram: &[u8]) {
+        self.port.send(to, datagram);
+    }
+
+    fn complete(&mut self, completion: Completion<'_>) {
+        self.ledger.complete(self.now, &completion);
+    }
+}
+
+impl Ledger {
+    fn in_window(&self, at_ns: u64) -> bool {
+        (self.window.0..self.window.1).contains(&at_ns)
+    }
+
+    fn complete(&mut self, now: Instant, completion: &Completion<'_>) {
+        let operation = self.operations.remove(completion.tag);
+        let answered = match completion.result {
+            Ok(result) => match Outcome::parse(result) {
+                Ok(Outcome::Done) => operation.is_put,
+                Ok(Outcome::Value(_) | Outcome::Absent) => !operation.is_put,
+                _ => false,
+            },
+            Err(_) => false,
+        };
+        let in_window = self.in_window(now.0);
+        if answered {
+            let latency = now.0.saturating_sub(operation.intended_ns);
+            self.interval.counts.answered += 1;
+            self.measured.counts.answered += u64::from(in_window);
+            record(&mut self.interval.latency, latency);
+            if operation.measured {
+                self.measured.counts.answered_measured += 1;
+                record(&mut self.measured.latency, latency);
+                record(
+                    &mut self.measured.service_time,
+                    now.since_ns(completion.sent),
+                );
+            }
+        } else {
+            let timed_out = completion.result == Err(Failure::Timeout);
+            for figures in [&mut self.interval, &mut self.measured] {
+                if timed_out {
+                    figures.counts.timeouts += 1;
+                } else {
+                    figures.counts.rejected += 1;
+                }
+            }
+        }
+        if self.history.is_some() {
+            self.write_history(now, &operation, completion, answered);
+        }
+    }
+
+    fn write_history(
+        &mut self,
+        now: Instant,
+        operation: &InFlight,
+        completion: &Completion<'_>,
+        answered: bool,
+    ) {
+        let Some(history) = &mut self.history else {
+            return;
+        };
+        let value = operation
+            .is_put
+            .then(|| self.values.value(operation.number));
+        let result = match completion.result.map(Outcome::parse) {
+            Ok(Ok(Outcome::Value(found))) => Some(found),
+            _ => None,
+        };
+        let line = Line {
+            client: self.first_client + operation.client as usize,
+            op: if operation.is_put { "put" } else { "get" },
+            key: &key(operation.key),
+            value,
+            call_ns: operation.intended_ns,
+            return_ns: completion.result.is_ok().then_some(now.0),
+            ok: answered,
+            result,
+            slot: completion.result.is_ok().then_some(completion.slot.0),
+        };
+        self.history_failed |= history.write(&line).is_err();
+    }
+}
+
+/// A worker at work.
+struct Engine {
+    worker: Worker,
+    ledger: Ledger,
+    keys: Keys,
+    random: Random,
+    /// The client whose bundle is being filled.
+    current: usize,
+    /// When the first operation entered the open bundle.
+    opened_at: Option<Instant>,
+    next_tick: Instant,
+    linger_ns: u64,
+    next_number: u64,
+    put_share: u64,
+    all_parts: u64,
+}
+
+impl Worker {
+    /// Runs to the end and reports it; the thread's body.
+    pub fn run(self) {
+        let (thread, reports) = (self.thread, self.reports.clone());
+        let report = match Engine::new(self).run() {
+            Ok(figures) => Report::Finished(figures),
+            Err(error) => Report::Failed(format!("{error:#}")),
+        };
+        // The coordinator may have given up already.
+        let _ = reports.send((thread, report));
+    }
+}
+
+impl Engine {
+    fn new(mut worker: Worker) -> Engine {
+        let plan = Arc::clone(&worker.plan);
+        let seed = plan
+            .seed
+            .wrapping_add((worker.thread as u64).wrapping_mul(0x9e37_79b9));
+        let ledger = Ledger {
+            operations: Operations::new(plan.in_flight_per_thread),
+            interval: Box::new(Interval::new()),
+            measured: Box::new(Interval::new()),
+            window: (u64::MAX, u64::MAX),
+            values: Values::new(plan.value_bytes, plan.seed),
+            history: worker.history.take(),
+            history_failed: false,
+            first_client: worker.first_client,
+        };
+        Engine {
+            keys: Keys::new(plan.keys, plan.key_distribution),
+            random: Random::new(seed),
+            current: 0,
+            opened_at: None,
+            next_tick: Instant(0),
+            linger_ns: plan.linger_ns,
+            // Numbers of different threads never meet: values stay unique.
+            next_number: (worker.thread as u64) << 48,
+            put_share: u64::from(plan.ratio.puts),
+            all_parts: u64::from(plan.ratio.puts) + u64::from(plan.ratio.gets),
+            ledger,
+            worker,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.worker.control.clock.now()
+    }
+
+    fn report(&self, report: Report) -> anyhow::Result<()> {
+        self.worker
+            .reports
+            .send((self.worker.thread, report))
+            .map_err(|_| anyhow::anyhow!("the coordinator has gone"))
+    }
+
+    fn run(mut self) -> anyhow::Result<Box<Interval>> {
+        self.connect()?;
+        self.report(Report::Ready)?;
+        if self.worker.plan.preload {
+            self.preload()?;
+            self.report(Report::Preloaded)?;
+        }
+        let Some(start) = self.wait_for_start() else {
+            anyhow::bail!("stopped before the start");
+        };
+        self.load(start)?;
+        if let Some(history) = &mut self.ledger.history {
+            self.ledger.history_failed |= history.flush().is_err();
+        }
+        anyhow::ensure!(
+            !self.ledger.history_failed,
+            "the history could not be written"
+        );
+        Ok(self.ledger.measured)
+    }
+
+    /// Takes whatever has been received and lets it act.
+    fn receive(&mut self, now: Instant) -> usize {
+        let (clients, ledger) = (&mut self.worker.clients, &mut self.ledger);
+        self.worker.port.receive(|client, datagram, port| {
+            if let Some(client) = clients.get_mut(client) {
+                client.receive(now, datagram, &mut Effects { now, ledger, port });
+            }
+        })
+    }
+
+    /// Looks at all timers, at most once a [`TICK_NS`].
+    fn tick(&mut self, now: Instant) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now.after_ns(TICK_NS);
+        let (ledger, port) = (&mut self.ledger, &mut self.worker.port);
+        for client in &mut self.worker.clients {
+            if client.wake_at().is_some_and(|at| at <= now) {
+                client.tick(now, &mut Effects { now, ledger, port });
+            }
+        }
+    }
+
+    /// One turn without arrivals; rests until `until` at the latest when nothing came.
+    fn turn(&mut self, until: Instant) -> Instant {
+        let now = self.now();
+        let received = self.receive(now);
+        self.tick(now);
+        self.worker.port.submit();
+        if received == 0 {
+            let clock = self.worker.control.clock;
+            self.worker.port.rest(&clock, until.min(self.next_tick));
+        }
+        now
+    }
+
+    /// Opens a session for every client.
+    fn connect(&mut self) -> anyhow::Result<()> {
+        let deadline = self.now().after_ns(self.worker.plan.connect_timeout_ns);
+        while !self.worker.clients.iter().all(Client::is_ready) {
+            let now = self.turn(Instant(u64::MAX));
+            if now >= deadline {
+                let ready = self.worker.clients.iter().filter(|c| c.is_ready()).count();
+                let links = self.worker.clients.iter().map(Client::links_up).max();
+                anyhow::bail!(
+                    "no quorum: {ready} of {} clients have a session, links with {} replicas stand; \
+                     are the nodes running, and is this their committee?",
+                    self.worker.clients.len(),
+                    links.unwrap_or(0)
+                );
+            }
+            anyhow::ensure!(!self.worker.control.stopped(), "stopped");
+        }
+        Ok(())
+    }
+
+    /// Writes this thread's part of the keys, in a closed loop.
+    fn preload(&mut self) -> anyhow::Result<()> {
+        let (threads, keys) = (self.worker.plan.threads as u64, self.worker.plan.keys);
+        let mut next = self.worker.thread as u64;
+        let mut last_progress = (self.now(), usize::MAX);
+        loop {
+            let now = self.now();
+            let room = self.worker.plan.preload_in_flight;
+            while next < keys && self.ledger.operations.in_flight() < room {
+                if !self.submit(now, now, true, next) {
+                    break;
+                }
+                next += threads;
+            }
+            if next >= keys {
+                self.flush(now);
+                if self.ledger.operations.in_flight() == 0 {
+                    break;
+                }
+            }
+            self.turn(now.after_ns(TICK_NS));
+            let in_flight = self.ledger.operations.in_flight();
+            if in_flight != last_progress.1 {
+                last_progress = (now, in_flight);
+            }
+            anyhow::ensure!(
+                now.since_ns(last_progress.0) < self.worker.plan.connect_timeout_ns,
+                "writing the keys made no progress: no quorum answers"
+            );
+            anyhow::ensure!(!self.worker.control.stopped(), "stopped");
+        }
+        let counts = self.ledger.interval.counts;
+        anyhow::ensure!(
+            counts.timeouts + counts.rejected == 0,
+            "{} of the keys could not be written before the load",
+            counts.timeouts + counts.rejected
+        );
+        self.ledger.interval.clear();
+        self.ledger.measured.clear();
+        Ok(())
+    }
+
+    fn wait_for_start(&mut self) -> Option<Instant> {
+        loop {
+            if let Some(start) = self.worker.control.start() {
+                return Some(start);
+            }
+            if self.worker.control.stopped() {
+                return None;
+            }
+            let now = self.now();
+            self.turn(now.after_ns(TICK_NS));
+        }
+    }
+
+    fn load(&mut self, start: Instant) -> anyhow::Result<()> {
+        let plan = Arc::clone(&self.worker.plan);
+        let end_ns = plan.warmup_ns + plan.duration_ns;
+        self.ledger.window = (start.0 + plan.warmup_ns, start.0 + end_ns);
+        let mut schedule = Schedule::new(
+            plan.arrival,
+            plan.rate_tps,
+            self.worker.thread,
+            plan.threads,
+            self.random.word(),
+        );
+        let end = start.after_ns(end_ns);
+        let drain_end = end.after_ns(plan.timeout_ns + 1_000_000_000);
+        let mut next_interval = 1;
+        let mut before: Option<Counts> = None;
+        let mut rotated = self.client_counts();
+        while self.now() < start {
+            self.turn(start);
+        }
+        loop {
+            let now = self.now();
+            let elapsed_ns = now.since_ns(start);
+            if before.is_none() && elapsed_ns >= plan.warmup_ns {
+                before = Some(self.client_counts());
+            }
+            let loading = elapsed_ns < end_ns;
+            if plan.saturate {
+                if loading {
+                    self.fill(now);
+                }
+            } else {
+                self.arrivals(now, start, elapsed_ns.min(end_ns - 1), &mut schedule);
+            }
+            let lingered = self
+                .opened_at
+                .is_some_and(|opened| now.since_ns(opened) >= self.linger_ns || !loading);
+            if lingered {
+                self.flush(now);
+            }
+            let received = self.receive(now);
+            self.tick(now);
+            self.worker.port.submit();
+
+            if elapsed_ns >= next_interval * INTERVAL_NS {
+                self.rotate(next_interval - 1, &mut rotated)?;
+                next_interval = elapsed_ns / INTERVAL_NS + 1;
+            }
+            if !loading && self.ledger.operations.in_flight() == 0 {
+                break;
+            }
+            if now >= drain_end || self.worker.control.stopped() {
+                break;
+            }
+            if received == 0 {
+                let mut until = self.next_tick;
+                if loading && !plan.saturate {
+                    until = until.min(start.after_ns(schedule.peek_ns()));
+                }
+                if let Some(opened) = self.opened_at {
+                    until = until.min(opened.after_ns(self.linger_ns));
+                }
+                let clock = self.worker.control.clock;
+                self.worker.port.rest(&clock, until);
+            }
+        }
+        self.rotate(next_interval - 1, &mut rotated)?;
+        let before = before.unwrap_or_default();
+        let after = self.client_counts();
+        let counts = &mut self.ledger.measured.counts;
+        counts.wrong_replies = after.wrong_replies - before.wrong_replies;
+        counts.retransmissions = after.retransmissions - before.retransmissions;
+        counts.busy = after.busy - before.busy;
+        counts.bundles = after.bundles - before.bundles;
+        // Whatever was still open when the drain ended was never answered.
+        counts.timeouts += self.ledger.operations.in_flight() as u64;
+        Ok(())
+    }
+
+    /// Hands over what the schedule says should have left by now.
+    fn arrivals(&mut self, now: Instant, start: Instant, elapsed_ns: u64, schedule: &mut Schedule) {
+        for _ in 0..ARRIVALS_PER_TURN_MAX {
+            if schedule.peek_ns() > elapsed_ns {
+                return;
+            }
+            let intended = start.after_ns(schedule.take_ns());
+            let is_put = self.put_share == self.all_parts
+                || self.random.below(self.all_parts) < self.put_share;
+            let key = self.keys.draw(&mut self.random);
+            let measured = self.ledger.in_window(intended.0);
+            self.ledger.interval.counts.offered += 1;
+            self.ledger.measured.counts.offered += u64::from(measured);
+            if self.submit(now, intended, is_put, key) {
+                let lag = now.since_ns(intended);
+                record(&mut self.ledger.interval.lag, lag);
+                if measured {
+                    record(&mut self.ledger.measured.lag, lag);
+                }
+            } else {
+                self.ledger.interval.counts.dropped += 1;
+                self.ledger.measured.counts.dropped += u64::from(measured);
+            }
+        }
+    }
+
+    /// Closed loop: whole bundles, until as many are outstanding as allowed.
+    fn fill(&mut self, now: Instant) {
+        let bundle = self.worker.plan.bundle_max;
+        while self.ledger.operations.in_flight() + bundle <= self.worker.plan.in_flight_per_thread {
+            for _ in 0..bundle {
+                let is_put = self.put_share == self.all_parts
+                    || self.random.below(self.all_parts) < self.put_share;
+                let key = self.keys.draw(&mut self.random);
+                if !self.submit(now, now, is_put, key) {
+                    self.flush(now);
+                    return;
+                }
+                let measured = self.ledger.in_window(now.0);
+                self.ledger.interval.counts.offered += 1;
+                self.ledger.measured.counts.offered += u64::from(measured);
+            }
+        }
+        self.flush(now);
+    }
+
+    /// Gives one operation to the client whose bundle is open, or to the next one with room.
+    /// False: nobody has room.
+    fn submit(&mut self, now: Instant, intended: Instant, is_put: bool, key_index: u64) -> bool {
+        if !self.ledger.operations.has_room() {
+            return false;
+        }
+        if !self.worker.clients[self.current].has_room() {
+            self.flush(now);
+            let count = self.worker.clients.len();
+            let free = (0..count)
+                .map(|step| (self.current + step) % count)
+                .find(|&index| self.worker.clients[index].has_room());
+            match free {
+                Some(index) => self.current = index,
+                None => return false,
+            }
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let measured = self.ledger.in_window(intended.0);
+        let record = InFlight {
+            intended_ns: intended.0,
+            measured,
+            is_put,
+            key: key_index,
+            number,
+            client: self.current as u32,
+        };
+        let Some(tag) = self.ledger.operations.insert(record) else {
+            return false;
+        };
+        let key = key(key_index);
+        let Worker { clients, port, .. } = &mut self.worker;
+        let client = &mut clients[self.current];
+        let was_open = client.open_operations() > 0;
+        // The value is copied into the bundle before the ledger is needed again.
+        let mut sent = Sent {
+            now,
+            port,
+            completions: 0,
+        };
+        let submitted = if is_put {
+            let value = self.ledger.values.value(number);
+            let operation = Operation::Put { key: &key, value };
+            client.submit(now, &operation, tag, &mut sent)
+        } else {
+            client.submit(now, &Operation::Get { key: &key }, tag, &mut sent)
+        };
+        assert_eq!(sent.completions, 0, "a submission completes nothing");
+        if submitted.is_err() {
+            self.ledger.operations.remove(tag);
+            return false;
+        }
+        if client.open_operations() == 0 {
+            self.current = (self.current + 1) % clients.len();
+            self.opened_at = None;
+        } else if !was_open || self.opened_at.is_none() {
+            self.opened_at = Some(now);
+        }
+        true
+    }
+
+    /// Closes the open bundle and moves on to the next client.
+    fn flush(&mut self, now: Instant) {
+        self.opened_at = None;
+        let Worker { clients, port, .. } = &mut self.worker;
+        let ledger = &mut self.ledger;
+        if clients[self.current].open_operations() > 0 {
+            clients[self.current].flush(now, &mut Effects { now, ledger, port });
+            self.current = (self.current + 1) % clients.len();
+        }
+    }
+
+    fn client_counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for client in &self.worker.clients {
+            let counters = client.counters();
+            counts.wrong_replies += counters.wrong_replies;
+            counts.retransmissions += counters.retransmissions;
+            counts.busy += counters.busy;
+            counts.bundles += counters.bundles;
+        }
+        counts
+    }
+
+    /// Sends the interval's figures and goes on with empty ones; when none have come back the
+    /// figures simply grow into the next interval.
+    fn rotate(&mut self, index: u64, rotated: &mut Counts) -> anyhow::Result<()> {
+        let Ok(empty) = self.worker.empties.try_recv() else {
+            return Ok(());
+        };
+        let counts = self.client_counts();
+        let mine = &mut self.ledger.interval.counts;
+        mine.wrong_replies = counts.wrong_replies - rotated.wrong_replies;
+        mine.retransmissions = counts.retransmissions - rotated.retransmissions;
+        mine.busy = counts.busy - rotated.busy;
+        mine.bundles = counts.bundles - rotated.bundles;
+        *rotated = counts;
+        let figures = std::mem::replace(&mut self.ledger.interval, empty);
+        self.report(Report::Interval { index, figures })
+    }
+}
+
+/// Effects of a submission: it can send a bundle, never complete one.
+struct Sent<'a> {
+    now: Instant,
+    port: &'a mut Port,
+    completions: usize,
+}
+
+impl Outbox for Sent<'_> {
+    fn send(&mut self, to: NodeId, datagram: &[u8]) {
+        let _ = self.now;
+        self.port.send(to, datagram);
+    }
+
+    fn complete(&mut self, _: Completion<'_>) {
+        self.completions += 1;
+    }
+}
