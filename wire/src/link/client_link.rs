@@ -25,18 +25,30 @@ const REPLY_REASSEMBLY: ReassemblyLimits = ReassemblyLimits {
     partials_per_sender_max: 4,
     idle_ns_max: 1_000_000_000,
 };
-/// A challenge out of the blue is answered at most once in this time: anyone can forge one.
-const CHALLENGE_INTERVAL_NS: u64 = 1_000_000;
+/// Cookies are not authenticated, anyone can forge one: each purpose is answered at most once in
+/// this time.
+const CHALLENGE_INTERVAL_NS: u64 = 5_000_000;
 
 #[derive(Debug)]
 struct Node {
     keys: LinkKeys,
     linked: bool,
-    /// Number of the last HELLO.
-    hello: u64,
-    /// A cookie that answers this HELLO has been used.
-    answered: bool,
-    challenged_at: Option<Instant>,
+    /// Number of the last greeting.
+    greeting: u64,
+    /// It was not answered by a WELCOME yet.
+    greeting_open: bool,
+    /// When the last HELLO without and with a cookie left.
+    hello_at: Option<Instant>,
+    cookie_at: Option<Instant>,
+}
+
+/// Whether less than the interval has passed; otherwise notes the time.
+fn too_soon(last: &mut Option<Instant>, now: Instant) -> bool {
+    if last.is_some_and(|at| now.since_ns(at) < CHALLENGE_INTERVAL_NS) {
+        return true;
+    }
+    *last = Some(now);
+    false
 }
 
 /// A message of a replica.
@@ -98,9 +110,10 @@ impl ClientLink {
             Node {
                 keys: keys.expect("not of small order"),
                 linked: false,
-                hello: 0,
-                answered: true,
-                challenged_at: None,
+                greeting: 0,
+                greeting_open: false,
+                hello_at: None,
+                cookie_at: None,
             }
         });
         let client = secret.public_key();
@@ -135,13 +148,18 @@ impl ClientLink {
         self.nodes.get(node.index()).is_some_and(|node| node.linked)
     }
 
-    /// A fresh HELLO for this replica. Send it again from time to time until the link stands.
-    pub fn hello(&mut self, to: NodeId) -> ShortDatagram {
-        self.next_number = self.next_number.wrapping_add(1);
-        let number = self.next_number;
+    /// A HELLO for this replica. Send one from time to time until the link stands; those of one
+    /// greeting carry one number, so that a slow answer still counts.
+    pub fn hello(&mut self, now: Instant, to: NodeId) -> ShortDatagram {
         let node = &mut self.nodes[to.index()];
-        node.hello = number;
-        node.answered = false;
+        if !node.greeting_open {
+            self.next_number = self.next_number.wrapping_add(1);
+            node.greeting = self.next_number;
+            node.greeting_open = true;
+            node.cookie_at = None;
+        }
+        node.hello_at = Some(now);
+        let number = node.greeting;
         self.greeting(to, number, None)
     }
 
@@ -230,11 +248,12 @@ impl ClientLink {
         }
         node.keys.check(header, body)?;
         if kind == Kind::Welcome {
-            if route.number() != node.hello {
+            if route.number() != node.greeting {
                 return Err(Reject::Replayed);
             }
             let welcome = WelcomeBody::decode(body)?;
             node.linked = true;
+            node.greeting_open = false;
             return Ok(Heard::Welcome {
                 from,
                 boot: welcome.boot(),
@@ -271,8 +290,8 @@ impl ClientLink {
         })))
     }
 
-    /// A cookie is not authenticated. One that echoes the last HELLO is returned, once; another one
-    /// says at most that the replica does not know us, and makes us greet it anew.
+    /// A cookie that echoes the open greeting is returned. Another one says at most that the replica
+    /// does not know us, and makes us greet it.
     fn challenged(
         &mut self,
         now: Instant,
@@ -281,17 +300,17 @@ impl ClientLink {
         cookie: [u8; 16],
     ) -> Result<Heard<'static>, Reject> {
         let node = &mut self.nodes[from.index()];
-        if number == node.hello && !node.answered {
-            node.answered = true;
-            let datagram = self.greeting(from, number, Some(cookie));
-            return Ok(Heard::Respond { to: from, datagram });
-        }
-        let waited = node.challenged_at.map(|at| now.since_ns(at));
-        if waited.is_some_and(|waited_ns| waited_ns < CHALLENGE_INTERVAL_NS) {
-            return Err(Reject::RateLimited);
-        }
-        node.challenged_at = Some(now);
-        let datagram = self.hello(from);
+        let datagram = if node.greeting_open && number == node.greeting {
+            if too_soon(&mut node.cookie_at, now) {
+                return Err(Reject::RateLimited);
+            }
+            self.greeting(from, number, Some(cookie))
+        } else {
+            if too_soon(&mut node.hello_at, now) {
+                return Err(Reject::RateLimited);
+            }
+            self.hello(now, from)
+        };
         Ok(Heard::Respond { to: from, datagram })
     }
 }
