@@ -1,0 +1,136 @@
+//! `hippo start`: one node in this process, until a signal or a failure.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing_subscriber::EnvFilter;
+
+use super::overrides::Overrides;
+use crate::admin;
+use crate::config::Config;
+use crate::exit::{Exit, ExitContext, Outcome, Refusal};
+use crate::prepare::{self, StopFlag};
+
+/// A stop that takes longer ends the process hard: recovery is made for it.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// The node's configuration
+    #[arg(long, short, value_name = "FILE", default_value = "node.toml")]
+    config: PathBuf,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
+    #[command(flatten)]
+    overrides: Box<Overrides>,
+}
+
+pub fn run(args: &StartArgs) -> Outcome {
+    start_log();
+    abort_on_panic();
+    if args.end_with_parent {
+        let signal = Some(rustix::process::Signal::TERM);
+        rustix::process::set_parent_process_death_signal(signal).or_exit(
+            Exit::Failure,
+            "cannot bind the life of this process to its parent's",
+        )?;
+    }
+    let (config, _) = Config::load(&args.config, &args.overrides.flags)?;
+    let stop = watch_signals()?;
+    let address = config.admin.address;
+    let prepared = prepare::prepare(config, stop.clone(), now())?;
+    let source = admin::Source {
+        telemetry: prepared.telemetry.clone(),
+        members: prepared
+            .committee
+            .members()
+            .iter()
+            .map(|member| member.address)
+            .collect(),
+        quorum: prepare::quorum_of(&prepared.committee),
+        now,
+    };
+    let address = admin::start(address, source).map_err(|error| {
+        Refusal::preflight(format!(
+            "cannot serve the admin endpoint on {address}: {error}. Is another node running here? \
+             Choose another admin.address"
+        ))
+    })?;
+    tracing::info!(
+        "node {} of cluster {}, committee {}, status on http://{address}/status.json",
+        prepared.config.node.id,
+        prepared.committee.cluster(),
+        prepared.committee.digest(),
+    );
+    enforce_stop_limit(stop)?;
+    crate::run::run(prepared)?;
+    tracing::info!("stopped cleanly");
+    Ok(Exit::Ok)
+}
+
+fn now() -> wire::ids::Instant {
+    wire::ids::Instant(platform::clock::now_ns())
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env("HIPPO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false);
+    // Another log in the same process, as in a test, stays.
+    let _ = subscriber.try_init();
+}
+
+/// A panic anywhere ends the process (crash-only), also in builds that unwind.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+/// SIGTERM and SIGINT ask for a clean stop; a second Ctrl-C ends the process at once.
+fn watch_signals() -> Result<StopFlag, Refusal> {
+    let stop = StopFlag::default();
+    let interrupted = StopFlag::default();
+    let failure = i32::from(Exit::Failure as u8);
+    signal_hook::flag::register_conditional_shutdown(SIGINT, failure, interrupted.cell())
+        .and_then(|_| signal_hook::flag::register(SIGINT, interrupted.cell()))
+        .and_then(|_| signal_hook::flag::register(SIGINT, stop.cell()))
+        .and_then(|_| signal_hook::flag::register(SIGTERM, stop.cell()))
+        .or_exit(Exit::Failure, "cannot handle signals")?;
+    Ok(stop)
+}
+
+/// The last resort for a hot thread that never looks at the flag.
+fn enforce_stop_limit(stop: StopFlag) -> Result<(), Refusal> {
+    static SPAWNED: AtomicBool = AtomicBool::new(false);
+    assert!(
+        !SPAWNED.swap(true, Ordering::Relaxed),
+        "one node per process"
+    );
+    thread::Builder::new()
+        .name("hippo-stop".to_owned())
+        .spawn(move || {
+            let mut since = None;
+            loop {
+                thread::sleep(Duration::from_millis(100));
+                if stop.is_set() && since.get_or_insert_with(Instant::now).elapsed() > STOP_LIMIT {
+                    tracing::error!("the stop took longer than {STOP_LIMIT:?}; ending hard");
+                    std::process::exit(i32::from(Exit::Failure as u8));
+                }
+            }
+        })
+        .or_exit(Exit::Failure, "cannot start a thread")?;
+    Ok(())
+}
