@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use platform::driver::Backend;
+use platform::idle::Idle;
 
 use crate::units::{Arrival, CoreList, KeyDistribution, Linger, Objective, Rate, Ratio, Span};
 
@@ -139,11 +141,15 @@ pub struct Run {
     pub core: CoreList,
 
     /// How datagrams are moved
-    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    #[arg(long, default_value_t = Backend::Auto, value_name = "auto|uring|mmsg")]
     pub backend: Backend,
 
     /// What a generator thread does with nothing to do
-    #[arg(long, value_enum, default_value_t = Idle::Auto)]
+    #[arg(
+        long,
+        default_value = "spin-yield",
+        value_name = "spin|spin-yield|block"
+    )]
     pub idle: Idle,
 
     /// Bytes of a datagram at most, whatever larger size the nodes ask for
@@ -157,22 +163,6 @@ pub struct Run {
     /// Word in the first line of the table
     #[arg(long, default_value = "load", hide = true)]
     pub title: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Backend {
-    Auto,
-    Uring,
-    Mmsg,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Idle {
-    /// spin-yield
-    Auto,
-    Spin,
-    SpinYield,
-    Block,
 }
 
 impl Run {

@@ -15,7 +15,7 @@ use wire::ids::Instant;
 use crate::files::Slice;
 use crate::histograms::{Interval, percentile};
 use crate::machine::own_cpu_seconds;
-use crate::plan::{Control, Plan};
+use crate::plan::{self, Control, Plan};
 use crate::result::Second;
 use crate::status::{self, NodeDelta, NodeStatus};
 use crate::units::with_commas;
@@ -188,7 +188,7 @@ fn gather(
         wait_for(desk, plan, |report| matches!(report, Report::Preloaded))?;
     }
 
-    let start = control.clock.now().after_ns(20_000_000);
+    let start = plan::now().after_ns(20_000_000);
     let started = SystemTime::now();
     control.start_at(start);
     let bar = progress_bar(plan, progress);
@@ -206,7 +206,7 @@ fn gather(
         last_end_ns: 0,
     };
     while finished < plan.threads {
-        let now = control.clock.now();
+        let now = plan::now();
         let next = match (&before, &after) {
             (None, _) if now >= window_start => {
                 before = Some((ask(admins, &mut warnings), own_cpu_seconds()));

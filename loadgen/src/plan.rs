@@ -30,33 +30,21 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// Nanoseconds since the start of the process, one clock for all threads.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(std::time::Instant);
-
-impl Clock {
-    pub fn new() -> Clock {
-        Clock(std::time::Instant::now())
-    }
-
-    pub fn now(&self) -> Instant {
-        // One day in: no instant of a run is near zero.
-        Instant(86_400_000_000_000 + self.0.elapsed().as_nanos() as u64)
-    }
+/// The machine's monotonic clock: one for all threads, and for other processes of this machine.
+pub fn now() -> Instant {
+    Instant(platform::clock::now_ns())
 }
 
 /// Start and stop, seen by all threads.
 #[derive(Debug)]
 pub struct Control {
-    pub clock: Clock,
     start: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Control {
-    pub fn new(clock: Clock) -> Control {
+    pub fn new() -> Control {
         Control {
-            clock,
             start: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         }

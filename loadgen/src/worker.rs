@@ -8,16 +8,17 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use client::{Client, Completion, Failure, Outbox};
+use client::{Client, Completion, Outbox};
 use wire::ids::{Instant, NodeId};
-use wire::ops::{Operation, Outcome};
+use wire::ops::Operation;
 
 use crate::histograms::{Counts, Interval, record};
-use crate::history::{HistoryWriter, Line};
+use crate::history::HistoryWriter;
 use crate::keys::{Keys, Values, key};
+use crate::ledger::{Effects, Ledger};
 use crate::operations::{InFlight, Operations};
-use crate::plan::{Control, Plan};
-use crate::port::Port;
+use crate::plan::{self, Control, Plan};
+use crate::port::{Port, PortConfig};
 use crate::random::Random;
 use crate::schedule::Schedule;
 
@@ -57,119 +58,14 @@ pub struct Worker {
     pub clients: Vec<Client>,
     /// Number of this thread's first client within the run.
     pub first_client: usize,
-    pub port: Port,
+    pub port: PortConfig,
     pub history: Option<HistoryWriter>,
-}
-
-/// The state that a completion changes, apart from the clients that report it.
-struct Ledger {
-    operations: Operations,
-    interval: Box<Interval>,
-    measured: Box<Interval>,
-    /// Start and end of the measured window.
-    window: (u64, u64),
-    values: Values,
-    history: Option<HistoryWriter>,
-    history_failed: bool,
-    first_client: usize,
-}
-
-/// Where a client's effects go during one call.
-struct Effects<'a> {
-    now: Instant,
-    ledger: &'a mut Ledger,
-    port: &'a mut Port,
-}
-
-impl Outbox for Effects<'_> {
-    fn send(&mut self, to: NodeId, datagram: &[u8]) {
-        self.port.send(to, datagram);
-    }
-
-    fn complete(&mut self, completion: Completion<'_>) {
-        self.ledger.complete(self.now, &completion);
-    }
-}
-
-impl Ledger {
-    fn in_window(&self, at_ns: u64) -> bool {
-        (self.window.0..self.window.1).contains(&at_ns)
-    }
-
-    fn complete(&mut self, now: Instant, completion: &Completion<'_>) {
-        let operation = self.operations.remove(completion.tag);
-        let answered = match completion.result {
-            Ok(result) => match Outcome::parse(result) {
-                Ok(Outcome::Done) => operation.is_put,
-                Ok(Outcome::Value(_) | Outcome::Absent) => !operation.is_put,
-                _ => false,
-            },
-            Err(_) => false,
-        };
-        let in_window = self.in_window(now.0);
-        if answered {
-            let latency = now.0.saturating_sub(operation.intended_ns);
-            self.interval.counts.answered += 1;
-            self.measured.counts.answered += u64::from(in_window);
-            record(&mut self.interval.latency, latency);
-            if operation.measured {
-                self.measured.counts.answered_measured += 1;
-                record(&mut self.measured.latency, latency);
-                record(
-                    &mut self.measured.service_time,
-                    now.since_ns(completion.sent),
-                );
-            }
-        } else {
-            let timed_out = completion.result == Err(Failure::Timeout);
-            for figures in [&mut self.interval, &mut self.measured] {
-                if timed_out {
-                    figures.counts.timeouts += 1;
-                } else {
-                    figures.counts.rejected += 1;
-                }
-            }
-        }
-        if self.history.is_some() {
-            self.write_history(now, &operation, completion, answered);
-        }
-    }
-
-    fn write_history(
-        &mut self,
-        now: Instant,
-        operation: &InFlight,
-        completion: &Completion<'_>,
-        answered: bool,
-    ) {
-        let Some(history) = &mut self.history else {
-            return;
-        };
-        let value = operation
-            .is_put
-            .then(|| self.values.value(operation.number));
-        let result = match completion.result.map(Outcome::parse) {
-            Ok(Ok(Outcome::Value(found))) => Some(found),
-            _ => None,
-        };
-        let line = Line {
-            client: self.first_client + operation.client as usize,
-            op: if operation.is_put { "put" } else { "get" },
-            key: &key(operation.key),
-            value,
-            call_ns: operation.intended_ns,
-            return_ns: completion.result.is_ok().then_some(now.0),
-            ok: answered,
-            result,
-            slot: completion.result.is_ok().then_some(completion.slot.0),
-        };
-        self.history_failed |= history.write(&line).is_err();
-    }
 }
 
 /// A worker at work.
 struct Engine {
     worker: Worker,
+    port: Port,
     ledger: Ledger,
     keys: Keys,
     random: Random,
@@ -188,7 +84,7 @@ impl Worker {
     /// Runs to the end and reports it; the thread's body.
     pub fn run(self) {
         let (thread, reports) = (self.thread, self.reports.clone());
-        let report = match Engine::new(self).run() {
+        let report = match Engine::new(self).and_then(Engine::run) {
             Ok(figures) => Report::Finished(figures),
             Err(error) => Report::Failed(format!("{error:#}")),
         };
@@ -198,7 +94,13 @@ impl Worker {
 }
 
 impl Engine {
-    fn new(mut worker: Worker) -> Engine {
+    fn new(mut worker: Worker) -> anyhow::Result<Engine> {
+        let identities: Vec<_> = worker
+            .clients
+            .iter()
+            .map(|client| *client.identity())
+            .collect();
+        let port = Port::open(&worker.port, &identities)?;
         let plan = Arc::clone(&worker.plan);
         let seed = plan
             .seed
@@ -213,7 +115,8 @@ impl Engine {
             history_failed: false,
             first_client: worker.first_client,
         };
-        Engine {
+        Ok(Engine {
+            port,
             keys: Keys::new(plan.keys, plan.key_distribution),
             random: Random::new(seed),
             current: 0,
@@ -226,11 +129,7 @@ impl Engine {
             all_parts: u64::from(plan.ratio.puts) + u64::from(plan.ratio.gets),
             ledger,
             worker,
-        }
-    }
-
-    fn now(&self) -> Instant {
-        self.worker.control.clock.now()
+        })
     }
 
     fn report(&self, report: Report) -> anyhow::Result<()> {
@@ -247,7 +146,7 @@ impl Engine {
             self.preload()?;
             self.report(Report::Preloaded)?;
         }
-        let Some(start) = self.wait_for_start() else {
+        let Some(start) = self.wait_for_start()? else {
             anyhow::bail!("stopped before the start");
         };
         self.load(start)?;
@@ -264,7 +163,7 @@ impl Engine {
     /// Takes whatever has been received and lets it act.
     fn receive(&mut self, now: Instant) -> usize {
         let (clients, ledger) = (&mut self.worker.clients, &mut self.ledger);
-        self.worker.port.receive(|client, datagram, port| {
+        self.port.receive(|client, datagram, port| {
             if let Some(client) = clients.get_mut(client) {
                 client.receive(now, datagram, &mut Effects { now, ledger, port });
             }
@@ -277,7 +176,7 @@ impl Engine {
             return;
         }
         self.next_tick = now.after_ns(TICK_NS);
-        let (ledger, port) = (&mut self.ledger, &mut self.worker.port);
+        let (ledger, port) = (&mut self.ledger, &mut self.port);
         for client in &mut self.worker.clients {
             if client.wake_at().is_some_and(|at| at <= now) {
                 client.tick(now, &mut Effects { now, ledger, port });
@@ -285,25 +184,24 @@ impl Engine {
         }
     }
 
-    /// One turn without arrivals; rests until `until` at the latest when nothing came.
-    fn turn(&mut self, until: Instant) -> Instant {
-        let now = self.now();
+    /// Sends what is queued, takes what has come, looks at the timers. Rests until `until` at the
+    /// latest when there is nothing to do; `progress` says that there was. True: something came.
+    fn turn(&mut self, progress: bool, until: Instant) -> anyhow::Result<bool> {
+        let due = until.min(self.next_tick);
+        let due_in_ns = due.since_ns(plan::now());
+        self.port.turn(progress, due_in_ns)?;
+        let now = plan::now();
         let received = self.receive(now);
         self.tick(now);
-        self.worker.port.submit();
-        if received == 0 {
-            let clock = self.worker.control.clock;
-            self.worker.port.rest(&clock, until.min(self.next_tick));
-        }
-        now
+        Ok(received > 0)
     }
 
     /// Opens a session for every client.
     fn connect(&mut self) -> anyhow::Result<()> {
-        let deadline = self.now().after_ns(self.worker.plan.connect_timeout_ns);
+        let deadline = plan::now().after_ns(self.worker.plan.connect_timeout_ns);
         while !self.worker.clients.iter().all(Client::is_ready) {
-            let now = self.turn(Instant(u64::MAX));
-            if now >= deadline {
+            self.turn(false, Instant(u64::MAX))?;
+            if plan::now() >= deadline {
                 let ready = self.worker.clients.iter().filter(|c| c.is_ready()).count();
                 let links = self.worker.clients.iter().map(Client::links_up).max();
                 anyhow::bail!(
@@ -322,9 +220,9 @@ impl Engine {
     fn preload(&mut self) -> anyhow::Result<()> {
         let (threads, keys) = (self.worker.plan.threads as u64, self.worker.plan.keys);
         let mut next = self.worker.thread as u64;
-        let mut last_progress = (self.now(), usize::MAX);
+        let mut last_progress = (plan::now(), usize::MAX);
         loop {
-            let now = self.now();
+            let now = plan::now();
             let room = self.worker.plan.preload_in_flight;
             while next < keys && self.ledger.operations.in_flight() < room {
                 if !self.submit(now, now, true, next) {
@@ -338,7 +236,7 @@ impl Engine {
                     break;
                 }
             }
-            self.turn(now.after_ns(TICK_NS));
+            self.turn(false, now.after_ns(TICK_NS))?;
             let in_flight = self.ledger.operations.in_flight();
             if in_flight != last_progress.1 {
                 last_progress = (now, in_flight);
@@ -360,16 +258,16 @@ impl Engine {
         Ok(())
     }
 
-    fn wait_for_start(&mut self) -> Option<Instant> {
+    fn wait_for_start(&mut self) -> anyhow::Result<Option<Instant>> {
         loop {
             if let Some(start) = self.worker.control.start() {
-                return Some(start);
+                return Ok(Some(start));
             }
             if self.worker.control.stopped() {
-                return None;
+                return Ok(None);
             }
-            let now = self.now();
-            self.turn(now.after_ns(TICK_NS));
+            let now = plan::now();
+            self.turn(false, now.after_ns(TICK_NS))?;
         }
     }
 
@@ -389,33 +287,29 @@ impl Engine {
         let mut next_interval = 1;
         let mut before: Option<Counts> = None;
         let mut rotated = self.client_counts();
-        while self.now() < start {
-            self.turn(start);
+        while plan::now() < start {
+            self.turn(false, start)?;
         }
         loop {
-            let now = self.now();
+            let now = plan::now();
             let elapsed_ns = now.since_ns(start);
             if before.is_none() && elapsed_ns >= plan.warmup_ns {
                 before = Some(self.client_counts());
             }
             let loading = elapsed_ns < end_ns;
-            if plan.saturate {
-                if loading {
-                    self.fill(now);
-                }
-            } else {
-                self.arrivals(now, start, elapsed_ns.min(end_ns - 1), &mut schedule);
+            let mut progress = false;
+            if !plan.saturate {
+                progress = self.arrivals(now, start, elapsed_ns.min(end_ns - 1), &mut schedule);
+            } else if loading {
+                progress = self.fill(now);
             }
             let lingered = self
                 .opened_at
                 .is_some_and(|opened| now.since_ns(opened) >= self.linger_ns || !loading);
             if lingered {
                 self.flush(now);
+                progress = true;
             }
-            let received = self.receive(now);
-            self.tick(now);
-            self.worker.port.submit();
-
             if elapsed_ns >= next_interval * INTERVAL_NS {
                 self.rotate(next_interval - 1, &mut rotated)?;
                 next_interval = elapsed_ns / INTERVAL_NS + 1;
@@ -426,17 +320,14 @@ impl Engine {
             if now >= drain_end || self.worker.control.stopped() {
                 break;
             }
-            if received == 0 {
-                let mut until = self.next_tick;
-                if loading && !plan.saturate {
-                    until = until.min(start.after_ns(schedule.peek_ns()));
-                }
-                if let Some(opened) = self.opened_at {
-                    until = until.min(opened.after_ns(self.linger_ns));
-                }
-                let clock = self.worker.control.clock;
-                self.worker.port.rest(&clock, until);
+            let mut until = Instant(u64::MAX);
+            if loading && !plan.saturate {
+                until = start.after_ns(schedule.peek_ns());
             }
+            if let Some(opened) = self.opened_at {
+                until = until.min(opened.after_ns(self.linger_ns));
+            }
+            self.turn(progress, until)?;
         }
         self.rotate(next_interval - 1, &mut rotated)?;
         let before = before.unwrap_or_default();
@@ -451,11 +342,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands over what the schedule says should have left by now.
-    fn arrivals(&mut self, now: Instant, start: Instant, elapsed_ns: u64, schedule: &mut Schedule) {
-        for _ in 0..ARRIVALS_PER_TURN_MAX {
+    /// Hands over what the schedule says should have left by now; whether there was anything.
+    fn arrivals(
+        &mut self,
+        now: Instant,
+        start: Instant,
+        elapsed_ns: u64,
+        schedule: &mut Schedule,
+    ) -> bool {
+        for taken in 0..ARRIVALS_PER_TURN_MAX {
             if schedule.peek_ns() > elapsed_ns {
-                return;
+                return taken > 0;
             }
             let intended = start.after_ns(schedule.take_ns());
             let is_put = self.put_share == self.all_parts
@@ -475,10 +372,12 @@ impl Engine {
                 self.ledger.measured.counts.dropped += u64::from(measured);
             }
         }
+        true
     }
 
-    /// Closed loop: whole bundles, until as many are outstanding as allowed.
-    fn fill(&mut self, now: Instant) {
+    /// Closed loop: whole bundles, until as many are outstanding as allowed. Whether any left.
+    fn fill(&mut self, now: Instant) -> bool {
+        let before = self.ledger.operations.in_flight();
         let bundle = self.worker.plan.bundle_max;
         while self.ledger.operations.in_flight() + bundle <= self.worker.plan.in_flight_per_thread {
             for _ in 0..bundle {
@@ -487,7 +386,7 @@ impl Engine {
                 let key = self.keys.draw(&mut self.random);
                 if !self.submit(now, now, is_put, key) {
                     self.flush(now);
-                    return;
+                    return false;
                 }
                 let measured = self.ledger.in_window(now.0);
                 self.ledger.interval.counts.offered += 1;
@@ -495,6 +394,7 @@ impl Engine {
             }
         }
         self.flush(now);
+        self.ledger.operations.in_flight() > before
     }
 
     /// Gives one operation to the client whose bundle is open, or to the next one with room.
@@ -529,12 +429,11 @@ impl Engine {
             return false;
         };
         let key = key(key_index);
-        let Worker { clients, port, .. } = &mut self.worker;
+        let (clients, port) = (&mut self.worker.clients, &mut self.port);
         let client = &mut clients[self.current];
         let was_open = client.open_operations() > 0;
         // The value is copied into the bundle before the ledger is needed again.
         let mut sent = Sent {
-            now,
             port,
             completions: 0,
         };
@@ -562,7 +461,7 @@ impl Engine {
     /// Closes the open bundle and moves on to the next client.
     fn flush(&mut self, now: Instant) {
         self.opened_at = None;
-        let Worker { clients, port, .. } = &mut self.worker;
+        let (clients, port) = (&mut self.worker.clients, &mut self.port);
         let ledger = &mut self.ledger;
         if clients[self.current].open_operations() > 0 {
             clients[self.current].flush(now, &mut Effects { now, ledger, port });
@@ -602,14 +501,12 @@ impl Engine {
 
 /// Effects of a submission: it can send a bundle, never complete one.
 struct Sent<'a> {
-    now: Instant,
     port: &'a mut Port,
     completions: usize,
 }
 
 impl Outbox for Sent<'_> {
     fn send(&mut self, to: NodeId, datagram: &[u8]) {
-        let _ = self.now;
         self.port.send(to, datagram);
     }
 
