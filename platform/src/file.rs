@@ -1,0 +1,285 @@
+//! Files of a log: preallocated, zeroed, O_DIRECT; and small durable files and locks.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::PlatformError;
+use crate::pool::{ALIGNMENT, Pool};
+
+/// Bytes of zeros written at once.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// A file of whole 4 KiB sectors that never grows.
+#[derive(Debug)]
+pub struct LogFile {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    direct: bool,
+}
+
+fn open_file(path: &Path, direct: bool, create: bool) -> Result<File, PlatformError> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create_new(create)
+        .mode(0o600);
+    if direct {
+        options.custom_flags(libc::O_DIRECT);
+    }
+    options
+        .open(path)
+        .map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) if direct => PlatformError::NoDirectIo {
+                path: path.to_owned(),
+                source,
+            },
+            _ => PlatformError::Io {
+                what: format!("cannot open {}", path.display()),
+                source,
+            },
+        })
+}
+
+impl LogFile {
+    /// Makes a file of `bytes` zeros, durable with its name. Zeroed, not only allocated: a write
+    /// into an unwritten extent costs twice as much. Fails without a trace when the disk is full.
+    pub fn create(path: &Path, bytes: u64, direct: bool) -> Result<LogFile, PlatformError> {
+        assert!(
+            bytes > 0 && bytes.is_multiple_of(ALIGNMENT as u64),
+            "whole sectors"
+        );
+        let file = open_file(path, direct, true)?;
+        let made = LogFile {
+            file,
+            path: path.to_owned(),
+            bytes,
+            direct,
+        };
+        if let Err(source) = made.zero() {
+            // The first error is the one that matters.
+            let _ = fs::remove_file(path);
+            return Err(match source.raw_os_error() {
+                Some(libc::ENOSPC) => PlatformError::NoSpace {
+                    path: path.to_owned(),
+                    bytes,
+                },
+                _ => PlatformError::Io {
+                    what: format!("cannot zero {}", path.display()),
+                    source,
+                },
+            });
+        }
+        Ok(made)
+    }
+
+    fn zero(&self) -> io::Result<()> {
+        rustix::fs::fallocate(
+            &self.file,
+            rustix::fs::FallocateFlags::empty(),
+            0,
+            self.bytes,
+        )?;
+        let zeros = Pool::new("zeros", 1, ZERO_BYTES)?;
+        let zeros = zeros.take().ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut at = 0;
+        while at < self.bytes {
+            let piece = (self.bytes - at).min(ZERO_BYTES as u64);
+            self.file.write_all_at(&zeros[..piece as usize], at)?;
+            at += piece;
+        }
+        self.file.sync_all()?;
+        sync_parent(&self.path)
+    }
+
+    /// Opens an existing file; its size is what it is.
+    pub fn open(path: &Path, direct: bool) -> Result<LogFile, PlatformError> {
+        let file = open_file(path, direct, false)?;
+        let what = || format!("cannot read the size of {}", path.display());
+        let bytes = file.metadata().map_err(PlatformError::io(what()))?.len();
+        Ok(LogFile {
+            file,
+            path: path.to_owned(),
+            bytes,
+            direct,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Whether the page cache is bypassed.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Fills `into` from `offset`, waiting for the disk. Alignment is this function's business.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let sector = ALIGNMENT as u64;
+        let piece_max = ZERO_BYTES as u64;
+        let bounce = Pool::new("bounce", 1, ZERO_BYTES)?;
+        let mut bounce = bounce.take().ok_or(io::ErrorKind::OutOfMemory)?;
+        let end = offset + into.len() as u64;
+        let mut at = offset / sector * sector;
+        while at < end {
+            let piece = (end.next_multiple_of(sector) - at).min(piece_max) as usize;
+            self.file.read_exact_at(&mut bounce[..piece], at)?;
+            let from = offset.max(at);
+            let to = end.min(at + piece as u64);
+            let target = &mut into[(from - offset) as usize..(to - offset) as usize];
+            target.copy_from_slice(&bounce[(from - at) as usize..(to - at) as usize]);
+            at += piece as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes whole sectors at a sector boundary and waits until they are durable.
+    pub fn write_all_at_sync(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let aligned =
+            offset.is_multiple_of(ALIGNMENT as u64) && bytes.len().is_multiple_of(ALIGNMENT);
+        if !aligned {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not whole sectors",
+            ));
+        }
+        let bounce = Pool::new("bounce", 1, bytes.len())?;
+        let mut bounce = bounce.take().ok_or(io::ErrorKind::OutOfMemory)?;
+        bounce[..bytes.len()].copy_from_slice(bytes);
+        self.file.write_all_at(&bounce[..bytes.len()], offset)?;
+        self.file.sync_data()
+    }
+
+    /// fdatasync.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+impl AsFd for LogFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Held while the process uses a directory.
+#[derive(Debug)]
+pub struct LockGuard {
+    _file: File,
+}
+
+/// Takes an exclusive lock on a file, which is made if need be.
+pub fn lock_file(path: &Path) -> Result<LockGuard, PlatformError> {
+    let what = || format!("cannot open {}", path.display());
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(PlatformError::io(what()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(LockGuard { _file: file }),
+        Err(fs::TryLockError::WouldBlock) => Err(PlatformError::Locked {
+            path: path.to_owned(),
+        }),
+        Err(fs::TryLockError::Error(source)) => Err(PlatformError::Io {
+            what: what(),
+            source,
+        }),
+    }
+}
+
+/// Replaces a small file: all or nothing survives a power cut.
+pub fn write_file_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+/// Bytes that an unprivileged writer can still take on the filesystem of `path`.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("platform-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_log_file_is_zeroed_and_reads_at_any_offset() {
+        let directory = directory("file");
+        let path = directory.join("log");
+        let file = LogFile::create(&path, 3 << 20, true).unwrap();
+        assert!(
+            LogFile::create(&path, 4096, true).is_err(),
+            "never overwrites"
+        );
+        file.write_all_at_sync(4096, &[7; 8192]).unwrap();
+        assert!(file.write_all_at_sync(1, &[7; 4096]).is_err());
+        let file = LogFile::open(&path, true).unwrap();
+        assert_eq!(file.len(), 3 << 20);
+        let mut bytes = vec![1; 8194];
+        file.read_at(4095, &mut bytes).unwrap();
+        assert_eq!((bytes[0], bytes[1], bytes[8192], bytes[8193]), (0, 7, 7, 0));
+        let mut all = vec![1; 3 << 20];
+        file.read_at(0, &mut all).unwrap();
+        assert_eq!(all.iter().filter(|byte| **byte == 7).count(), 8192);
+        assert!(file.read_at(3 << 20, &mut bytes).is_err());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_lock_has_one_holder() {
+        let directory = directory("lock");
+        let path = directory.join("LOCK");
+        let held = lock_file(&path).unwrap();
+        assert!(matches!(
+            lock_file(&path),
+            Err(PlatformError::Locked { .. })
+        ));
+        drop(held);
+        assert!(lock_file(&path).is_ok());
+        write_file_durably(&directory.join("small"), b"text", 0o600).unwrap();
+        assert_eq!(fs::read(directory.join("small")).unwrap(), b"text");
+        assert!(free_bytes(&directory).unwrap() > 0);
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
