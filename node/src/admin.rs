@@ -6,7 +6,6 @@
 
 pub mod health;
 mod metrics;
-mod process;
 pub mod status;
 
 use std::net::SocketAddr;

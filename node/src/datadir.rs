@@ -88,8 +88,9 @@ pub fn format(
         .create(&wal)
         .or_exit(Exit::Failure, failed())?;
     for index in 0..segments {
-        make_segment(&wal, index, superblock.geometry.segment_bytes, progress)
+        make_segment(&wal, index, superblock.geometry.segment_bytes)
             .or_exit(Exit::Failure, failed())?;
+        progress(superblock.geometry.segment_bytes);
     }
     File::create(path.join(LOCK)).or_exit(Exit::Failure, failed())?;
     // Last: a directory without a superblock is not formatted, whatever else it holds.

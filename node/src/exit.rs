@@ -68,12 +68,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl From<anyhow::Error> for Refusal {
-    fn from(error: anyhow::Error) -> Refusal {
-        Refusal::failure(format!("{error:#}"))
-    }
-}
-
 impl From<crate::config::ConfigError> for Refusal {
     fn from(error: crate::config::ConfigError) -> Refusal {
         Refusal::new(Exit::Usage, error)

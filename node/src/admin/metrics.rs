@@ -2,6 +2,7 @@
 
 use std::fmt::Error;
 
+use platform::process;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -10,8 +11,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use wire::ids::NodeId;
 
+use super::Source;
 use super::health::{State, is_up, judge};
-use super::{Source, process};
 use crate::telemetry::HistogramSnapshot;
 
 /// A registry that reads `source` at each scrape.
@@ -202,15 +203,16 @@ impl Collector for Scrape {
         for (name, histogram) in telemetry.histograms.list() {
             page.histogram(name, &histogram.snapshot())?;
         }
+        let own = std::process::id();
         page.seconds(
             "process_cpu",
             "Processor time of all threads",
-            process::cpu_seconds(),
+            process::cpu_seconds(own).unwrap_or(0.0),
         )?;
         page.gauge(
             "process_resident_bytes",
             "Resident memory",
-            process::rss_bytes(),
+            process::rss_bytes(own).unwrap_or(0),
         )?;
         let uptime = now.since_ns(telemetry.started) as f64 / 1e9;
         page.plain_gauge("process_uptime_seconds", "Seconds since the start", uptime)

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use platform::process;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Source, health, process};
+use super::{Source, health};
 use crate::telemetry::LogFull;
 use wire::ids::{Instant, NodeId};
 
@@ -118,8 +119,8 @@ impl Status {
                 bytes: telemetry.execute.table_bytes.get(),
                 sessions: telemetry.execute.sessions.get(),
             },
-            cpu_seconds: process::cpu_seconds(),
-            rss_bytes: process::rss_bytes(),
+            cpu_seconds: process::cpu_seconds(std::process::id()).unwrap_or(0.0),
+            rss_bytes: process::rss_bytes(std::process::id()).unwrap_or(0),
             uptime_seconds: now.since_ns(telemetry.started) as f64 / 1e9,
             histograms: telemetry
                 .histograms

@@ -5,22 +5,19 @@
 //! unwritten extent has to change the extent tree as well, and a stale sector must not look like a
 //! record.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use platform::PlatformError;
+use platform::file::LogFile;
 use storage::wal::{Geometry, SegmentInfo};
 
 const SUFFIX: &str = ".segment";
-/// Bytes written at once, and between two flushes: a burst of dirty pages would slow the log's own
-/// flushes.
-const PIECE_BYTES: u64 = 1 << 20;
-const FLUSH_BYTES: u64 = 8 << 20;
 
 /// Where the segment file of an index is.
 pub fn segment_path(wal: &Path, index: u32) -> PathBuf {
@@ -49,44 +46,31 @@ pub(super) fn list(wal: &Path) -> io::Result<Vec<SegmentInfo>> {
 }
 
 /// Makes one segment file, zeroed and durable. Fails without a trace when the disk has no room.
-pub fn make_segment(
-    wal: &Path,
-    index: u32,
-    segment_bytes: u64,
-    progress: &(dyn Fn(u64) + Sync),
-) -> io::Result<()> {
+pub fn make_segment(wal: &Path, index: u32, segment_bytes: u64) -> Result<(), PlatformError> {
     let path = segment_path(wal, index);
     let half_made = path.with_extension("making");
-    let made = zero(&half_made, segment_bytes, progress).and_then(|()| {
-        fs::rename(&half_made, &path)?;
-        File::open(wal)?.sync_all()
-    });
-    if made.is_err() {
-        // The error that matters is the first one.
-        let _ = fs::remove_file(&half_made);
+    let failed = |source| PlatformError::Io {
+        what: format!("cannot make {}", path.display()),
+        source,
+    };
+    // Left by a process that ended in the middle.
+    match fs::remove_file(&half_made) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
     }
-    made
-}
-
-fn zero(path: &Path, segment_bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    let zeros = vec![0; PIECE_BYTES as usize];
-    let mut written = 0;
-    while written < segment_bytes {
-        let piece = (segment_bytes - written).min(PIECE_BYTES);
-        file.write_all(&zeros[..piece as usize])?;
-        written += piece;
-        if written.is_multiple_of(FLUSH_BYTES) {
-            file.sync_data()?;
+    // Without O_DIRECT a burst of dirty pages would slow the log's own flushes; where the file
+    // system has none, a start that demands it says so.
+    match LogFile::create(&half_made, segment_bytes, true) {
+        Err(PlatformError::NoDirectIo { .. }) => {
+            LogFile::create(&half_made, segment_bytes, false)?;
         }
-        progress(piece);
+        other => {
+            other?;
+        }
     }
-    file.sync_all()
+    fs::rename(&half_made, &path)
+        .and_then(|()| File::open(wal)?.sync_all())
+        .map_err(failed)
 }
 
 /// How the maker stands.
@@ -186,19 +170,14 @@ fn work(shared: &Shared, wal: &Path, segment_bytes: u64) {
             thread::park();
             continue;
         }
-        match make_segment(wal, made, segment_bytes, &|_| {}) {
+        match make_segment(wal, made, segment_bytes) {
             Ok(()) => {
                 shared.no_space.store(false, Ordering::Relaxed);
                 shared.failing.store(false, Ordering::Relaxed);
                 shared.made.store(made + 1, Ordering::Release);
             }
             Err(error) => {
-                let no_space = matches!(
-                    error.kind(),
-                    io::ErrorKind::StorageFull
-                        | io::ErrorKind::QuotaExceeded
-                        | io::ErrorKind::FileTooLarge
-                );
+                let no_space = is_no_space(&error);
                 let first = !shared.no_space.swap(no_space, Ordering::Relaxed)
                     && !shared.failing.swap(!no_space, Ordering::Relaxed);
                 if first {
@@ -216,6 +195,17 @@ fn work(shared: &Shared, wal: &Path, segment_bytes: u64) {
                 thread::park_timeout(PAUSE);
             }
         }
+    }
+}
+
+fn is_no_space(error: &PlatformError) -> bool {
+    match error {
+        PlatformError::NoSpace { .. } => true,
+        PlatformError::Io { source, .. } => matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        ),
+        _ => false,
     }
 }
 
@@ -253,7 +243,7 @@ mod tests {
     #[test]
     fn segments_are_whole_and_zero() {
         let wal = fresh("whole");
-        make_segment(&wal, 3, SEGMENT_BYTES, &|_| {}).unwrap();
+        make_segment(&wal, 3, SEGMENT_BYTES).unwrap();
         fs::write(wal.join("00000004.making"), "half").unwrap();
         let listed = list(&wal).unwrap();
         assert_eq!(
@@ -293,5 +283,23 @@ mod tests {
         wait(|| maker.made() == 1);
         assert_eq!(maker.state(), MakerState::Fine);
         fs::remove_dir_all(wal).unwrap();
+    }
+
+    #[test]
+    fn no_space_is_told_apart_and_leaves_nothing() {
+        let wal = fresh("space");
+        let huge = Geometry {
+            segment_bytes: 1 << 50,
+            segments_max: 3,
+            reserve_bytes: 0,
+        };
+        let maker = SegmentMaker::start(wal.clone(), huge, 0).unwrap();
+        maker.want(1);
+        wait(|| maker.state() == MakerState::NoSpace);
+        assert_eq!(maker.made(), 0);
+        drop(maker);
+        let left = || fs::read_dir(&wal).unwrap().count();
+        wait(|| left() == 0);
+        fs::remove_dir_all(&wal).unwrap();
     }
 }
