@@ -382,11 +382,6 @@ impl<Bu: Buffers> Reassembler<Bu> {
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
-
-    /// The source of buffers, for a caller that shares it.
-    pub fn buffers(&mut self) -> &mut Bu {
-        &mut self.buffers
-    }
 }
 
 impl<Bu: Buffers> std::fmt::Debug for Reassembler<Bu> {

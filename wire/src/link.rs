@@ -28,6 +28,7 @@ pub use endpoint::{
     Incoming, LinkError, MESSAGE_REASSEMBLY,
 };
 
+use crate::committee::Member;
 use crate::header::Header;
 use crate::ids::PublicKey;
 use crate::reject::Reject;
@@ -91,7 +92,7 @@ impl std::fmt::Debug for ShortDatagram {
 pub struct BodyHash([u8; 32]);
 
 impl BodyHash {
-    /// About 0.7 us a KiB.
+    /// About 1.4 us a KiB for a body of an Ethernet datagram, 0.2 us for one of 64 KiB.
     pub fn of(body: &[u8]) -> BodyHash {
         BodyHash(*blake3::hash(body).as_bytes())
     }
@@ -111,8 +112,13 @@ struct LinkKeys {
     receive: Zeroizing<[u8; 32]>,
 }
 
+/// Decompresses the key of a member.
+fn member_key(member: &Member) -> VerifyingKey {
+    VerifyingKey::from_bytes(&member.public_key.0).expect("the committee checked its keys")
+}
+
 impl LinkKeys {
-    /// Costs one X25519, about 40 us. `theirs` has been checked: not of small order.
+    /// Costs one X25519, about 45 us. `theirs` has been checked: not of small order.
     fn derive(
         domain: &Domain,
         role: Role,

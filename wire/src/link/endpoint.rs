@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 
 use super::clients::ClientTable;
 use super::cookie::{COOKIE_BYTES, CookieBody, CookieJar, HelloBody, WelcomeBody};
-use super::{BodyHash, LinkKeys, Linked, Role, ShortDatagram};
+use super::{BodyHash, LinkKeys, Linked, Role, ShortDatagram, member_key};
 use crate::bytes::{Buffers, SharedBytes};
 use crate::committee::{Admission, Committee};
 use crate::fragment::{
@@ -77,8 +77,6 @@ pub enum LinkError {
     NoSuchMember { me: NodeId, n: usize },
     #[error("datagram_bytes = {bytes} is not in {min}..={DATAGRAM_BYTES_MAX}", min = HEADER_BYTES + GRAIN_BYTES)]
     DatagramBytes { bytes: usize },
-    #[error("member {0} has a key with which no link can be made")]
-    WeakMember(NodeId),
 }
 
 /// The bytes of a message.
@@ -200,9 +198,9 @@ impl<Bu: Buffers> Endpoint<Bu> {
             let keys = if member.id == me {
                 None
             } else {
-                let weak = LinkError::WeakMember(member.id);
-                let theirs = check_public_key(&member.public_key).map_err(|_| weak)?;
-                Some(LinkKeys::derive(&domain, Role::Nodes, &key, &theirs).map_err(|_| weak)?)
+                let theirs = member_key(member);
+                let keys = LinkKeys::derive(&domain, Role::Nodes, &key, &theirs);
+                Some(keys.expect("not of small order"))
             };
             peers.push(Peer {
                 address: member.address,
