@@ -7,10 +7,17 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod assembly;
+pub mod buffers;
+pub mod cli;
 pub mod config;
 pub mod datadir;
 pub mod exit;
 pub mod keyfile;
+pub mod machine;
 pub mod prepare;
+pub mod run;
+pub mod stages;
 pub mod telemetry;
 pub mod testnet;
+pub mod topology;

@@ -5,6 +5,7 @@ pub mod journal;
 pub mod links;
 pub mod net;
 pub mod order;
+pub mod thread;
 pub mod verify;
 
 use std::sync::Arc;
@@ -26,6 +27,23 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     pub segments_wanted: Arc<Word>,
     pub no_space: Arc<Switch>,
+    /// The node was told to stop: `order` writes its marker.
+    pub stopping: Arc<Switch>,
+    /// Every thread ends.
+    pub stopped: Arc<Switch>,
+}
+
+impl Shared {
+    pub fn new(me: NodeId, telemetry: Arc<Telemetry>) -> Shared {
+        Shared {
+            me,
+            telemetry,
+            segments_wanted: Arc::default(),
+            no_space: Arc::default(),
+            stopping: Arc::default(),
+            stopped: Arc::default(),
+        }
+    }
 }
 
 /// A number that one thread writes and others read.

@@ -13,6 +13,9 @@
 //! [`storage::wal::Durable`], which only the journal makes, has covered the record behind it.
 #![forbid(unsafe_code)]
 
+/// The agreement that this crate drives, for programs that build a server from its parts.
+pub use consensus as agreement;
+
 pub mod batch;
 pub mod blocks;
 pub mod execution;

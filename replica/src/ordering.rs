@@ -17,6 +17,7 @@ use wire::ids::{
     Boot, Digest, Epoch, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Signature,
     Slot, View,
 };
+use wire::limits::WINDOW;
 use wire::messages::{CleanStopRecord, StartRecord};
 use wire::reject::Reject;
 use wire::seal::{Signer, Verified, Verifier};
@@ -180,6 +181,9 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// The last own vote and its signature: repeated votes are not signed again.
     signed_vote: Option<(BlockRef, Signature)>,
     executed_fed: Slot,
+    decided_counted: Slot,
+    /// Linked blocks that wait for room in the log, in order: (slot, digest, verify).
+    deferred: VecDeque<(Slot, Digest, bool)>,
     /// Bytes of blocks up to here were dropped.
     released: Slot,
     commit_recorded: Slot,
@@ -226,6 +230,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             asked: None,
             signed_vote: None,
             executed_fed: summary.decided,
+            decided_counted: summary.decided,
+            deferred: VecDeque::with_capacity(WINDOW as usize),
             released: Slot(summary.decided.0.saturating_sub(1)),
             commit_recorded: summary.decided,
             reads: 0,
@@ -301,6 +307,23 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub fn leads(&self) -> bool {
         let summary = self.core.summary();
         summary.leader == self.config.me && !summary.barred && self.log_full.is_none()
+    }
+
+    /// Takes over what recovery found: the bytes of undecided blocks, and that everything decided
+    /// was executed.
+    pub fn resume(
+        &mut self,
+        now: Instant,
+        durable: Durable,
+        undecided: impl IntoIterator<Item = (Slot, Bu::Shared)>,
+    ) {
+        for (slot, message) in undecided {
+            self.blocks.keep(slot, message);
+        }
+        self.writer.acknowledge(durable);
+        self.durable = durable.position();
+        let slot = self.core.summary().decided;
+        self.handle(now, Input::Executed(slot));
     }
 
     /// The next thing to do, oldest first.

@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 use super::links::{Inlet, Outlet};
 use super::{ORDER_ROOM_MIN, Shared};
 use crate::buffers::{Bytes, Pooled};
+use crate::machine::Machine;
 
 /// Blocks applied in one turn.
 const BLOCKS_PER_TURN: usize = 4;
@@ -35,7 +36,7 @@ pub struct Reply {
 }
 
 pub struct Execute {
-    pub execution: Execution<Box<dyn StateMachine + Send>>,
+    pub execution: Execution<Machine>,
     pub from_order: Inlet<ExecuteInput>,
     pub from_net: Inlet<ExecuteInput>,
     pub to_order: Outlet<Input<Pooled>>,

@@ -3,10 +3,9 @@
 //! The first failed write or flush ends the process: nothing is voted after it, and the flush is
 //! never tried again.
 
-use std::collections::VecDeque;
-
 use platform::driver::{Driver, FileIndex, Parts, Read, Sync, Write};
 use platform::file::LogFile;
+use platform::pool::Pool;
 use replica::ordering::{Input, ReadBack};
 use storage::wal::{Journal, PushError, Sealed, Token};
 
@@ -18,6 +17,8 @@ use crate::buffers::{Bytes, Pooled};
 const READ_BIT: u64 = 1 << 63;
 /// Reads under way at most; as many as the ordering half asks for.
 const READS_MAX: usize = 64;
+/// Segment files for which the table has room before it grows.
+const SEGMENTS_EXPECTED: usize = 4096;
 
 /// What arrives from the ordering half.
 pub enum JournalInput {
@@ -27,45 +28,74 @@ pub enum JournalInput {
 
 pub struct JournalStage {
     pub journal: Journal<Bytes>,
+    /// Segment files of the start, until the driver knows them.
+    pub unregistered: Vec<LogFile>,
     /// Index of each segment file in the driver.
     pub files: Vec<FileIndex>,
     pub sync: Sync,
     pub from_order: Inlet<JournalInput>,
     pub to_order: Outlet<Input<Pooled>>,
     pub segments: Inlet<LogFile>,
-    pub read_pool: platform::pool::Pool,
+    pub read_pool: Pool,
     pub reads: [Option<ReadBack>; READS_MAX],
     pub shared: Shared,
     /// When the write in flight was handed to the driver.
     pub written_at_ns: u64,
     /// A write the driver had no room for.
     pub postponed: Option<Write>,
-    /// Appends that the journal's queue had no room for.
-    pub overflow: VecDeque<Sealed<Bytes>>,
+    /// An append that the journal's queue had no room for.
+    pub overflow: Option<Sealed<Bytes>>,
 }
 
 impl JournalStage {
+    /// `files`: the segment files that exist, by index.
+    pub fn new(
+        journal: Journal<Bytes>,
+        sync: Sync,
+        files: Vec<LogFile>,
+        from_order: Inlet<JournalInput>,
+        to_order: Outlet<Input<Pooled>>,
+        segments: Inlet<LogFile>,
+        read_pool: Pool,
+        shared: Shared,
+    ) -> JournalStage {
+        JournalStage {
+            journal,
+            unregistered: files,
+            files: Vec::with_capacity(SEGMENTS_EXPECTED),
+            sync,
+            from_order,
+            to_order,
+            segments,
+            read_pool,
+            reads: [None; READS_MAX],
+            shared,
+            written_at_ns: 0,
+            postponed: None,
+            overflow: None,
+        }
+    }
+
     /// Takes appends in and starts the next write; true when there was something to do.
     pub fn turn(&mut self, now_ns: u64, driver: &mut dyn Driver) -> Result<bool, Failure> {
         let mut progress = false;
+        for file in self.unregistered.drain(..) {
+            self.files.push(driver.add_file(&file).map_err(Failure::Platform)?);
+        }
         while let Some(file) = self.segments.pop() {
             progress = true;
             let index = driver.add_file(&file).map_err(Failure::Platform)?;
             self.files.push(index);
             self.answer(Input::Granted { segments: self.files.len() as u32 });
         }
-        while let Some(sealed) = self.overflow.pop_front() {
-            if !self.push(sealed)? {
-                break;
-            }
+        if let Some(sealed) = self.overflow.take() {
+            self.push(sealed)?;
         }
-        while self.overflow.is_empty() {
+        while self.overflow.is_none() {
             let Some(input) = self.from_order.pop() else { break };
             progress = true;
             match input {
-                JournalInput::Append(sealed) => {
-                    self.push(sealed)?;
-                }
+                JournalInput::Append(sealed) => self.push(sealed)?,
                 JournalInput::Read(read) => self.read(driver, read),
             }
         }
@@ -74,13 +104,13 @@ impl JournalStage {
         Ok(progress)
     }
 
-    /// False when the queue is full and the record waits.
-    fn push(&mut self, sealed: Sealed<Bytes>) -> Result<bool, Failure> {
+    /// Queues a record; one that finds the queue full waits, and nothing more is taken in.
+    fn push(&mut self, sealed: Sealed<Bytes>) -> Result<(), Failure> {
         match self.journal.push(sealed) {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(()),
             Err(PushError::Full(sealed)) => {
-                self.overflow.push_front(sealed);
-                Ok(false)
+                self.overflow = Some(sealed);
+                Ok(())
             }
             Err(PushError::Failed(failed)) => Err(Failure::Journal(failed)),
         }

@@ -2,30 +2,26 @@
 //!
 //! Cheap checks come first: a client is told Busy before anyone verifies a signature for it.
 
-use platform::driver::{Driver, Outgoing};
-use platform::pool::{self, Pool};
-use replica::blocks::Raw;
+mod receive;
+mod send;
+
+use std::collections::VecDeque;
+
+use platform::driver::Outgoing;
+use platform::pool::Pool;
 use replica::ordering::{Input, Output};
-use replica::peer::{Grains, PeerMessage, SMALL_BODY_BYTES_MAX};
 use replica::verifying::Job;
-use wire::bytes::{SharedBytes, UniqueBytes};
-use wire::header::{Fragment, HEADER_BYTES, Kind, fragment_bytes};
-use wire::ids::{Digest, Instant, NodeId, PublicKey, Sequence, Slot, View};
-use wire::limits::{GRAIN_BYTES, RECORD_HEADER_BYTES};
-use wire::link::{Body, Endpoint, Incoming};
-use wire::reject::Reject;
-use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE, BusyBody};
-use wire::request::RequestView;
-use zerocopy::IntoBytes;
+use wire::link::Endpoint;
 
 use super::Shared;
 use super::execute::{ExecuteInput, Reply};
 use super::links::{Inlet, Outlet};
-use crate::buffers::{Block, Bytes, Pooled};
-use crate::telemetry::LogFull;
+use crate::buffers::Pooled;
 
 /// Messages taken from each ring in one turn.
 const MESSAGES_PER_TURN: usize = 256;
+/// How soon a client that was told Busy may ask again.
+const BUSY_RETRY_US: u32 = 2_000;
 /// Datagrams in one batch for one peer: what a GSO send carries.
 const BATCH_DATAGRAMS: usize = 44;
 const BATCH_BYTES: usize = 65_000;
@@ -46,10 +42,9 @@ pub struct Net {
     pub from_execute: Inlet<Reply>,
     pub to_order: Outlet<Input<Pooled>>,
     pub to_execute: Outlet<ExecuteInput>,
-    pub to_verify: Vec<Outlet<Job<Pooled>>>,
-    pub next_verify: usize,
+    pub to_verify: Outlet<Job<Pooled>>,
     /// Sends that the driver had no room for.
-    pub postponed: std::collections::VecDeque<Outgoing>,
+    pub postponed: VecDeque<Outgoing>,
     pub reply_number: u64,
     pub shared: Shared,
 }

@@ -21,15 +21,15 @@ pub struct Order {
     pub from_journal: Inlet<Input<Pooled>>,
     pub from_execute: Inlet<Input<Pooled>>,
     pub from_net: Inlet<Input<Pooled>>,
-    pub from_verify: Vec<Inlet<Input<Pooled>>>,
+    pub from_verify: Inlet<Input<Pooled>>,
     pub to_net: Outlet<NetInput>,
     pub to_journal: Outlet<JournalInput>,
     pub to_execute: Outlet<ExecuteInput>,
-    pub to_verify: Vec<Outlet<Job<Pooled>>>,
-    /// The verifier that gets the next block.
-    pub next_verify: usize,
+    pub to_verify: Outlet<Job<Pooled>>,
     /// What found its ring full; nothing is taken in before it is handed over.
     pub stalled: Option<Output<Pooled>>,
+    /// End of the marker of a clean stop, once it was written.
+    pub stop_marker: Option<wire::ids::Position>,
     pub shared: Shared,
 }
 
@@ -41,9 +41,7 @@ impl Order {
         progress |= self.take(now, |order| order.from_journal.pop());
         progress |= self.take(now, |order| order.from_execute.pop());
         progress |= self.take(now, |order| order.from_net.pop());
-        for index in 0..self.from_verify.len() {
-            progress |= self.take(now, |order| order.from_verify[index].pop());
-        }
+        progress |= self.take(now, |order| order.from_verify.pop());
         if self.stalled.is_none() && now >= self.ordering.wake_at() {
             self.ordering.handle(now, Input::Tick);
             progress |= self.hand_out();
@@ -51,12 +49,13 @@ impl Order {
         if progress {
             self.publish(now);
         }
+        if self.shared.stopping.get() {
+            self.stop_when_durable();
+        }
         self.to_net.wake();
         self.to_journal.wake();
         self.to_execute.wake();
-        for verify in &mut self.to_verify {
-            verify.wake();
-        }
+        self.to_verify.wake();
         progress
     }
 
@@ -100,10 +99,8 @@ impl Order {
                 self.to_journal.push(JournalInput::Read(read)).map_err(|_| Output::Read(read))
             }
             Output::Verify { slot, digest, message } => {
-                let at = self.next_verify % self.to_verify.len();
-                self.next_verify = at + 1;
                 let job = Job::Proposed { slot, digest, message };
-                self.to_verify[at].push(job).map_err(|back| match back {
+                self.to_verify.push(job).map_err(|back| match back {
                     Job::Proposed { slot, digest, message } => {
                         Output::Verify { slot, digest, message }
                     }
@@ -178,6 +175,18 @@ impl Order {
         }
         for nanoseconds in self.ordering.decide_samples() {
             telemetry.histograms.decide_ns.record(nanoseconds);
+        }
+    }
+
+    /// A clean stop: everything proposed so far, then the marker, becomes durable.
+    fn stop_when_durable(&mut self) {
+        match self.stop_marker {
+            None => {
+                self.stop_marker = self.ordering.stop().or(Some(self.ordering.durable()));
+                self.hand_out();
+            }
+            Some(end) if self.ordering.durable() >= end => self.shared.stopped.set(true),
+            Some(_) => {}
         }
     }
 

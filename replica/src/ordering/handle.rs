@@ -64,6 +64,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Granted { segments } => self.writer.grant(segments),
             Input::Tick => self.drive(now, consensus::Input::Tick),
         }
+        self.append_deferred(now);
         self.note_log_room();
         self.propose_if_due(now);
     }
@@ -72,11 +73,16 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     fn note_log_room(&mut self) {
         let fits = self.writer.fits(RecordKind::Block, BLOCK_MESSAGE_BYTES_MAX);
         self.log_full = fits.err();
-        self.core.set_log_full(self.log_full.is_some());
+        self.core
+            .set_log_full(self.log_full.is_some() || !self.deferred.is_empty());
     }
 
     fn drive(&mut self, now: Instant, input: consensus::Input) {
         self.core.handle(now, input, &mut self.outbox);
+        self.carry_out_all(now);
+    }
+
+    fn carry_out_all(&mut self, now: Instant) {
         // Effects are carried out after the core has finished; carrying one out may feed it again.
         while !self.outbox.is_empty() {
             let spare = self
@@ -238,7 +244,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
             }
             Effect::Refuse { reject, .. } => self.outputs.push_back(Output::Refused(reject)),
-            Effect::Forget { slot } => self.blocks.forget(slot),
+            Effect::Forget { slot } => {
+                self.blocks.forget(slot);
+                self.deferred.retain(|(deferred, ..)| *deferred != slot);
+            }
             Effect::Vote { to, vote } => {
                 let signature = self.vote_signature(vote);
                 self.send(to, PeerMessage::Vote { vote, signature });
@@ -286,7 +295,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    /// R2: the block record is the vote record. The leader's PROPOSE leaves before its own flush.
+    /// R2: the block record is the vote record. A block that finds no room in the log waits, and
+    /// all that follow it: the core links several at once when a missing one arrives.
     fn append(&mut self, now: Instant, slot: Slot, digest: Digest, verify: bool) {
         let raw = match self.offered.take() {
             Some((offered, raw)) if offered == slot => raw,
@@ -297,6 +307,46 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     .expect("a held block has its bytes")
             }
         };
+        let fits = self
+            .writer
+            .fits(RecordKind::Block, raw.message_bytes)
+            .is_ok();
+        if fits && self.deferred.is_empty() {
+            self.append_raw(now, slot, digest, verify, raw);
+        } else {
+            self.blocks.keep_raw(slot, raw);
+            self.deferred.push_back((slot, digest, verify));
+        }
+    }
+
+    fn append_deferred(&mut self, now: Instant) {
+        while let Some(&(slot, digest, verify)) = self.deferred.front() {
+            if let Some(raw) = self.blocks.take_raw(slot) {
+                if self
+                    .writer
+                    .fits(RecordKind::Block, raw.message_bytes)
+                    .is_err()
+                {
+                    self.blocks.keep_raw(slot, raw);
+                    return;
+                }
+                self.append_raw(now, slot, digest, verify, raw);
+                self.carry_out_all(now);
+            }
+            self.deferred.pop_front();
+        }
+        self.feed_execution();
+    }
+
+    /// The leader's PROPOSE leaves before its own flush.
+    fn append_raw(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        digest: Digest,
+        verify: bool,
+        raw: Raw<Bu::Unique>,
+    ) {
         let message_bytes = raw.message_bytes;
         let sealed = self
             .writer
@@ -353,24 +403,14 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     fn on_final(&mut self, now: Instant, slot: Slot, digest: Digest, fast: bool) {
-        let first = self.executed_fed.next();
-        for decided in (first.0..=slot.0).map(Slot) {
-            let message = self
-                .blocks
-                .get(decided)
-                .expect("decided blocks are held")
-                .clone();
-            self.outputs.push_back(Output::Execute {
-                slot: decided,
-                message,
-            });
-            if fast {
-                self.counts.fast_blocks += 1;
-            } else {
-                self.counts.learned_blocks += 1;
-            }
+        let blocks = slot.0 - self.decided_counted.0;
+        self.decided_counted = slot;
+        if fast {
+            self.counts.fast_blocks += blocks;
+        } else {
+            self.counts.learned_blocks += blocks;
         }
-        self.executed_fed = slot;
+        self.feed_execution();
         while let Some(&(proposed, at)) = self.proposed_at.front()
             && proposed <= slot
         {
@@ -384,6 +424,20 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             if self.record(RecordKind::Commit, body.as_bytes()).is_some() {
                 self.commit_recorded = slot;
             }
+        }
+    }
+
+    /// Hands decided blocks on, in order, as far as their records were sealed.
+    fn feed_execution(&mut self) {
+        let decided = self.core.summary().decided;
+        while self.executed_fed < decided {
+            let slot = self.executed_fed.next();
+            let Some(message) = self.blocks.get(slot).cloned() else {
+                assert!(!self.deferred.is_empty(), "decided blocks are held");
+                return;
+            };
+            self.outputs.push_back(Output::Execute { slot, message });
+            self.executed_fed = slot;
         }
     }
 

@@ -1,0 +1,300 @@
+//! Builds the stages of a node from what recovery found, and joins them with rings.
+
+use platform::clock;
+use platform::driver::{Backend, Sync};
+use platform::file::LogFile;
+use platform::waker::Waker;
+use replica::batch::BatchLimits;
+use replica::execution::Execution;
+use replica::ordering::{Ordering, OrderingConfig};
+use replica::recovery::{Restarted, restart};
+use replica::verifying::Verifying;
+use storage::superblock::Superblock;
+use storage::wal::{Journal, JournalLimits, Writer};
+use wire::committee::Committee;
+use wire::header::HEADER_BYTES;
+use wire::ids::Instant;
+use wire::keys::NodeSecret;
+use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
+use wire::seal::{Ed25519Signer, Ed25519Verifier};
+
+use crate::buffers::Pooled;
+use crate::config::{BackendChoice, Config, Flush};
+use crate::exit::{Exit, ExitContext, Refusal};
+use crate::machine::Machine;
+use crate::run::{HELD_BLOCKS, Pools, Segments};
+use crate::stages::Shared;
+use crate::stages::execute::{Execute, ReplyWriter};
+use crate::stages::journal::JournalStage;
+use crate::stages::links::{Outlet, link};
+use crate::stages::net::Net;
+use crate::stages::order::Order;
+use crate::stages::thread::Stages;
+use crate::stages::verify::Verify;
+use crate::telemetry::Stage;
+use crate::topology::{Layout, depth};
+
+/// Keys that the table has room for before it grows its index the first time.
+const KEYS_EXPECTED: usize = 1 << 20;
+/// Requests that wait at the leader before clients are told Busy.
+const WAITING_MAX: usize = 256;
+/// Records that wait for the write in flight, and what one write takes.
+const JOURNAL: JournalLimits =
+    JournalLimits { queued_max: 512, batch_parts_max: 64, batch_bytes_max: 4 << 20 };
+
+/// What a node is built from.
+pub struct Assembly<'a> {
+    pub config: &'a Config,
+    pub committee: &'a Committee,
+    pub secret: &'a NodeSecret,
+    pub superblock: &'a Superblock,
+    pub pools: &'a Pools,
+    pub shared: &'a Shared,
+    pub datagram_bytes: usize,
+}
+
+/// The replica as its log left it.
+pub struct Restored {
+    execution: Execution<Machine>,
+    restarted: Restarted<Pooled>,
+}
+
+impl Restored {
+    pub fn boot(&self) -> u32 {
+        self.restarted.boot.0
+    }
+
+    pub fn decided(&self) -> u64 {
+        self.restarted.recovered.decided.0
+    }
+
+    pub fn undecided(&self) -> usize {
+        self.restarted.undecided.len()
+    }
+}
+
+/// Stages by thread, and the way for new segment files to the journal.
+pub struct Built {
+    pub stages: Vec<Stages>,
+    pub new_segments: Outlet<LogFile>,
+}
+
+/// The driver's backend by configuration.
+pub fn backend(config: &Config) -> Backend {
+    match config.network.backend {
+        BackendChoice::Auto => Backend::Auto,
+        BackendChoice::Uring => Backend::Uring,
+        BackendChoice::Mmsg => Backend::Mmsg,
+    }
+}
+
+/// Reads the log, executes what is decided, and makes what was read durable.
+pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored, Refusal> {
+    let entropy = crate::keyfile::entropy().or_exit(Exit::Failure, "no randomness")?;
+    let mut seed = [0u64; 2];
+    for (word, bytes) in seed.iter_mut().zip(entropy.chunks_exact(8)) {
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    let machine = Machine::new(node.committee.state_machine(), seed, KEYS_EXPECTED);
+    let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
+    let replicas = node.committee.n();
+    let mut execution = Execution::new(node.shared.me, replicas, machine, reply_bytes);
+    let verifying = Verifying::new(Ed25519Verifier::new(node.committee), replicas);
+    let restarted = restart(
+        segments,
+        &node.superblock.geometry,
+        &node.superblock.identity(),
+        node.committee.genesis(),
+        &mut execution,
+        &verifying,
+        &mut Pooled(node.pools.blocks.clone()),
+    )
+    .or_exit(Exit::Damaged, "write-ahead log")?;
+    // What was read may still lie in the system's memory only.
+    for file in &segments.files {
+        file.sync().or_exit(Exit::Failure, "cannot flush the write-ahead log")?;
+    }
+    Ok(Restored { execution, restarted })
+}
+
+/// Makes every stage and every ring of the layout.
+pub fn build(
+    node: Assembly<'_>,
+    restored: Restored,
+    segments: Segments,
+    layout: Layout,
+    wakers: &[Waker],
+) -> Result<Built, Refusal> {
+    let Restored { execution, restarted } = restored;
+    let (committee, pools, shared) = (node.committee, node.pools, node.shared);
+    let now = Instant(clock::now_ns());
+    // A consumer on the producer's own thread needs no waking.
+    let waker = |from: Stage, to: Stage| {
+        let (from, to) = (layout.thread_of(from), layout.thread_of(to));
+        (from != to).then(|| wakers[to].clone())
+    };
+    macro_rules! ring {
+        ($from:ident, $to:ident) => {
+            link(depth(Stage::$from, Stage::$to), waker(Stage::$from, Stage::$to))
+        };
+    }
+    let (net_to_verify, verify_from_net) = ring!(Net, Verify);
+    let (net_to_order, order_from_net) = ring!(Net, Order);
+    let (net_to_execute, execute_from_net) = ring!(Net, Execute);
+    let (verify_to_order, order_from_verify) = ring!(Verify, Order);
+    let (order_to_net, net_from_order) = ring!(Order, Net);
+    let (order_to_journal, journal_from_order) = ring!(Order, Journal);
+    let (order_to_execute, execute_from_order) = ring!(Order, Execute);
+    let (order_to_verify, verify_from_order) = ring!(Order, Verify);
+    let (journal_to_order, order_from_journal) = ring!(Journal, Order);
+    let (execute_to_order, order_from_execute) = ring!(Execute, Order);
+    let (execute_to_net, net_from_execute) = ring!(Execute, Net);
+    let journal_thread = layout.thread_of(Stage::Journal);
+    let (new_segments, journal_segments) = link(16, Some(wakers[journal_thread].clone()));
+
+    let quorums = {
+        let parameters = committee.parameters();
+        replica::agreement::quorum::Quorums::new(
+            parameters.n,
+            parameters.b,
+            parameters.u,
+            parameters.p,
+        )
+        .or_exit(Exit::Preflight, "committee")?
+    };
+    let core_config = replica::agreement::Config {
+        me: shared.me,
+        quorums,
+        epoch: committee.epoch(),
+        genesis: committee.genesis(),
+        blocks_held_max: HELD_BLOCKS,
+    };
+    let signer = || Ed25519Signer::new(committee, node.secret).or_exit(Exit::Preflight, "key");
+    let durable = restarted.recovery.flushed();
+    let boot = restarted.boot;
+    let core = replica::agreement::Core::new(core_config, restarted.recovered, now);
+    let writer =
+        Writer::new(node.superblock.geometry, node.superblock.identity(), restarted.tail);
+    shared.telemetry.boot.set(u64::from(boot.0));
+    shared.telemetry.log.max_bytes.set(node.superblock.geometry.max_bytes());
+    let mut ordering = Ordering::new(
+        OrderingConfig {
+            me: shared.me,
+            epoch: committee.epoch(),
+            boot,
+            batch: BatchLimits {
+                delay_ns: node.config.consensus.batch_delay_ns,
+                payload_bytes_max: node.config.consensus.block_bytes_max,
+                waiting_max: WAITING_MAX,
+            },
+            wall_offset_ns: clock::wall_ns().saturating_sub(now.0),
+        },
+        core,
+        restarted.ledger,
+        writer,
+        Pooled(pools.blocks.clone()),
+        Pooled(pools.sectors.clone()),
+        signer()?,
+        Ed25519Verifier::new(committee),
+    );
+    ordering.resume(now, durable, restarted.undecided);
+    let endpoint_config = EndpointConfig {
+        me: shared.me,
+        committee,
+        secret: node.secret,
+        boot,
+        datagram_bytes: node.datagram_bytes,
+        cookie_secret: crate::keyfile::entropy().or_exit(Exit::Failure, "no randomness")?,
+        blocks: BLOCK_REASSEMBLY,
+        messages: MESSAGE_REASSEMBLY,
+    };
+    let endpoint = Endpoint::new(
+        &endpoint_config,
+        Pooled(pools.blocks.clone()),
+        Pooled(pools.messages.clone()),
+    )
+    .or_exit(Exit::Preflight, "network")?;
+    let mut parts = Parts {
+        net: Some(Net {
+            endpoint,
+            replicas: committee.n() as u16,
+            datagram_bytes: node.datagram_bytes,
+            waiting_max: WAITING_MAX as u64,
+            send_pool: pools.send.clone(),
+            from_order: net_from_order,
+            from_execute: net_from_execute,
+            to_order: net_to_order,
+            to_execute: net_to_execute,
+            to_verify: net_to_verify,
+            postponed: std::collections::VecDeque::with_capacity(4096),
+            reply_number: 0,
+            shared: shared.clone(),
+        }),
+        verify: Some(Verify {
+            verifying: Verifying::new(Ed25519Verifier::new(committee), committee.n()),
+            from_net: verify_from_net,
+            from_order: verify_from_order,
+            to_order: verify_to_order,
+            shared: shared.clone(),
+        }),
+        order: Some(Order {
+            ordering,
+            from_journal: order_from_journal,
+            from_execute: order_from_execute,
+            from_net: order_from_net,
+            from_verify: order_from_verify,
+            to_net: order_to_net,
+            to_journal: order_to_journal,
+            to_execute: order_to_execute,
+            to_verify: order_to_verify,
+            stalled: None,
+            stop_marker: None,
+            shared: shared.clone(),
+        }),
+        journal: Some(JournalStage::new(
+            Journal::new(JOURNAL, durable.position()),
+            match node.config.storage.flush {
+                Flush::Dsync => Sync::Dsync,
+                Flush::Fdatasync => Sync::Fdatasync,
+            },
+            segments.files,
+            journal_from_order,
+            journal_to_order,
+            journal_segments,
+            pools.blocks.clone(),
+            shared.clone(),
+        )),
+        execute: Some(Execute {
+            execution,
+            from_order: execute_from_order,
+            from_net: execute_from_net,
+            to_order: execute_to_order,
+            replies: ReplyWriter {
+                small: pools.send.clone(),
+                large: pools.messages.clone(),
+                to_net: execute_to_net,
+                sent: 0,
+                dropped: 0,
+            },
+            shared: shared.clone(),
+        }),
+    };
+    let stages = layout.threads.iter().map(|thread| parts.take(thread.stages)).collect();
+    Ok(Built { stages, new_segments })
+}
+
+/// All stages, until each has found its thread.
+type Parts = Stages;
+
+impl Stages {
+    fn take(&mut self, stages: &[Stage]) -> Stages {
+        let wants = |stage| stages.contains(&stage);
+        Stages {
+            net: self.net.take_if(|_| wants(Stage::Net)),
+            verify: self.verify.take_if(|_| wants(Stage::Verify)),
+            order: self.order.take_if(|_| wants(Stage::Order)),
+            journal: self.journal.take_if(|_| wants(Stage::Journal)),
+            execute: self.execute.take_if(|_| wants(Stage::Execute)),
+        }
+    }
+}

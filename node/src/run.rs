@@ -1,0 +1,294 @@
+//! From a prepared directory to running threads, and back: recovery, pools, rings, supervision.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as StdInstant};
+
+use platform::cores::Cores;
+use platform::driver::{self, EventQueue, Options};
+use platform::file::LogFile;
+use platform::idle::Idle;
+use platform::pool::Pool;
+use platform::socket::{Socket, SocketOptions};
+use platform::waker::Waker;
+use storage::wal::{SegmentInfo, SegmentSource};
+use wire::limits::{
+    BLOCK_BUFFER_BYTES, IN_FLIGHT, REPLICAS_MAX, REQUEST_BYTES_MAX, RESULT_BYTES_MAX, SECTOR_BYTES,
+};
+
+use crate::assembly::{self, Assembly};
+use crate::config::Config;
+use crate::exit::{Exit, ExitContext, Refusal};
+use crate::prepare::Prepared;
+use crate::stages::thread::{HotThread, Stages};
+use crate::stages::{Failure, Shared};
+use crate::telemetry::{Phase, Stage};
+use crate::topology::{Layout, ThreadPlan};
+
+/// Blocks above the executed slot whose bytes are held (votes stop 2 D below).
+pub const HELD_BLOCKS: u64 = 192;
+/// Executed blocks kept for repair, from `replica`.
+const RETAINED: u64 = replica::blocks::RETAINED_BLOCKS;
+/// Block messages under reassembly, the leader's open block, and reads of old ones.
+const REASSEMBLY: u64 = 2 * IN_FLIGHT;
+const OPEN: u64 = 2;
+const READS: u64 = 64;
+
+/// Every holder of a block buffer.
+const BLOCK_BUFFERS: u64 = HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + IN_FLIGHT;
+/// Single sectors for START, COMMIT, EVIDENCE and CLEAN STOP records on their way to the disk.
+const SECTOR_BUFFERS: usize = 64;
+/// Datagrams and fragment headers on their way out.
+const SEND_BUFFERS: usize = 4096;
+pub const SEND_BUFFER_BYTES: usize = 4096;
+/// Requests under reassembly, and results too long for a send buffer.
+const MESSAGE_BUFFERS: usize = 64;
+const MESSAGE_BUFFER_BYTES: usize = {
+    let request = REQUEST_BYTES_MAX + 256;
+    let result = RESULT_BYTES_MAX + 4096;
+    if request > result { request } else { result }
+};
+/// A receive with GRO holds up to 64 KiB of datagrams and the kernel's own header.
+const RECEIVE_BUFFER_BYTES: usize = 72 * 1024;
+const RECEIVE_BUFFERS_AUTO: usize = 256;
+/// Segment files that the driver can hold.
+const FILES_MAX: usize = 4096;
+const SENDS_MAX: usize = 512;
+/// A clean stop takes this long at most.
+const STOP_LIMIT: Duration = Duration::from_secs(4);
+
+const _: () = assert!(REPLICAS_MAX * 272 <= 3 * SEND_BUFFER_BYTES);
+
+/// The pools of one node.
+pub struct Pools {
+    pub receive: Pool,
+    pub blocks: Pool,
+    pub sectors: Pool,
+    pub send: Pool,
+    pub messages: Pool,
+}
+
+impl Pools {
+    fn new(config: &Config) -> Result<Pools, Refusal> {
+        let receive_buffers = config.network.receive_buffers.unwrap_or(RECEIVE_BUFFERS_AUTO);
+        let pool = |name, count, bytes| {
+            Pool::new(name, count, bytes).or_exit(Exit::Preflight, "cannot get memory for a pool")
+        };
+        Ok(Pools {
+            receive: pool("receive", receive_buffers, RECEIVE_BUFFER_BYTES)?,
+            blocks: pool("blocks", BLOCK_BUFFERS as usize, BLOCK_BUFFER_BYTES)?,
+            sectors: pool("sectors", SECTOR_BUFFERS, SECTOR_BYTES)?,
+            send: pool("send", SEND_BUFFERS, SEND_BUFFER_BYTES)?,
+            messages: pool("messages", MESSAGE_BUFFERS, MESSAGE_BUFFER_BYTES)?,
+        })
+    }
+}
+
+/// The segment files as recovery reads them.
+pub struct Segments {
+    pub files: Vec<LogFile>,
+    pub infos: Vec<SegmentInfo>,
+}
+
+impl SegmentSource for Segments {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        self.infos.clone()
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+        match self.files.get(segment as usize) {
+            Some(file) => file.read_at(offset, into),
+            None => Err(std::io::Error::other("no such segment file")),
+        }
+    }
+}
+
+/// One thread that is ready for its stages.
+struct Ready {
+    plan: &'static ThreadPlan,
+    stages: mpsc::Sender<Stages>,
+    thread: JoinHandle<Result<(), Failure>>,
+    waker: Waker,
+}
+
+/// Runs the node until it is told to stop, or fails.
+pub fn run(prepared: Prepared) -> Result<(), Refusal> {
+    let Prepared { config, committee, secret, directory, telemetry, stop } = prepared;
+    let cores = Cores::read().or_exit(Exit::Failure, "cannot read the machine's cores")?;
+    for core in &config.threads.cores {
+        cores.check(*core).or_exit(Exit::Preflight, "node.toml [threads] cores")?;
+    }
+    let me = wire::ids::NodeId(config.node.id);
+    let member = committee.member(me).expect("preparation checked the committee");
+    let address = member.address;
+    let options = SocketOptions {
+        buffer_bytes: config.network.socket_buffer_bytes,
+        gro: config.network.gro,
+        gso: config.network.gso,
+    };
+    let socket = Socket::bind(address, &options).or_exit(Exit::Preflight, "network")?;
+    if let Some((wanted, got)) = socket.clamped() {
+        tracing::warn!(
+            "socket buffers are {got} bytes, {wanted} were asked for: raise net.core.rmem_max and \
+             net.core.wmem_max, or expect drops under load"
+        );
+    }
+    let pools = Pools::new(&config)?;
+    let shared = Shared::new(me, telemetry.clone());
+    let mut segments = open_segments(&config, &directory)?;
+    let layout_name = config.threads.layout.name();
+    let layout = Layout::choose(layout_name, config.threads.cores.len())
+        .ok_or_else(|| Refusal::new(Exit::Usage, format!("no layout {layout_name}")))?;
+    let idle = idle_of(&config, cores.count(), layout.threads.len());
+
+    let recovering = StdInstant::now();
+    let node = Assembly {
+        config: &config,
+        committee: &committee,
+        secret: &secret,
+        superblock: &directory.superblock,
+        pools: &pools,
+        shared: &shared,
+        datagram_bytes: config.network.datagram_bytes_for(address),
+    };
+    let restored = assembly::restore(&node, &mut segments)?;
+    tracing::info!(
+        "log read in {:.3} s: boot {}, {} blocks decided, {} undecided",
+        recovering.elapsed().as_secs_f64(),
+        restored.boot(),
+        restored.decided(),
+        restored.undecided()
+    );
+    let mut socket = Some(socket);
+    let mut threads = Vec::new();
+    for (index, plan) in layout.threads.iter().enumerate() {
+        let core = config.threads.cores.get(index % config.threads.cores.len().max(1)).copied();
+        let hosts_net = plan.stages.contains(&Stage::Net);
+        let options = Options {
+            backend: assembly::backend(&config),
+            socket: if hosts_net { socket.take() } else { None },
+            receive_pool: hosts_net.then(|| pools.receive.clone()),
+            files_max: FILES_MAX,
+            sends_max: SENDS_MAX,
+        };
+        threads.push(start_thread(plan, core, idle, options, shared.clone())?);
+    }
+    let wakers: Vec<Waker> = threads.iter().map(|ready| ready.waker.clone()).collect();
+    let mut granted = segments.files.len() as u32;
+    let built = assembly::build(node, restored, segments, layout, &wakers)?;
+    let (mut new_segments, stages) = (built.new_segments, built.stages);
+    let mut running = Vec::new();
+    for (ready, stages) in threads.into_iter().zip(stages) {
+        let lost = || Refusal::new(Exit::Failure, format!("thread {} ended", ready.plan.name));
+        ready.stages.send(stages).map_err(|_| lost())?;
+        running.push((ready.plan.name, ready.thread));
+    }
+    telemetry.phase.set(Phase::Serving);
+
+    let maker = directory.segment_maker().or_exit(Exit::Failure, "cannot make segment files")?;
+    let mut stopping_since: Option<StdInstant> = None;
+    while running.iter().all(|(_, thread)| !thread.is_finished()) {
+        std::thread::sleep(Duration::from_millis(5));
+        maker.want(shared.segments_wanted.get() as u32);
+        shared.no_space.set(maker.state() == crate::datadir::MakerState::NoSpace);
+        while granted < maker.made() {
+            let path = directory.segment_path(granted);
+            let file = LogFile::open(&path, config.storage.direct)
+                .or_exit(Exit::Failure, path.display())?;
+            if new_segments.push(file).is_err() {
+                break;
+            }
+            new_segments.wake();
+            granted += 1;
+        }
+        if stop.is_set() && stopping_since.is_none() {
+            telemetry.phase.set(Phase::Stopping);
+            shared.stopping.set(true);
+            for waker in &wakers {
+                waker.wake();
+            }
+            stopping_since = Some(StdInstant::now());
+        }
+        if stopping_since.is_some_and(|since| since.elapsed() > STOP_LIMIT) {
+            return Err(Refusal::new(Exit::Failure, "the clean stop took too long".to_owned()));
+        }
+    }
+    // One thread ended: all of them do.
+    shared.stopped.set(true);
+    for waker in &wakers {
+        waker.wake();
+    }
+    for (name, thread) in running {
+        match thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                telemetry.phase.set(Phase::Failed);
+                return Err(Refusal::new(Exit::Failure, format!("thread {name}: {failure}")));
+            }
+            Err(_) => {
+                telemetry.phase.set(Phase::Failed);
+                return Err(Refusal::new(Exit::Failure, format!("thread {name} panicked")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `auto`: on a machine with fewer cores than this cluster has hot threads, yielding beats both
+/// spinning and sleeping; a node with cores of its own spins; one without any sleeps.
+fn idle_of(config: &Config, cores: usize, threads: usize) -> Idle {
+    use crate::config::Idle as Choice;
+    match config.threads.idle {
+        Choice::Spin => Idle::Spin,
+        Choice::SpinYield => Idle::SpinYield,
+        Choice::Block => Idle::Block { spin_us: 20 },
+        Choice::Auto if config.threads.cores.is_empty() => Idle::Block { spin_us: 20 },
+        Choice::Auto if cores > threads && config.threads.cores.len() >= threads && cores >= 8 => {
+            Idle::Spin
+        }
+        Choice::Auto => Idle::SpinYield,
+    }
+}
+
+fn open_segments(
+    config: &Config,
+    directory: &crate::datadir::DataDirectory,
+) -> Result<Segments, Refusal> {
+    let open = |info: &SegmentInfo| {
+        let path = directory.segment_path(info.index);
+        LogFile::open(&path, config.storage.direct).or_exit(Exit::Preflight, path.display())
+    };
+    let files = directory.segments.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    Ok(Segments { files, infos: directory.segments.clone() })
+}
+
+/// Starts a thread that opens its driver at once (an io_uring belongs to the thread that made it)
+/// and then waits for its stages.
+fn start_thread(
+    plan: &'static ThreadPlan,
+    core: Option<usize>,
+    idle: Idle,
+    options: Options,
+    shared: Shared,
+) -> Result<Ready, Refusal> {
+    let (ready_sender, ready) = mpsc::channel();
+    let (stages_sender, stages) = mpsc::channel::<Stages>();
+    let thread = platform::thread::spawn(plan.name, core, move || {
+        let driver = match driver::open(options) {
+            Ok(driver) => driver,
+            Err(error) => {
+                let _ = ready_sender.send(Err(error));
+                return Ok(());
+            }
+        };
+        let _ = ready_sender.send(Ok((driver.waker(), driver.backend_name())));
+        let Ok(stages) = stages.recv() else { return Ok(()) };
+        let events = EventQueue::with_capacity(1024);
+        HotThread { driver, events, stages, sequence: plan.stages, idle, shared }.run()
+    })
+    .or_exit(Exit::Failure, format!("cannot start thread {}", plan.name))?;
+    let opened = ready.recv().or_exit(Exit::Failure, format!("thread {} ended", plan.name))?;
+    let (waker, backend) = opened.or_exit(Exit::Preflight, format!("thread {}", plan.name))?;
+    tracing::info!("thread {} on core {core:?}, {idle}, {backend}", plan.name);
+    Ok(Ready { plan, stages: stages_sender, thread, waker })
+}

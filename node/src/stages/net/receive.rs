@@ -1,0 +1,168 @@
+//! Datagrams in: what the link admits goes to the ring of the stage that wants it.
+
+use std::net::SocketAddr;
+
+use platform::driver::{Driver, Outgoing};
+use platform::pool;
+use replica::blocks::Raw;
+use replica::ordering::Input;
+use replica::peer::PeerMessage;
+use replica::verifying::Job;
+use wire::bytes::{SharedBytes, UniqueBytes};
+use wire::header::Kind;
+use wire::ids::{Instant, PublicKey, Slot, View};
+use wire::limits::RECORD_HEADER_BYTES;
+use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
+use wire::reject::Reject;
+use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE};
+use wire::request::RequestView;
+
+use super::super::execute::ExecuteInput;
+use super::Net;
+use crate::buffers::{Bytes, Pooled};
+use crate::telemetry::LogFull;
+
+impl Net {
+    /// One receive: a datagram, or several of `segment` bytes each that the kernel joined.
+    pub fn received(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        data: &pool::Shared,
+        segment: usize,
+        driver: &mut dyn Driver,
+    ) {
+        let each = if segment == 0 { data.len().max(1) } else { segment };
+        let mut start = 0;
+        loop {
+            let end = (start + each).min(data.len());
+            let datagram = Bytes(data.slice(start..end));
+            match self.endpoint.receive(now, from, &datagram) {
+                Ok(Some(incoming)) => self.route(incoming, driver),
+                Ok(None) => {}
+                Err(reject) => self.shared.telemetry.rejects.count(reject),
+            }
+            start = end;
+            if start >= data.len() {
+                return;
+            }
+        }
+    }
+
+    fn route(&mut self, incoming: Incoming<Pooled>, driver: &mut dyn Driver) {
+        let outcome = match incoming {
+            Incoming::Respond { to, datagram } => self.respond(to, &datagram, driver),
+            Incoming::Peer(message) => self.from_peer(message.into_inner()),
+            Incoming::Client(message) => self.from_client(message.into_inner(), driver),
+        };
+        if let Err(reject) = outcome {
+            self.shared.telemetry.rejects.count(reject);
+        }
+    }
+
+    fn respond(
+        &mut self,
+        to: SocketAddr,
+        datagram: &ShortDatagram,
+        driver: &mut dyn Driver,
+    ) -> Result<(), Reject> {
+        let mut buffer = self.send_pool.take().ok_or(Reject::NoBuffer)?;
+        let bytes: &[u8] = datagram;
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        let head = buffer.freeze().slice(0..bytes.len());
+        let head_each = head.len();
+        self.submit(driver, Outgoing { to, head, head_each, body: None, body_each: 0 });
+        Ok(())
+    }
+
+    fn from_peer(&mut self, message: FromPeer<Pooled>) -> Result<(), Reject> {
+        let FromPeer { from, kind, view, slot, body } = message;
+        if kind.is_block() {
+            let Body::Assembled(buffer, message_bytes) = body else {
+                return Err(Reject::BodyMalformed);
+            };
+            let raw = Raw { buffer, message_bytes };
+            if kind == Kind::Propose {
+                let input = Input::Proposed { from, raw };
+                return self.to_order.push(input).map_err(|_| Reject::QueueFull);
+            }
+            let job = Job::Fetched { from, raw };
+            return self.to_verify.push(job).map_err(|_| Reject::QueueFull);
+        }
+        let message = PeerMessage::decode(kind, view, slot, body.bytes())?;
+        let input = Input::Peer { from, message };
+        self.to_order.push(input).map_err(|_| Reject::QueueFull)
+    }
+
+    fn from_client(
+        &mut self,
+        message: FromClient<Pooled>,
+        driver: &mut dyn Driver,
+    ) -> Result<(), Reject> {
+        let FromClient { client, kind, body } = message;
+        match kind {
+            Kind::Request | Kind::Open => self.request(&client, whole(body), driver),
+            Kind::Read => {
+                let input = ExecuteInput::Read { client, body: whole(body) };
+                self.to_execute.push(input).map_err(|_| Reject::QueueFull)
+            }
+            _ => Err(Reject::UnknownKind),
+        }
+    }
+
+    /// Admission (§9.4, reliability 4): whoever does not lead answers from its sessions; a leader
+    /// with full queues says Busy before any signature work.
+    fn request(
+        &mut self,
+        client: &PublicKey,
+        bytes: Bytes,
+        driver: &mut dyn Driver,
+    ) -> Result<(), Reject> {
+        let view = RequestView::parse(&bytes)?;
+        if view.client() != client {
+            return Err(Reject::BadSignature);
+        }
+        let (session, first, count) = (view.session(), view.first_sequence(), view.count() as u16);
+        let open = view.is_open();
+        let telemetry = self.shared.telemetry.clone();
+        if !telemetry.order.may_propose.get() {
+            if telemetry.order.is_leader.get() {
+                let full = telemetry.log.full.get() != LogFull::No;
+                let reason = if full { BUSY_LOG_FULL } else { BUSY_NOT_READY };
+                self.busy(driver, client, first, reason);
+            }
+            if open {
+                return Ok(());
+            }
+            let input = ExecuteInput::Resend { client: *client, session, first, count };
+            return self.to_execute.push(input).map_err(|_| Reject::QueueFull);
+        }
+        if telemetry.order.pending_transactions.get() >= self.waiting_max {
+            self.busy(driver, client, first, BUSY_QUEUE);
+            return Err(Reject::QueueFull);
+        }
+        if self.to_verify.push(Job::Request(bytes)).is_err() {
+            self.busy(driver, client, first, BUSY_QUEUE);
+            return Err(Reject::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Now and then: what a WELCOME tells, and messages that never became whole.
+    pub fn housekeeping(&mut self, now: Instant) {
+        let telemetry = &self.shared.telemetry;
+        let view = View(telemetry.order.view.get());
+        self.endpoint.set_progress(view, Slot(telemetry.execute.executed_slot.get()));
+        self.endpoint.expire(now);
+    }
+}
+
+/// A client's message as shared bytes.
+fn whole(body: Body<Pooled>) -> Bytes {
+    match body {
+        Body::Whole(bytes) => bytes,
+        Body::Assembled(buffer, length) => {
+            buffer.freeze().slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length)
+        }
+    }
+}
