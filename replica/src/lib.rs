@@ -22,5 +22,6 @@ pub mod execution;
 pub mod ordering;
 pub mod peer;
 pub mod recovery;
+pub mod replica;
 pub mod sessions;
 pub mod verifying;

@@ -1,0 +1,579 @@
+//! One whole server as one object: link, verification, ordering, log and execution joined by plain
+//! queues, without a thread. The simulator runs it; the node runs the same parts on pinned threads.
+//!
+//! A call of [`Replica::handle`] takes one input and then works until nothing is left to do, or
+//! until the [`Pace`] is used up; [`Replica::wake_at`] is due at once in that case. Effects leave in
+//! the order in which they arose. After [`Effect::Halt`] the object does nothing any more.
+
+mod incoming;
+mod outgoing;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use consensus::quorum::Quorums;
+use consensus::{Core, Summary};
+use storage::machine::StateMachine;
+use storage::record::Identity;
+use storage::wal::{
+    Geometry, Journal, JournalFailed, JournalLimits, PushError, Sealed, SegmentSource, Token,
+    Verdict, Writer,
+};
+use thiserror::Error;
+use wire::bytes::Buffers;
+use wire::committee::Committee;
+use wire::header::{HEADER_BYTES, Kind};
+use wire::ids::{Boot, Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
+use wire::keys::NodeSecret;
+use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, LinkError, MESSAGE_REASSEMBLY};
+use wire::ops;
+use wire::reply::{BUSY_LOG_FULL, BUSY_QUEUE, READ_STALE, ReadHead, ReadReplyHead};
+use wire::seal::{Signer, Verifier};
+use zerocopy::IntoBytes;
+
+use crate::batch::BatchLimits;
+use crate::execution::{Execution, Replies};
+use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
+use crate::recovery::{RestartError, restart};
+use crate::verifying::{Job, Verdict as Verified, Verifying};
+
+/// Signature checks that wait at most; beyond, clients are told Busy and blocks are asked for again.
+const JOBS_MAX: usize = 1024;
+/// Blocks on their way to execution: a window of decided ones can be handed over at once.
+const EXECUTE_MAX: usize = 2 * wire::limits::WINDOW as usize;
+/// Incomplete messages are looked through this often.
+const HOUSEKEEPING_NS: u64 = 5_000_000;
+/// How soon a client that was told Busy may ask again.
+const BUSY_RETRY_US: u32 = 2_000;
+
+/// What arrives.
+#[derive(Debug)]
+pub enum Input<Sh> {
+    Datagram {
+        from: SocketAddr,
+        bytes: Sh,
+    },
+    /// The write in flight and its flush ended; the error is an errno.
+    Written {
+        token: u64,
+        result: Result<(), i32>,
+    },
+    /// What an [`Effect::Read`] asked for; `None` when it failed.
+    Record {
+        read: ReadBack,
+        record: Option<Sh>,
+    },
+    /// So many log segments exist now.
+    Granted {
+        segments: u32,
+    },
+    Tick,
+}
+
+/// What the machine must do.
+#[derive(Debug)]
+pub enum Effect<Sh> {
+    Send {
+        to: SocketAddr,
+        datagram: Vec<u8>,
+    },
+    /// Write the parts end to end, flush, and answer [`Input::Written`]. One is in flight at most.
+    Write {
+        segment: u32,
+        offset: u64,
+        parts: Vec<Sh>,
+        token: u64,
+    },
+    Read(ReadBack),
+    /// The process must end: the log is in doubt.
+    Halt(JournalFailed),
+}
+
+/// Work of one call at most; a pause between calls lets other inputs in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub verifications: usize,
+    pub executions: usize,
+}
+
+impl Pace {
+    /// Everything at once.
+    pub const ALL: Pace = Pace {
+        verifications: usize::MAX,
+        executions: usize::MAX,
+    };
+}
+
+/// What a replica starts from.
+pub struct Setup<'a, Bu: Buffers, S, V, M> {
+    pub me: NodeId,
+    pub committee: &'a Committee,
+    pub secret: &'a NodeSecret,
+    pub quorums: Quorums,
+    pub signer: S,
+    pub verifier: V,
+    pub machine: M,
+    pub geometry: Geometry,
+    pub identity: Identity,
+    pub journal: JournalLimits,
+    pub batch: BatchLimits,
+    /// Blocks above the executed slot whose bytes are held.
+    pub blocks_held_max: u64,
+    /// Datagrams of this many bytes at most.
+    pub datagram_bytes: usize,
+    /// New at every start.
+    pub cookie_secret: [u8; 32],
+    pub wall_offset_ns: u64,
+    pub pace: Pace,
+    /// Block buffers, single sectors, and buffers for long requests.
+    pub blocks: Bu,
+    pub sectors: Bu,
+    pub messages: Bu,
+}
+
+/// Why a replica does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Log(#[from] RestartError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("flushing the log failed with errno {0}")]
+    Flush(i32),
+}
+
+/// A client's work for execution.
+enum Query<Sh> {
+    Resend(PublicKey, SessionId, Sequence, u16),
+    Read(PublicKey, Sh),
+}
+
+/// Replies on their way from execution to the link.
+#[derive(Default)]
+struct ReplyQueue {
+    replies: Vec<(PublicKey, Slot, Kind, Vec<u8>)>,
+}
+
+impl Replies for ReplyQueue {
+    fn reply(&mut self, client: &PublicKey, slot: Slot, body: &[u8]) {
+        self.replies
+            .push((*client, slot, Kind::Reply, body.to_vec()));
+    }
+}
+
+/// See the module's documentation.
+pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
+    me: NodeId,
+    replicas: u16,
+    waiting_max: usize,
+    pace: Pace,
+    endpoint: Endpoint<Bu>,
+    verifying: Verifying<V>,
+    ordering: Ordering<Bu, S, V>,
+    journal: Journal<Bu::Shared>,
+    execution: Execution<M>,
+    /// Blocks before requests: a vote waits for them.
+    block_jobs: VecDeque<Job<Bu>>,
+    request_jobs: VecDeque<Job<Bu>>,
+    execute: VecDeque<(Slot, Bu::Shared)>,
+    queries: VecDeque<Query<Bu::Shared>>,
+    replies: ReplyQueue,
+    /// Records that the journal's queue had no room for.
+    overflow: VecDeque<Sealed<Bu::Shared>>,
+    reply_number: u64,
+    housekept_at: Instant,
+    halted: bool,
+    rejected: u64,
+    verdict: Verdict,
+}
+
+impl<Bu, S, V, M> Replica<Bu, S, V, M>
+where
+    Bu: Buffers + Clone,
+    S: Signer,
+    V: Verifier + Clone,
+    M: StateMachine,
+{
+    /// First boot and every later one: reads the log, makes what was read durable with `flush`,
+    /// and goes on where it ended. The START record leaves with the first [`Replica::handle`].
+    pub fn start<Src: SegmentSource>(
+        now: Instant,
+        mut setup: Setup<'_, Bu, S, V, M>,
+        source: &mut Src,
+        flush: impl FnOnce(&mut Src) -> Result<(), i32>,
+    ) -> Result<Self, StartError> {
+        let (me, committee) = (setup.me, setup.committee);
+        let replicas = committee.n();
+        let reply_bytes = setup.datagram_bytes - HEADER_BYTES;
+        let mut execution = Execution::new(me, replicas, setup.machine, reply_bytes);
+        let verifying = Verifying::new(setup.verifier.clone(), replicas);
+        let restarted = restart(
+            source,
+            &setup.geometry,
+            &setup.identity,
+            committee.genesis(),
+            &mut execution,
+            &verifying,
+            &mut setup.blocks,
+        )?;
+        flush(source).map_err(StartError::Flush)?;
+        let durable = restarted.recovery.flushed();
+        let endpoint = Endpoint::new(
+            &EndpointConfig {
+                me,
+                committee,
+                secret: setup.secret,
+                boot: restarted.boot,
+                datagram_bytes: setup.datagram_bytes,
+                cookie_secret: setup.cookie_secret,
+                blocks: BLOCK_REASSEMBLY,
+                messages: MESSAGE_REASSEMBLY,
+            },
+            setup.blocks.clone(),
+            setup.messages,
+        )?;
+        let core = consensus::Config {
+            me,
+            quorums: setup.quorums,
+            epoch: committee.epoch(),
+            genesis: committee.genesis(),
+            blocks_held_max: setup.blocks_held_max,
+        };
+        let mut ordering = Ordering::new(
+            OrderingConfig {
+                me,
+                epoch: committee.epoch(),
+                boot: restarted.boot,
+                batch: setup.batch,
+                wall_offset_ns: setup.wall_offset_ns,
+            },
+            Core::new(core, restarted.recovered, now),
+            restarted.ledger,
+            Writer::new(setup.geometry, setup.identity, restarted.tail),
+            setup.blocks,
+            setup.sectors,
+            setup.signer,
+            setup.verifier,
+        );
+        ordering.resume(now, durable, restarted.undecided);
+        Ok(Replica {
+            me,
+            replicas: replicas as u16,
+            waiting_max: setup.batch.waiting_max,
+            pace: setup.pace,
+            endpoint,
+            verifying,
+            ordering,
+            journal: Journal::new(setup.journal, durable.position()),
+            execution,
+            block_jobs: VecDeque::new(),
+            request_jobs: VecDeque::new(),
+            execute: VecDeque::new(),
+            queries: VecDeque::new(),
+            replies: ReplyQueue::default(),
+            overflow: VecDeque::new(),
+            reply_number: 0,
+            housekept_at: now,
+            halted: false,
+            rejected: 0,
+            verdict: restarted.verdict,
+        })
+    }
+
+    /// Takes one input in and leaves what follows from it in `out`.
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        input: Input<Bu::Shared>,
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) {
+        if self.halted {
+            return;
+        }
+        match input {
+            Input::Datagram { from, bytes } => self.on_datagram(now, from, &bytes, out),
+            Input::Written { token, result } => self.on_written(now, token, result, out),
+            Input::Record { read, record } => {
+                let input = match record {
+                    Some(record) => ordering::Input::Record { read, record },
+                    None => ordering::Input::ReadDropped,
+                };
+                self.ordering.handle(now, input);
+            }
+            Input::Granted { segments } => {
+                self.ordering
+                    .handle(now, ordering::Input::Granted { segments });
+            }
+            Input::Tick => {}
+        }
+        if now >= self.ordering.wake_at() {
+            self.ordering.handle(now, ordering::Input::Tick);
+        }
+        self.work(now, out);
+        self.housekeeping(now);
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn wake_at(&self) -> Instant {
+        let waits = !self.block_jobs.is_empty()
+            || !self.request_jobs.is_empty()
+            || !self.execute.is_empty()
+            || !self.queries.is_empty();
+        if waits {
+            Instant(0)
+        } else {
+            self.ordering.wake_at()
+        }
+    }
+
+    /// Moves everything from queue to queue until nothing moves or the pace is used up.
+    fn work(&mut self, now: Instant, out: &mut Vec<Effect<Bu::Shared>>) {
+        let mut pace = self.pace;
+        loop {
+            let mut moved = false;
+            while let Some(output) = self.ordering.next_output() {
+                moved = true;
+                self.carry_out(output, out);
+            }
+            self.write_next(out);
+            if pace.verifications > 0 {
+                let job = self.block_jobs.pop_front();
+                if let Some(job) = job.or_else(|| self.request_jobs.pop_front()) {
+                    pace.verifications -= 1;
+                    moved = true;
+                    self.verify(now, job);
+                }
+            }
+            if pace.executions > 0 {
+                if let Some((slot, message)) = self.execute.pop_front() {
+                    pace.executions -= 1;
+                    moved = true;
+                    self.execution.execute(slot, &message, &mut self.replies);
+                    self.ordering.handle(now, ordering::Input::Executed(slot));
+                } else if let Some(query) = self.queries.pop_front() {
+                    pace.executions -= 1;
+                    moved = true;
+                    self.answer(query);
+                }
+            }
+            for (client, slot, kind, body) in std::mem::take(&mut self.replies.replies) {
+                self.reply_number += 1;
+                self.send_client(&client, kind, slot, &body, out);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn verify(&mut self, now: Instant, job: Job<Bu>) {
+        let input = match self.verifying.handle(job) {
+            Verified::Request(request) => ordering::Input::Request(request),
+            Verified::Checked {
+                slot,
+                digest,
+                valid,
+            } => ordering::Input::Checked {
+                slot,
+                digest,
+                valid,
+            },
+            Verified::Fetched { from, raw } => ordering::Input::Fetched { from, raw },
+            Verified::Rejected(_) => {
+                self.rejected += 1;
+                return;
+            }
+        };
+        self.ordering.handle(now, input);
+    }
+
+    fn answer(&mut self, query: Query<Bu::Shared>) {
+        match query {
+            Query::Resend(client, session, first, count) => {
+                let replies = &mut self.replies;
+                self.execution
+                    .resend(&client, session, first, count, replies);
+            }
+            Query::Read(client, body) => self.read(&client, &body),
+        }
+    }
+
+    /// §9.6 (c): answers at once from the executed state.
+    fn read(&mut self, client: &PublicKey, body: &[u8]) {
+        let Ok((head, operation)) = ReadHead::split(body) else {
+            return;
+        };
+        if head.mode != READ_STALE || ops::check(operation, 1).is_err() {
+            return;
+        }
+        let Some(operation) = ops::operations(operation).next() else {
+            return;
+        };
+        let Some((slot, result)) = self.execution.read(&operation) else {
+            return;
+        };
+        let mut reply = ReadReplyHead::new(head.number(), slot).as_bytes().to_vec();
+        reply.extend_from_slice(result);
+        self.replies
+            .replies
+            .push((*client, slot, Kind::ReadReply, reply));
+    }
+
+    fn carry_out(&mut self, output: Output<Bu>, out: &mut Vec<Effect<Bu::Shared>>) {
+        match output {
+            Output::Send { to, mut message } => {
+                self.ask_for_the_rest(to, &mut message);
+                self.send_small(to, &message, out);
+            }
+            Output::SendBlock {
+                to,
+                propose,
+                view,
+                slot,
+                digest,
+                message,
+                grains,
+            } => {
+                let kind = if propose { Kind::Propose } else { Kind::Block };
+                let place = (kind, view, slot, digest.prefix());
+                for id in self.recipients(to) {
+                    self.send_block(id, place, &message, grains.as_ref(), out);
+                }
+            }
+            Output::Append(sealed) => self.append(sealed, out),
+            Output::Verify {
+                slot,
+                digest,
+                message,
+            } => {
+                // Bounded by the window of blocks whose bytes are held.
+                self.block_jobs.push_back(Job::Proposed {
+                    slot,
+                    digest,
+                    message,
+                });
+            }
+            Output::Execute { slot, message } => {
+                assert!(
+                    self.execute.len() < EXECUTE_MAX,
+                    "decided blocks lie in the window"
+                );
+                self.execute.push_back((slot, message));
+            }
+            Output::Read(read) => out.push(Effect::Read(read)),
+            Output::Resend {
+                client,
+                session,
+                first,
+                count,
+            } => {
+                // Lost answers are asked for again.
+                let _ = self.query(Query::Resend(client, session, first, count));
+            }
+            Output::Busy {
+                client,
+                first,
+                log_full,
+            } => {
+                let reason = if log_full { BUSY_LOG_FULL } else { BUSY_QUEUE };
+                self.busy(&client, first, reason, out);
+            }
+            Output::Refused(_) => self.rejected += 1,
+        }
+    }
+
+    fn append(&mut self, sealed: Sealed<Bu::Shared>, out: &mut Vec<Effect<Bu::Shared>>) {
+        if !self.overflow.is_empty() {
+            self.overflow.push_back(sealed);
+            return;
+        }
+        match self.journal.push(sealed) {
+            Ok(()) => {}
+            Err(PushError::Full(sealed)) => self.overflow.push_back(sealed),
+            Err(PushError::Failed(failed)) => self.halt(failed, out),
+        }
+    }
+
+    fn write_next(&mut self, out: &mut Vec<Effect<Bu::Shared>>) {
+        if let Some(batch) = self.journal.next_batch() {
+            out.push(Effect::Write {
+                segment: batch.segment,
+                offset: batch.offset,
+                parts: batch
+                    .parts
+                    .iter()
+                    .map(|sealed| sealed.shared.clone())
+                    .collect(),
+                token: batch.token.raw(),
+            });
+        }
+    }
+
+    fn on_written(
+        &mut self,
+        now: Instant,
+        token: u64,
+        result: Result<(), i32>,
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) {
+        match self.journal.complete(Token::from_raw(token), result) {
+            Ok(durable) => {
+                self.ordering.handle(now, ordering::Input::Durable(durable));
+                for sealed in std::mem::take(&mut self.overflow) {
+                    self.append(sealed, out);
+                }
+            }
+            Err(failed) => self.halt(failed, out),
+        }
+    }
+
+    fn halt(&mut self, failed: JournalFailed, out: &mut Vec<Effect<Bu::Shared>>) {
+        self.halted = true;
+        out.push(Effect::Halt(failed));
+    }
+
+    fn housekeeping(&mut self, now: Instant) {
+        self.endpoint
+            .set_progress(self.ordering.summary().view, self.execution.executed());
+        if now.since_ns(self.housekept_at) >= HOUSEKEEPING_NS {
+            self.housekept_at = now;
+            self.endpoint.expire(now);
+        }
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.ordering.summary()
+    }
+
+    pub fn ordering(&self) -> &Ordering<Bu, S, V> {
+        &self.ordering
+    }
+
+    pub fn execution(&self) -> &Execution<M> {
+        &self.execution
+    }
+
+    pub fn boot(&self) -> Boot {
+        self.endpoint.boot()
+    }
+
+    /// How the log ended when this process read it.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Everything of a peer or client that was refused so far.
+    pub fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// Everything that waits in a queue of this object now; for bounds.
+    pub fn queued(&self) -> usize {
+        self.block_jobs.len()
+            + self.request_jobs.len()
+            + self.execute.len()
+            + self.queries.len()
+            + self.overflow.len()
+            + self.journal.queued()
+    }
+}

@@ -1,0 +1,143 @@
+//! Datagrams in: what the link admits goes to the queue that wants it.
+
+use std::net::SocketAddr;
+
+use storage::machine::StateMachine;
+use wire::bytes::{Buffers, SharedBytes, UniqueBytes};
+use wire::header::Kind;
+use wire::ids::{Instant, PublicKey};
+use wire::limits::RECORD_HEADER_BYTES;
+use wire::link::{Body, FromClient, FromPeer, Incoming};
+use wire::reject::Reject;
+use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE};
+use wire::request::RequestView;
+use wire::seal::{Signer, Verifier};
+
+use super::{Effect, JOBS_MAX, Query, Replica};
+use crate::blocks::Raw;
+use crate::ordering;
+use crate::peer::PeerMessage;
+use crate::verifying::Job;
+
+impl<Bu, S, V, M> Replica<Bu, S, V, M>
+where
+    Bu: Buffers + Clone,
+    S: Signer,
+    V: Verifier + Clone,
+    M: StateMachine,
+{
+    pub(super) fn on_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &Bu::Shared,
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) {
+        let outcome = match self.endpoint.receive(now, from, bytes) {
+            Ok(Some(Incoming::Respond { to, datagram })) => {
+                let datagram = datagram.to_vec();
+                out.push(Effect::Send { to, datagram });
+                Ok(())
+            }
+            Ok(Some(Incoming::Peer(message))) => self.from_peer(now, message.into_inner()),
+            Ok(Some(Incoming::Client(message))) => self.from_client(message.into_inner(), out),
+            Ok(None) => Ok(()),
+            Err(reject) => Err(reject),
+        };
+        self.rejected += u64::from(outcome.is_err());
+    }
+
+    fn from_peer(&mut self, now: Instant, message: FromPeer<Bu>) -> Result<(), Reject> {
+        let FromPeer {
+            from,
+            kind,
+            view,
+            slot,
+            body,
+        } = message;
+        if !kind.is_block() {
+            let message = PeerMessage::decode(kind, view, slot, body.bytes())?;
+            self.ordering
+                .handle(now, ordering::Input::Peer { from, message });
+            return Ok(());
+        }
+        let Body::Assembled(buffer, message_bytes) = body else {
+            return Err(Reject::BodyMalformed);
+        };
+        let raw = Raw {
+            buffer,
+            message_bytes,
+        };
+        if kind == Kind::Propose {
+            self.ordering
+                .handle(now, ordering::Input::Proposed { from, raw });
+            return Ok(());
+        }
+        if self.block_jobs.len() >= JOBS_MAX {
+            return Err(Reject::QueueFull);
+        }
+        self.block_jobs.push_back(Job::Fetched { from, raw });
+        Ok(())
+    }
+
+    fn from_client(
+        &mut self,
+        message: FromClient<Bu>,
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) -> Result<(), Reject> {
+        let FromClient { client, kind, body } = message;
+        let bytes = match body {
+            Body::Whole(bytes) => bytes,
+            Body::Assembled(buffer, length) => buffer
+                .freeze()
+                .slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length),
+        };
+        match kind {
+            Kind::Request | Kind::Open => self.request(&client, bytes, out),
+            Kind::Read => self.query(Query::Read(client, bytes)),
+            _ => Err(Reject::UnknownKind),
+        }
+    }
+
+    pub(super) fn query(&mut self, query: Query<Bu::Shared>) -> Result<(), Reject> {
+        if self.queries.len() >= JOBS_MAX {
+            return Err(Reject::QueueFull);
+        }
+        self.queries.push_back(query);
+        Ok(())
+    }
+
+    /// Admission (§9.4): whoever does not lead answers from its sessions; a leader with full
+    /// queues says Busy before any signature work.
+    fn request(
+        &mut self,
+        client: &PublicKey,
+        bytes: Bu::Shared,
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) -> Result<(), Reject> {
+        let view = RequestView::parse(&bytes)?;
+        if view.client() != client {
+            return Err(Reject::BadSignature);
+        }
+        let (session, first, count) = (view.session(), view.first_sequence(), view.count() as u16);
+        let open = view.is_open();
+        if !self.ordering.leads() {
+            if self.ordering.summary().leader == self.me {
+                let full = self.ordering.log_full().is_some();
+                let reason = if full { BUSY_LOG_FULL } else { BUSY_NOT_READY };
+                self.busy(client, first, reason, out);
+            }
+            if open {
+                return Ok(());
+            }
+            return self.query(Query::Resend(*client, session, first, count));
+        }
+        let full = self.ordering.depth() >= self.waiting_max;
+        if full || self.request_jobs.len() >= JOBS_MAX {
+            self.busy(client, first, BUSY_QUEUE, out);
+            return Err(Reject::QueueFull);
+        }
+        self.request_jobs.push_back(Job::Request(bytes));
+        Ok(())
+    }
+}
