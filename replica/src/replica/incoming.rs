@@ -39,15 +39,15 @@ where
                 out.push(Effect::Send { to, datagram });
                 Ok(())
             }
-            Ok(Some(Incoming::Peer(message))) => self.from_peer(now, message.into_inner()),
-            Ok(Some(Incoming::Client(message))) => self.from_client(message.into_inner(), out),
+            Ok(Some(Incoming::Peer(message))) => self.on_peer(now, message.into_inner()),
+            Ok(Some(Incoming::Client(message))) => self.on_client(message.into_inner(), out),
             Ok(None) => Ok(()),
             Err(reject) => Err(reject),
         };
         self.rejected += u64::from(outcome.is_err());
     }
 
-    fn from_peer(&mut self, now: Instant, message: FromPeer<Bu>) -> Result<(), Reject> {
+    fn on_peer(&mut self, now: Instant, message: FromPeer<Bu>) -> Result<(), Reject> {
         let FromPeer {
             from,
             kind,
@@ -80,7 +80,7 @@ where
         Ok(())
     }
 
-    fn from_client(
+    fn on_client(
         &mut self,
         message: FromClient<Bu>,
         out: &mut Vec<Effect<Bu::Shared>>,
