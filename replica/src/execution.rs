@@ -116,11 +116,17 @@ impl<M: StateMachine> Execution<M> {
             .sessions
             .open(client, request.reference_slot(), slot, index);
         let (session, answer) = match opened {
+            // Of the slot that created it: an answer that repeats an earlier one is equal to it.
             Some(session) => (session, Answer::Opened),
             None => (SessionId(0), Answer::Expired),
         };
         let builder = self.builders.of(client, session, slot, replies);
-        builder.push(Sequence(0), 1, slot, &answer);
+        let at = if opened.is_some() {
+            session.opened_in()
+        } else {
+            slot
+        };
+        builder.push(Sequence(0), 1, at, &answer);
     }
 
     fn execute_request(

@@ -89,6 +89,11 @@ impl SessionId {
     pub fn opened_at(slot: Slot, index: u16) -> SessionId {
         SessionId((slot.0 << 16) | u64::from(index))
     }
+
+    /// The slot of the OPEN that created this session.
+    pub fn opened_in(self) -> Slot {
+        Slot(self.0 >> 16)
+    }
 }
 
 macro_rules! bytes_id {

@@ -113,16 +113,15 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.counts.busy += 1;
             return;
         }
-        if self.seen.note(&signature) {
+        // A repeated OPEN is ordered again: it changes nothing and is answered by all replicas.
+        if !view.is_open() && self.seen.note(&signature) {
             self.counts.duplicates += 1;
-            if !view.is_open() {
-                self.outputs.push_back(Output::Resend {
-                    client,
-                    session: view.session(),
-                    first,
-                    count: view.count() as u16,
-                });
-            }
+            self.outputs.push_back(Output::Resend {
+                client,
+                session: view.session(),
+                first,
+                count: view.count() as u16,
+            });
             return;
         }
         if !self.batch.push(now, bytes, &mut self.block_buffers) {
