@@ -39,8 +39,11 @@ const KEYS_EXPECTED: usize = 1 << 20;
 /// Requests that wait at the leader before clients are told Busy.
 const WAITING_MAX: usize = 256;
 /// Records that wait for the write in flight, and what one write takes.
-const JOURNAL: JournalLimits =
-    JournalLimits { queued_max: 512, batch_parts_max: 64, batch_bytes_max: 4 << 20 };
+const JOURNAL: JournalLimits = JournalLimits {
+    queued_max: 512,
+    batch_parts_max: 64,
+    batch_bytes_max: 4 << 20,
+};
 
 /// What a node is built from.
 pub struct Assembly<'a> {
@@ -93,7 +96,9 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
     let entropy = crate::keyfile::entropy().or_exit(Exit::Failure, "no randomness")?;
     let mut seed = [0u64; 2];
     for (word, bytes) in seed.iter_mut().zip(entropy.chunks_exact(8)) {
-        *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        *word = bytes
+            .iter()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte));
     }
     let machine = Machine::new(node.committee.state_machine(), seed, KEYS_EXPECTED);
     let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
@@ -112,9 +117,13 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
     .or_exit(Exit::Damaged, "write-ahead log")?;
     // What was read may still lie in the system's memory only.
     for file in &segments.files {
-        file.sync().or_exit(Exit::Failure, "cannot flush the write-ahead log")?;
+        file.sync()
+            .or_exit(Exit::Failure, "cannot flush the write-ahead log")?;
     }
-    Ok(Restored { execution, restarted })
+    Ok(Restored {
+        execution,
+        restarted,
+    })
 }
 
 /// Makes every stage and every ring of the layout.
@@ -125,7 +134,10 @@ pub fn build(
     layout: Layout,
     wakers: &[Waker],
 ) -> Result<Built, Refusal> {
-    let Restored { execution, restarted } = restored;
+    let Restored {
+        execution,
+        restarted,
+    } = restored;
     let (committee, pools, shared) = (node.committee, node.pools, node.shared);
     let now = Instant(clock::now_ns());
     // A consumer on the producer's own thread needs no waking.
@@ -135,7 +147,10 @@ pub fn build(
     };
     macro_rules! ring {
         ($from:ident, $to:ident) => {
-            link(depth(Stage::$from, Stage::$to), waker(Stage::$from, Stage::$to))
+            link(
+                depth(Stage::$from, Stage::$to),
+                waker(Stage::$from, Stage::$to),
+            )
         };
     }
     let (net_to_verify, verify_from_net) = ring!(Net, Verify);
@@ -173,10 +188,17 @@ pub fn build(
     let durable = restarted.recovery.flushed();
     let boot = restarted.boot;
     let core = replica::agreement::Core::new(core_config, restarted.recovered, now);
-    let writer =
-        Writer::new(node.superblock.geometry, node.superblock.identity(), restarted.tail);
+    let writer = Writer::new(
+        node.superblock.geometry,
+        node.superblock.identity(),
+        restarted.tail,
+    );
     shared.telemetry.boot.set(u64::from(boot.0));
-    shared.telemetry.log.max_bytes.set(node.superblock.geometry.max_bytes());
+    shared
+        .telemetry
+        .log
+        .max_bytes
+        .set(node.superblock.geometry.max_bytes());
     let mut ordering = Ordering::new(
         OrderingConfig {
             me: shared.me,
@@ -279,8 +301,15 @@ pub fn build(
             shared: shared.clone(),
         }),
     };
-    let stages = layout.threads.iter().map(|thread| parts.take(thread.stages)).collect();
-    Ok(Built { stages, new_segments })
+    let stages = layout
+        .threads
+        .iter()
+        .map(|thread| parts.take(thread.stages))
+        .collect();
+    Ok(Built {
+        stages,
+        new_segments,
+    })
 }
 
 /// All stages, until each has found its thread.

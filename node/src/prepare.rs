@@ -4,9 +4,13 @@
 //! directory's lock is the last thing taken.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use storage::superblock::Expected;
 use wire::committee::Committee;
@@ -18,6 +22,10 @@ use crate::datadir::{self, DataDirectory};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::keyfile;
 use crate::telemetry::Telemetry;
+
+/// How long a port may stay taken after the process that had it, and how often to look.
+const PORT_LIMIT: Duration = Duration::from_secs(2);
+const PORT_PAUSE: Duration = Duration::from_millis(5);
 
 /// A node that may start. `crate::run::run` consumes it.
 #[derive(Debug)]
@@ -111,6 +119,7 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
         config.storage.segment_bytes,
         config.storage.segments_max,
     )?;
+    await_port(member.address)?;
     let telemetry = Telemetry::new(me, committee.n(), now);
     let geometry = directory.superblock.geometry;
     telemetry.log.max_bytes.set(geometry.max_bytes());
@@ -123,4 +132,31 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
         telemetry: Arc::new(telemetry),
         stop,
     })
+}
+
+/// Waits until nobody listens on `address`. The lock proves that no other process runs on this
+/// directory, but the kernel keeps the socket of one that just ended until it has taken its
+/// io_uring apart, some milliseconds after the exit.
+fn await_port(address: SocketAddr) -> Result<(), Refusal> {
+    let since = std::time::Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                if since.elapsed() > PORT_LIMIT {
+                    return Err(Refusal::preflight(format!(
+                        "UDP address {address} is taken by another process. Stop it, or change \
+                         this member's address in the committee files of all nodes"
+                    )));
+                }
+                thread::sleep(PORT_PAUSE);
+            }
+            Err(error) => {
+                return Err(Refusal::preflight(format!(
+                    "cannot listen on UDP address {address}: {error}. It must be an address of \
+                     this machine"
+                )));
+            }
+            Ok(_) => return Ok(()),
+        }
+    }
 }

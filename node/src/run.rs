@@ -22,7 +22,7 @@ use crate::exit::{Exit, ExitContext, Refusal};
 use crate::prepare::Prepared;
 use crate::stages::thread::{HotThread, Stages};
 use crate::stages::{Failure, Shared};
-use crate::telemetry::{Phase, Stage};
+use crate::telemetry::{Effective, Phase, Stage};
 use crate::topology::{Layout, ThreadPlan};
 
 /// Blocks above the executed slot whose bytes are held (votes stop 2 D below).
@@ -70,7 +70,10 @@ pub struct Pools {
 
 impl Pools {
     fn new(config: &Config) -> Result<Pools, Refusal> {
-        let receive_buffers = config.network.receive_buffers.unwrap_or(RECEIVE_BUFFERS_AUTO);
+        let receive_buffers = config
+            .network
+            .receive_buffers
+            .unwrap_or(RECEIVE_BUFFERS_AUTO);
         let pool = |name, count, bytes| {
             Pool::new(name, count, bytes).or_exit(Exit::Preflight, "cannot get memory for a pool")
         };
@@ -109,17 +112,29 @@ struct Ready {
     stages: mpsc::Sender<Stages>,
     thread: JoinHandle<Result<(), Failure>>,
     waker: Waker,
+    backend: String,
 }
 
 /// Runs the node until it is told to stop, or fails.
 pub fn run(prepared: Prepared) -> Result<(), Refusal> {
-    let Prepared { config, committee, secret, directory, telemetry, stop } = prepared;
+    let Prepared {
+        config,
+        committee,
+        secret,
+        directory,
+        telemetry,
+        stop,
+    } = prepared;
     let cores = Cores::read().or_exit(Exit::Failure, "cannot read the machine's cores")?;
     for core in &config.threads.cores {
-        cores.check(*core).or_exit(Exit::Preflight, "node.toml [threads] cores")?;
+        cores
+            .check(*core)
+            .or_exit(Exit::Preflight, "node.toml [threads] cores")?;
     }
     let me = wire::ids::NodeId(config.node.id);
-    let member = committee.member(me).expect("preparation checked the committee");
+    let member = committee
+        .member(me)
+        .expect("preparation checked the committee");
     let address = member.address;
     let options = SocketOptions {
         buffer_bytes: config.network.socket_buffer_bytes,
@@ -159,10 +174,16 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
         restored.decided(),
         restored.undecided()
     );
+    let (gso, gro) = (socket.gso(), socket.gro());
+    let mut backend = String::new();
     let mut socket = Some(socket);
     let mut threads = Vec::new();
     for (index, plan) in layout.threads.iter().enumerate() {
-        let core = config.threads.cores.get(index % config.threads.cores.len().max(1)).copied();
+        let core = config
+            .threads
+            .cores
+            .get(index % config.threads.cores.len().max(1))
+            .copied();
         let hosts_net = plan.stages.contains(&Stage::Net);
         let options = Options {
             backend: assembly::backend(&config),
@@ -171,7 +192,11 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
             files_max: FILES_MAX,
             sends_max: SENDS_MAX,
         };
-        threads.push(start_thread(plan, core, idle, options, shared.clone())?);
+        let ready = start_thread(plan, core, idle, options, shared.clone())?;
+        if hosts_net {
+            backend.clone_from(&ready.backend);
+        }
+        threads.push(ready);
     }
     let wakers: Vec<Waker> = threads.iter().map(|ready| ready.waker.clone()).collect();
     let mut granted = segments.files.len() as u32;
@@ -183,14 +208,35 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
         ready.stages.send(stages).map_err(|_| lost())?;
         running.push((ready.plan.name, ready.thread));
     }
+    let effective = Effective {
+        backend,
+        layout: layout.name.to_owned(),
+        cores: config.threads.cores.clone(),
+        idle: idle.to_string(),
+        durability: config.storage.durability.name().to_owned(),
+        flush: config.storage.flush.name().to_owned(),
+        direct: config.storage.direct,
+        datagram_bytes: config.network.datagram_bytes_for(address),
+        gso,
+        gro,
+        state_machine: match committee.state_machine() {
+            wire::committee::StateMachine::Kv => "kv".to_owned(),
+            wire::committee::StateMachine::Noop => "noop".to_owned(),
+        },
+    };
+    let _ = telemetry.effective.set(effective);
     telemetry.phase.set(Phase::Serving);
 
-    let maker = directory.segment_maker().or_exit(Exit::Failure, "cannot make segment files")?;
+    let maker = directory
+        .segment_maker()
+        .or_exit(Exit::Failure, "cannot make segment files")?;
     let mut stopping_since: Option<StdInstant> = None;
     while running.iter().all(|(_, thread)| !thread.is_finished()) {
         std::thread::sleep(Duration::from_millis(5));
         maker.want(shared.segments_wanted.get() as u32);
-        shared.no_space.set(maker.state() == crate::datadir::MakerState::NoSpace);
+        shared
+            .no_space
+            .set(maker.state() == crate::datadir::MakerState::NoSpace);
         while granted < maker.made() {
             let path = directory.segment_path(granted);
             let file = LogFile::open(&path, config.storage.direct)
@@ -210,7 +256,10 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
             stopping_since = Some(StdInstant::now());
         }
         if stopping_since.is_some_and(|since| since.elapsed() > STOP_LIMIT) {
-            return Err(Refusal::new(Exit::Failure, "the clean stop took too long".to_owned()));
+            return Err(Refusal::new(
+                Exit::Failure,
+                "the clean stop took too long".to_owned(),
+            ));
         }
     }
     // One thread ended: all of them do.
@@ -223,11 +272,17 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
                 telemetry.phase.set(Phase::Failed);
-                return Err(Refusal::new(Exit::Failure, format!("thread {name}: {failure}")));
+                return Err(Refusal::new(
+                    Exit::Failure,
+                    format!("thread {name}: {failure}"),
+                ));
             }
             Err(_) => {
                 telemetry.phase.set(Phase::Failed);
-                return Err(Refusal::new(Exit::Failure, format!("thread {name} panicked")));
+                return Err(Refusal::new(
+                    Exit::Failure,
+                    format!("thread {name} panicked"),
+                ));
             }
         }
     }
@@ -258,8 +313,15 @@ fn open_segments(
         let path = directory.segment_path(info.index);
         LogFile::open(&path, config.storage.direct).or_exit(Exit::Preflight, path.display())
     };
-    let files = directory.segments.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    Ok(Segments { files, infos: directory.segments.clone() })
+    let files = directory
+        .segments
+        .iter()
+        .map(open)
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Segments {
+        files,
+        infos: directory.segments.clone(),
+    })
 }
 
 /// Starts a thread that opens its driver at once (an io_uring belongs to the thread that made it)
@@ -282,13 +344,31 @@ fn start_thread(
             }
         };
         let _ = ready_sender.send(Ok((driver.waker(), driver.backend_name())));
-        let Ok(stages) = stages.recv() else { return Ok(()) };
+        let Ok(stages) = stages.recv() else {
+            return Ok(());
+        };
         let events = EventQueue::with_capacity(1024);
-        HotThread { driver, events, stages, sequence: plan.stages, idle, shared }.run()
+        HotThread {
+            driver,
+            events,
+            stages,
+            sequence: plan.stages,
+            idle,
+            shared,
+        }
+        .run()
     })
     .or_exit(Exit::Failure, format!("cannot start thread {}", plan.name))?;
-    let opened = ready.recv().or_exit(Exit::Failure, format!("thread {} ended", plan.name))?;
+    let opened = ready
+        .recv()
+        .or_exit(Exit::Failure, format!("thread {} ended", plan.name))?;
     let (waker, backend) = opened.or_exit(Exit::Preflight, format!("thread {}", plan.name))?;
     tracing::info!("thread {} on core {core:?}, {idle}, {backend}", plan.name);
-    Ok(Ready { plan, stages: stages_sender, thread, waker })
+    Ok(Ready {
+        plan,
+        stages: stages_sender,
+        thread,
+        waker,
+        backend,
+    })
 }

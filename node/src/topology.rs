@@ -28,25 +28,49 @@ const ONE: Layout = Layout {
     name: "1",
     threads: &[ThreadPlan {
         name: "hot",
-        stages: &[Stage::Verify, Stage::Order, Stage::Journal, Stage::Execute, Stage::Net],
+        stages: &[
+            Stage::Verify,
+            Stage::Order,
+            Stage::Journal,
+            Stage::Execute,
+            Stage::Net,
+        ],
     }],
 };
 
 const TWO: Layout = Layout {
     name: "2",
     threads: &[
-        ThreadPlan { name: "net-order", stages: &[Stage::Order, Stage::Journal, Stage::Net] },
-        ThreadPlan { name: "verify-exec", stages: &[Stage::Verify, Stage::Execute] },
+        ThreadPlan {
+            name: "net-order",
+            stages: &[Stage::Order, Stage::Journal, Stage::Net],
+        },
+        ThreadPlan {
+            name: "verify-exec",
+            stages: &[Stage::Verify, Stage::Execute],
+        },
     ],
 };
 
 const FOUR: Layout = Layout {
     name: "4",
     threads: &[
-        ThreadPlan { name: "net-journal", stages: &[Stage::Journal, Stage::Net] },
-        ThreadPlan { name: "order", stages: &[Stage::Order] },
-        ThreadPlan { name: "execute", stages: &[Stage::Execute] },
-        ThreadPlan { name: "verify", stages: &[Stage::Verify] },
+        ThreadPlan {
+            name: "net-journal",
+            stages: &[Stage::Journal, Stage::Net],
+        },
+        ThreadPlan {
+            name: "order",
+            stages: &[Stage::Order],
+        },
+        ThreadPlan {
+            name: "execute",
+            stages: &[Stage::Execute],
+        },
+        ThreadPlan {
+            name: "verify",
+            stages: &[Stage::Verify],
+        },
     ],
 };
 
@@ -106,8 +130,11 @@ mod tests {
     fn every_layout_runs_every_stage_once() {
         for layout in LAYOUTS {
             for stage in Stage::ALL {
-                let threads =
-                    layout.threads.iter().filter(|thread| thread.stages.contains(stage)).count();
+                let threads = layout
+                    .threads
+                    .iter()
+                    .filter(|thread| thread.stages.contains(stage))
+                    .count();
                 assert_eq!(threads, 1, "{} {}", layout.name, stage.name());
             }
             assert!(layout.threads.iter().all(|thread| thread.name.len() <= 15));

@@ -20,10 +20,21 @@ const BLOCKS_PER_TURN: usize = 4;
 
 /// What arrives from the ordering half and from `net`.
 pub enum ExecuteInput {
-    Block { slot: Slot, message: Bytes },
-    Resend { client: PublicKey, session: SessionId, first: Sequence, count: u16 },
+    Block {
+        slot: Slot,
+        message: Bytes,
+    },
+    Resend {
+        client: PublicKey,
+        session: SessionId,
+        first: Sequence,
+        count: u16,
+    },
     /// A READ body of an authenticated client.
-    Read { client: PublicKey, body: Bytes },
+    Read {
+        client: PublicKey,
+        body: Bytes,
+    },
 }
 
 /// A reply body that stands behind room for the datagram's header.
@@ -58,7 +69,11 @@ impl ReplyWriter {
     fn write(&mut self, client: &PublicKey, slot: Slot, read: bool, parts: [&[u8]; 2]) {
         let body_bytes = parts[0].len() + parts[1].len();
         let whole = HEADER_BYTES + body_bytes;
-        let pool = if whole <= self.small.buffer_bytes() { &self.small } else { &self.large };
+        let pool = if whole <= self.small.buffer_bytes() {
+            &self.small
+        } else {
+            &self.large
+        };
         let buffer = pool.take().filter(|buffer| buffer.len() >= whole);
         let Some(mut buffer) = buffer else {
             self.dropped += 1;
@@ -67,7 +82,13 @@ impl ReplyWriter {
         let (first, second) = buffer[HEADER_BYTES..whole].split_at_mut(parts[0].len());
         first.copy_from_slice(parts[0]);
         second.copy_from_slice(parts[1]);
-        let reply = Reply { client: *client, slot, read, buffer, body_bytes };
+        let reply = Reply {
+            client: *client,
+            slot,
+            read,
+            buffer,
+            body_bytes,
+        };
         match self.to_net.push(reply) {
             Ok(()) => self.sent += 1,
             Err(_) => self.dropped += 1,
@@ -86,7 +107,9 @@ impl Execute {
     pub fn turn(&mut self, clock: impl Fn() -> u64) -> bool {
         let mut done = 0;
         while done < BLOCKS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
-            let Some(input) = self.from_order.pop().or_else(|| self.from_net.pop()) else { break };
+            let Some(input) = self.from_order.pop().or_else(|| self.from_net.pop()) else {
+                break;
+            };
             done += 1;
             match input {
                 ExecuteInput::Block { slot, message } => {
@@ -94,9 +117,15 @@ impl Execute {
                     let before = self.execution.transactions();
                     self.execution.execute(slot, &message, &mut self.replies);
                     let telemetry = &self.shared.telemetry;
-                    telemetry.histograms.execute_ns.record(clock().saturating_sub(begin));
+                    telemetry
+                        .histograms
+                        .execute_ns
+                        .record(clock().saturating_sub(begin));
                     let transactions = self.execution.transactions();
-                    telemetry.histograms.block_transactions.record(transactions - before);
+                    telemetry
+                        .histograms
+                        .block_transactions
+                        .record(transactions - before);
                     telemetry.execute.executed_slot.set(slot.0);
                     telemetry.execute.executed_transactions.set(transactions);
                     telemetry.order.committed_transactions.set(transactions);
@@ -104,8 +133,14 @@ impl Execute {
                         unreachable!("room was checked");
                     }
                 }
-                ExecuteInput::Resend { client, session, first, count } => {
-                    self.execution.resend(&client, session, first, count, &mut self.replies);
+                ExecuteInput::Resend {
+                    client,
+                    session,
+                    first,
+                    count,
+                } => {
+                    self.execution
+                        .resend(&client, session, first, count, &mut self.replies);
                 }
                 ExecuteInput::Read { client, body } => self.read(&client, &body),
             }
@@ -124,13 +159,20 @@ impl Execute {
 
     /// §9.6 (c): answers at once from the executed state.
     fn read(&mut self, client: &PublicKey, body: &[u8]) {
-        let Ok((head, operation)) = ReadHead::split(body) else { return };
+        let Ok((head, operation)) = ReadHead::split(body) else {
+            return;
+        };
         if head.mode != READ_STALE || ops::check(operation, 1).is_err() {
             return;
         }
-        let Some(operation) = ops::operations(operation).next() else { return };
-        let Some((slot, result)) = self.execution.read(&operation) else { return };
+        let Some(operation) = ops::operations(operation).next() else {
+            return;
+        };
+        let Some((slot, result)) = self.execution.read(&operation) else {
+            return;
+        };
         let reply = ReadReplyHead::new(head.number(), slot);
-        self.replies.write(client, slot, true, [reply.as_bytes(), result]);
+        self.replies
+            .write(client, slot, true, [reply.as_bytes(), result]);
     }
 }

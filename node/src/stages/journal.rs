@@ -80,19 +80,24 @@ impl JournalStage {
     pub fn turn(&mut self, now_ns: u64, driver: &mut dyn Driver) -> Result<bool, Failure> {
         let mut progress = false;
         for file in self.unregistered.drain(..) {
-            self.files.push(driver.add_file(&file).map_err(Failure::Platform)?);
+            self.files
+                .push(driver.add_file(&file).map_err(Failure::Platform)?);
         }
         while let Some(file) = self.segments.pop() {
             progress = true;
             let index = driver.add_file(&file).map_err(Failure::Platform)?;
             self.files.push(index);
-            self.answer(Input::Granted { segments: self.files.len() as u32 });
+            self.answer(Input::Granted {
+                segments: self.files.len() as u32,
+            });
         }
         if let Some(sealed) = self.overflow.take() {
             self.push(sealed)?;
         }
         while self.overflow.is_none() {
-            let Some(input) = self.from_order.pop() else { break };
+            let Some(input) = self.from_order.pop() else {
+                break;
+            };
             progress = true;
             match input {
                 JournalInput::Append(sealed) => self.push(sealed)?,
@@ -125,7 +130,9 @@ impl JournalStage {
                 parts.push(sealed.shared.0.clone());
             }
             let histograms = &self.shared.telemetry.histograms;
-            histograms.wal_group_records.record(batch.parts.len() as u64);
+            histograms
+                .wal_group_records
+                .record(batch.parts.len() as u64);
             self.postponed = Some(Write {
                 file: self.files[batch.segment as usize],
                 offset: batch.offset,
@@ -144,12 +151,21 @@ impl JournalStage {
     }
 
     /// A write with its flush came back.
-    pub fn written(&mut self, now_ns: u64, token: u64, result: Result<(), i32>) -> Result<(), Failure> {
+    pub fn written(
+        &mut self,
+        now_ns: u64,
+        token: u64,
+        result: Result<(), i32>,
+    ) -> Result<(), Failure> {
         let durable = self
             .journal
             .complete(Token::from_raw(token), result)
             .map_err(Failure::Journal)?;
-        self.shared.telemetry.histograms.wal_flush_ns.record(now_ns.saturating_sub(self.written_at_ns));
+        self.shared
+            .telemetry
+            .histograms
+            .wal_flush_ns
+            .record(now_ns.saturating_sub(self.written_at_ns));
         self.answer(Input::Durable(durable));
         Ok(())
     }

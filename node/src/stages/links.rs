@@ -19,7 +19,14 @@ pub struct Inlet<T> {
 /// A link of `depth` items whose consumer is woken by `waker` when it runs on another thread.
 pub fn link<T>(depth: usize, waker: Option<Waker>) -> (Outlet<T>, Inlet<T>) {
     let (producer, consumer) = spsc(depth);
-    (Outlet { ring: producer, waker, pushed: false }, Inlet { ring: consumer })
+    (
+        Outlet {
+            ring: producer,
+            waker,
+            pushed: false,
+        },
+        Inlet { ring: consumer },
+    )
 }
 
 impl<T> Outlet<T> {

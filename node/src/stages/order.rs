@@ -5,11 +5,11 @@ use replica::verifying::Job;
 use wire::ids::Instant;
 use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
+use super::Shared;
 use super::execute::ExecuteInput;
 use super::journal::JournalInput;
 use super::links::{Inlet, Outlet};
 use super::net::NetInput;
-use super::Shared;
 use crate::buffers::Pooled;
 use crate::telemetry::LogFull;
 
@@ -90,34 +90,60 @@ impl Order {
     fn hand(&mut self, output: Output<Pooled>) -> Result<(), Output<Pooled>> {
         match output {
             Output::Append(sealed) => {
-                self.to_journal.push(JournalInput::Append(sealed)).map_err(|back| match back {
-                    JournalInput::Append(sealed) => Output::Append(sealed),
-                    JournalInput::Read(read) => Output::Read(read),
-                })
+                self.to_journal
+                    .push(JournalInput::Append(sealed))
+                    .map_err(|back| match back {
+                        JournalInput::Append(sealed) => Output::Append(sealed),
+                        JournalInput::Read(read) => Output::Read(read),
+                    })
             }
-            Output::Read(read) => {
-                self.to_journal.push(JournalInput::Read(read)).map_err(|_| Output::Read(read))
-            }
-            Output::Verify { slot, digest, message } => {
-                let job = Job::Proposed { slot, digest, message };
+            Output::Read(read) => self
+                .to_journal
+                .push(JournalInput::Read(read))
+                .map_err(|_| Output::Read(read)),
+            Output::Verify {
+                slot,
+                digest,
+                message,
+            } => {
+                let job = Job::Proposed {
+                    slot,
+                    digest,
+                    message,
+                };
                 self.to_verify.push(job).map_err(|back| match back {
-                    Job::Proposed { slot, digest, message } => {
-                        Output::Verify { slot, digest, message }
-                    }
+                    Job::Proposed {
+                        slot,
+                        digest,
+                        message,
+                    } => Output::Verify {
+                        slot,
+                        digest,
+                        message,
+                    },
                     _ => unreachable!("the job that was pushed"),
                 })
             }
-            Output::Execute { slot, message } => {
-                self.to_execute.push(ExecuteInput::Block { slot, message }).map_err(|back| {
-                    match back {
-                        ExecuteInput::Block { slot, message } => Output::Execute { slot, message },
-                        _ => unreachable!("the block that was pushed"),
-                    }
-                })
-            }
-            Output::Resend { client, session, first, count } => {
+            Output::Execute { slot, message } => self
+                .to_execute
+                .push(ExecuteInput::Block { slot, message })
+                .map_err(|back| match back {
+                    ExecuteInput::Block { slot, message } => Output::Execute { slot, message },
+                    _ => unreachable!("the block that was pushed"),
+                }),
+            Output::Resend {
+                client,
+                session,
+                first,
+                count,
+            } => {
                 // Lost answers are asked for again.
-                let _ = self.to_execute.push(ExecuteInput::Resend { client, session, first, count });
+                let _ = self.to_execute.push(ExecuteInput::Resend {
+                    client,
+                    session,
+                    first,
+                    count,
+                });
                 Ok(())
             }
             Output::Refused(reject) => {
@@ -125,9 +151,11 @@ impl Order {
                 Ok(())
             }
             message @ (Output::Send { .. } | Output::SendBlock { .. } | Output::Busy { .. }) => {
-                self.to_net.push(NetInput::Order(message)).map_err(|back| match back {
-                    NetInput::Order(output) => output,
-                })
+                self.to_net
+                    .push(NetInput::Order(message))
+                    .map_err(|back| match back {
+                        NetInput::Order(output) => output,
+                    })
             }
         }
     }
@@ -153,7 +181,10 @@ impl Order {
         let writer = self.ordering.writer();
         telemetry.log.used_bytes.set(writer.used_bytes());
         telemetry.log.segments.set(u64::from(writer.segments()));
-        telemetry.log.durable_position.set(self.ordering.durable().0);
+        telemetry
+            .log
+            .durable_position
+            .set(self.ordering.durable().0);
         let wanted = writer.segments_wanted();
         self.shared.segments_wanted.set(u64::from(wanted));
         let full = match self.ordering.log_full() {
@@ -168,7 +199,8 @@ impl Order {
                 peer.committed_slot.set(summary.decided.0);
                 peer.last_heard_ns.set(now.0);
             } else {
-                peer.committed_slot.set(self.ordering.core().committed_by(id).0);
+                peer.committed_slot
+                    .set(self.ordering.core().committed_by(id).0);
                 let heard = self.ordering.core().heard_at(id).map_or(0, |at| at.0);
                 peer.last_heard_ns.set(heard);
             }

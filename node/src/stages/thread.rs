@@ -39,30 +39,32 @@ pub struct HotThread {
 
 /// Longest sleep: stop flags are looked at this often.
 const SLEEP_NS_MAX: u64 = 20_000_000;
-/// Turns between two looks at slow counters.
-const PUBLISH_EVERY: u32 = 1024;
+/// Between two publications of slow counters.
+const PUBLISH_NS: u64 = 10_000_000;
 
 impl HotThread {
     /// Runs until the node has stopped or failed.
     pub fn run(mut self) -> Result<(), Failure> {
         let mut idler = Idler::new(self.idle);
         let mut wait = Wait::No;
-        let mut turns = 0u32;
+        let mut publish_at = 0;
         while !self.shared.stopped.get() {
-            self.driver.turn(wait, &mut self.events).map_err(Failure::Platform)?;
+            self.driver
+                .turn(wait, &mut self.events)
+                .map_err(Failure::Platform)?;
             let now = Instant(clock::now_ns());
             let mut progress = self.take_events(now)?;
             for stage in self.sequence {
                 progress |= self.turn(*stage, now)?;
             }
             tripwire::enter(tripwire::NONE);
-            turns = turns.wrapping_add(1);
-            if turns % PUBLISH_EVERY == 0 || !progress {
-                self.publish(turns);
+            if now.0 >= publish_at {
+                publish_at = now.0 + PUBLISH_NS;
+                self.publish(now);
             }
             wait = idler.next(progress, self.deadline_in(now));
         }
-        self.publish(0);
+        self.publish(Instant(clock::now_ns()));
         Ok(())
     }
 
@@ -71,7 +73,11 @@ impl HotThread {
         while let Some(event) = self.events.pop() {
             progress = true;
             match event {
-                Event::Received { from, data, segment } => {
+                Event::Received {
+                    from,
+                    data,
+                    segment,
+                } => {
                     tripwire::enter(Stage::Net as u8);
                     if let Some(net) = &mut self.stages.net {
                         net.received(now, from, &data, segment, &mut *self.driver);
@@ -83,7 +89,11 @@ impl HotThread {
                         journal.written(now.0, token, result)?;
                     }
                 }
-                Event::Read { token, buffer, result } => {
+                Event::Read {
+                    token,
+                    buffer,
+                    result,
+                } => {
                     tripwire::enter(Stage::Journal as u8);
                     if let Some(journal) = &mut self.stages.journal {
                         journal.read_done(token, buffer, result);
@@ -100,16 +110,20 @@ impl HotThread {
         tripwire::enter(stage as u8);
         let stages = &mut self.stages;
         let progress = match stage {
-            Stage::Net => stages.net.as_mut().is_some_and(|net| net.send_turn(&mut *self.driver)),
+            Stage::Net => stages
+                .net
+                .as_mut()
+                .is_some_and(|net| net.send_turn(&mut *self.driver)),
             Stage::Verify => stages.verify.as_mut().is_some_and(Verify::turn),
             Stage::Order => stages.order.as_mut().is_some_and(|order| order.turn(now)),
             Stage::Journal => match &mut stages.journal {
                 Some(journal) => journal.turn(now.0, &mut *self.driver)?,
                 None => false,
             },
-            Stage::Execute => {
-                stages.execute.as_mut().is_some_and(|execute| execute.turn(clock::now_ns))
-            }
+            Stage::Execute => stages
+                .execute
+                .as_mut()
+                .is_some_and(|execute| execute.turn(clock::now_ns)),
         };
         Ok(progress)
     }
@@ -121,10 +135,16 @@ impl HotThread {
         Duration::from_nanos(order)
     }
 
-    fn publish(&self, _turns: u32) {
+    fn publish(&mut self, now: Instant) {
+        if let Some(net) = &mut self.stages.net {
+            net.housekeeping(now);
+        }
         let telemetry = &self.shared.telemetry;
         for stage in self.sequence {
-            telemetry.hot_allocations.of(*stage).set(tripwire::allocations(*stage as u8));
+            telemetry
+                .hot_allocations
+                .of(*stage)
+                .set(tripwire::allocations(*stage as u8));
         }
         let counters = self.driver.counters();
         if self.stages.net.is_some() {

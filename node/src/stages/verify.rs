@@ -26,11 +26,21 @@ impl Verify {
     pub fn turn(&mut self) -> bool {
         let mut done = 0;
         while done < JOBS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
-            let Some(job) = self.from_order.pop().or_else(|| self.from_net.pop()) else { break };
+            let Some(job) = self.from_order.pop().or_else(|| self.from_net.pop()) else {
+                break;
+            };
             done += 1;
             let input = match self.verifying.handle(job) {
                 Verdict::Request(request) => Input::Request(request),
-                Verdict::Checked { slot, digest, valid } => Input::Checked { slot, digest, valid },
+                Verdict::Checked {
+                    slot,
+                    digest,
+                    valid,
+                } => Input::Checked {
+                    slot,
+                    digest,
+                    valid,
+                },
                 Verdict::Fetched { from, raw } => Input::Fetched { from, raw },
                 Verdict::Rejected(reject) => {
                     self.shared.telemetry.rejects.count(reject);

@@ -32,7 +32,11 @@ impl Net {
         segment: usize,
         driver: &mut dyn Driver,
     ) {
-        let each = if segment == 0 { data.len().max(1) } else { segment };
+        let each = if segment == 0 {
+            data.len().max(1)
+        } else {
+            segment
+        };
         let mut start = 0;
         loop {
             let end = (start + each).min(data.len());
@@ -71,17 +75,35 @@ impl Net {
         buffer[..bytes.len()].copy_from_slice(bytes);
         let head = buffer.freeze().slice(0..bytes.len());
         let head_each = head.len();
-        self.submit(driver, Outgoing { to, head, head_each, body: None, body_each: 0 });
+        self.submit(
+            driver,
+            Outgoing {
+                to,
+                head,
+                head_each,
+                body: None,
+                body_each: 0,
+            },
+        );
         Ok(())
     }
 
     fn from_peer(&mut self, message: FromPeer<Pooled>) -> Result<(), Reject> {
-        let FromPeer { from, kind, view, slot, body } = message;
+        let FromPeer {
+            from,
+            kind,
+            view,
+            slot,
+            body,
+        } = message;
         if kind.is_block() {
             let Body::Assembled(buffer, message_bytes) = body else {
                 return Err(Reject::BodyMalformed);
             };
-            let raw = Raw { buffer, message_bytes };
+            let raw = Raw {
+                buffer,
+                message_bytes,
+            };
             if kind == Kind::Propose {
                 let input = Input::Proposed { from, raw };
                 return self.to_order.push(input).map_err(|_| Reject::QueueFull);
@@ -103,7 +125,10 @@ impl Net {
         match kind {
             Kind::Request | Kind::Open => self.request(&client, whole(body), driver),
             Kind::Read => {
-                let input = ExecuteInput::Read { client, body: whole(body) };
+                let input = ExecuteInput::Read {
+                    client,
+                    body: whole(body),
+                };
                 self.to_execute.push(input).map_err(|_| Reject::QueueFull)
             }
             _ => Err(Reject::UnknownKind),
@@ -134,7 +159,12 @@ impl Net {
             if open {
                 return Ok(());
             }
-            let input = ExecuteInput::Resend { client: *client, session, first, count };
+            let input = ExecuteInput::Resend {
+                client: *client,
+                session,
+                first,
+                count,
+            };
             return self.to_execute.push(input).map_err(|_| Reject::QueueFull);
         }
         if telemetry.order.pending_transactions.get() >= self.waiting_max {
@@ -152,7 +182,8 @@ impl Net {
     pub fn housekeeping(&mut self, now: Instant) {
         let telemetry = &self.shared.telemetry;
         let view = View(telemetry.order.view.get());
-        self.endpoint.set_progress(view, Slot(telemetry.execute.executed_slot.get()));
+        self.endpoint
+            .set_progress(view, Slot(telemetry.execute.executed_slot.get()));
         self.endpoint.expire(now);
     }
 }
@@ -161,8 +192,8 @@ impl Net {
 fn whole(body: Body<Pooled>) -> Bytes {
     match body {
         Body::Whole(bytes) => bytes,
-        Body::Assembled(buffer, length) => {
-            buffer.freeze().slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length)
-        }
+        Body::Assembled(buffer, length) => buffer
+            .freeze()
+            .slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length),
     }
 }

@@ -1,7 +1,7 @@
 //! Datagrams out: headers are sealed into send buffers, bodies leave from where they are.
 
-use replica::agreement::Recipient;
 use platform::driver::{Driver, Outgoing};
+use replica::agreement::Recipient;
 use replica::ordering::Output;
 use replica::peer::{Grains, PeerMessage, SMALL_BODY_BYTES_MAX};
 use wire::header::{Fragment, HEADER_BYTES, Kind, fragment_bytes};
@@ -30,18 +30,32 @@ impl Net {
             }
         }
         while moved < MESSAGES_PER_TURN && self.postponed.is_empty() {
-            let Some(NetInput::Order(output)) = self.from_order.pop() else { break };
+            let Some(NetInput::Order(output)) = self.from_order.pop() else {
+                break;
+            };
             moved += 1;
             match output {
                 Output::Send { to, mut message } => {
                     self.ask_for_the_rest(to, &mut message);
                     self.send_small(driver, to, &message);
                 }
-                Output::SendBlock { to, propose, view, slot, digest, message, grains } => {
+                Output::SendBlock {
+                    to,
+                    propose,
+                    view,
+                    slot,
+                    digest,
+                    message,
+                    grains,
+                } => {
                     let kind = if propose { Kind::Propose } else { Kind::Block };
                     self.send_block(driver, to, (kind, view, slot, digest), &message, grains);
                 }
-                Output::Busy { client, first, log_full } => {
+                Output::Busy {
+                    client,
+                    first,
+                    log_full,
+                } => {
                     let reason = if log_full { BUSY_LOG_FULL } else { BUSY_QUEUE };
                     self.busy(driver, &client, first, reason);
                 }
@@ -49,7 +63,9 @@ impl Net {
             }
         }
         while moved < MESSAGES_PER_TURN && self.postponed.is_empty() {
-            let Some(reply) = self.from_execute.pop() else { break };
+            let Some(reply) = self.from_execute.pop() else {
+                break;
+            };
             moved += 1;
             self.send_reply(driver, reply);
         }
@@ -79,11 +95,16 @@ impl Net {
     /// wanted.
     fn ask_for_the_rest(&self, to: Recipient, message: &mut PeerMessage) {
         let Recipient::One(id) = to else { return };
-        let PeerMessage::FetchBlock { digest, grains, .. } = message else { return };
+        let PeerMessage::FetchBlock { digest, grains, .. } = message else {
+            return;
+        };
         let name = digest.prefix();
         let partial = self.endpoint.missing(id, Kind::Propose, name);
         if let Some(missing) = partial {
-            *grains = Some(Grains { count: GRAINS_MAX as u16, missing: *missing.words() });
+            *grains = Some(Grains {
+                count: GRAINS_MAX as u16,
+                missing: *missing.words(),
+            });
         }
     }
 
@@ -101,17 +122,24 @@ impl Net {
         let mut copies = [None; wire::limits::REPLICAS_MAX];
         let mut used = 0;
         let per_buffer = (buffer.len() / SMALL_BYTES_MAX).min(copies.len());
-        for id in self.recipients(to).map(NodeId).filter(|id| *id != self.shared.me) {
+        for id in self
+            .recipients(to)
+            .map(NodeId)
+            .filter(|id| *id != self.shared.me)
+        {
             if used == per_buffer {
                 break;
             }
-            let Some(address) = self.endpoint.peer_address(id) else { continue };
+            let Some(address) = self.endpoint.peer_address(id) else {
+                continue;
+            };
             let datagram = &mut buffer[used * each..(used + 1) * each];
             let (head, rest) = datagram.split_at_mut(HEADER_BYTES);
             rest.copy_from_slice(body);
             let Ok(head) = head.try_into() else { continue };
             let fragment = Fragment::whole(body);
-            self.endpoint.seal_peer_hashed(id, kind, view, slot, fragment, length, &hash, head);
+            self.endpoint
+                .seal_peer_hashed(id, kind, view, slot, fragment, length, &hash, head);
             copies[used] = Some(address);
             used += 1;
         }
@@ -119,7 +147,16 @@ impl Net {
         for (index, address) in copies[..used].iter().enumerate() {
             let Some(to) = *address else { continue };
             let head = shared.slice(index * each..(index + 1) * each);
-            self.submit(driver, Outgoing { to, head, head_each: each, body: None, body_each: 0 });
+            self.submit(
+                driver,
+                Outgoing {
+                    to,
+                    head,
+                    head_each: each,
+                    body: None,
+                    body_each: 0,
+                },
+            );
         }
     }
 
@@ -163,7 +200,9 @@ impl Net {
         each: usize,
         hashes: &[Option<BodyHash>; BATCH_DATAGRAMS],
     ) {
-        let Some(to) = self.endpoint.peer_address(id) else { return };
+        let Some(to) = self.endpoint.peer_address(id) else {
+            return;
+        };
         let Some(mut heads) = self.send_pool.take() else {
             self.shared.telemetry.rejects.count(Reject::NoBuffer);
             return;
@@ -176,18 +215,33 @@ impl Net {
                 offset_grains: (start / GRAIN_BYTES) as u16,
                 total: message.len() as u32,
             };
-            let Ok(head) = (&mut heads[used..used + HEADER_BYTES]).try_into() else { return };
-            self.endpoint.seal_peer_hashed(id, kind, view, slot, fragment, length, hash, head);
+            let Ok(head) = (&mut heads[used..used + HEADER_BYTES]).try_into() else {
+                return;
+            };
+            self.endpoint
+                .seal_peer_hashed(id, kind, view, slot, fragment, length, hash, head);
             used += HEADER_BYTES;
         }
         let head = heads.freeze().slice(0..used);
         let body = Some(message.0.slice(range));
-        let outgoing = Outgoing { to, head, head_each: HEADER_BYTES, body, body_each: each };
+        let outgoing = Outgoing {
+            to,
+            head,
+            head_each: HEADER_BYTES,
+            body,
+            body_each: each,
+        };
         self.submit(driver, outgoing);
     }
 
     fn send_reply(&mut self, driver: &mut dyn Driver, reply: Reply) {
-        let Reply { client, slot, read, mut buffer, body_bytes } = reply;
+        let Reply {
+            client,
+            slot,
+            read,
+            mut buffer,
+            body_bytes,
+        } = reply;
         let kind = if read { Kind::ReadReply } else { Kind::Reply };
         let view = View(self.shared.telemetry.order.view.get());
         self.reply_number += 1;
@@ -197,11 +251,21 @@ impl Net {
             let (head, body) = buffer[..whole].split_at_mut(HEADER_BYTES);
             let Ok(head) = head.try_into() else { return };
             let fragment = Fragment::whole(body);
-            let sealed =
-                self.endpoint.seal_client(&client, kind, view, slot, number, fragment, body, head);
+            let sealed = self
+                .endpoint
+                .seal_client(&client, kind, view, slot, number, fragment, body, head);
             let Some(to) = sealed else { return };
             let head = buffer.freeze().slice(0..whole);
-            self.submit(driver, Outgoing { to, head, head_each: whole, body: None, body_each: 0 });
+            self.submit(
+                driver,
+                Outgoing {
+                    to,
+                    head,
+                    head_each: whole,
+                    body: None,
+                    body_each: 0,
+                },
+            );
             return;
         }
         let each = fragment_bytes(self.datagram_bytes);
@@ -210,7 +274,9 @@ impl Net {
         while begin < body.len() {
             let per_batch = BATCH_DATAGRAMS.min((BATCH_BYTES / (HEADER_BYTES + each)).max(1));
             let end = (begin + per_batch * each).min(body.len());
-            let Some(mut heads) = self.send_pool.take() else { return };
+            let Some(mut heads) = self.send_pool.take() else {
+                return;
+            };
             let (mut used, mut address) = (0, None);
             for start in (begin..end).step_by(each) {
                 let part = &body[start..(start + each).min(end)];
@@ -219,7 +285,9 @@ impl Net {
                     offset_grains: (start / GRAIN_BYTES) as u16,
                     total: body.len() as u32,
                 };
-                let Ok(head) = (&mut heads[used..used + HEADER_BYTES]).try_into() else { return };
+                let Ok(head) = (&mut heads[used..used + HEADER_BYTES]).try_into() else {
+                    return;
+                };
                 address = self
                     .endpoint
                     .seal_client(&client, kind, view, slot, number, fragment, part, head);
@@ -228,15 +296,28 @@ impl Net {
             let Some(to) = address else { return };
             let head = heads.freeze().slice(0..used);
             let part = Some(body.slice(begin..end));
-            let outgoing =
-                Outgoing { to, head, head_each: HEADER_BYTES, body: part, body_each: each };
+            let outgoing = Outgoing {
+                to,
+                head,
+                head_each: HEADER_BYTES,
+                body: part,
+                body_each: each,
+            };
             self.submit(driver, outgoing);
             begin = end;
         }
     }
 
-    pub(super) fn busy(&mut self, driver: &mut dyn Driver, client: &PublicKey, first: Sequence, reason: u8) {
-        let Some(mut buffer) = self.send_pool.take() else { return };
+    pub(super) fn busy(
+        &mut self,
+        driver: &mut dyn Driver,
+        client: &PublicKey,
+        first: Sequence,
+        reason: u8,
+    ) {
+        let Some(mut buffer) = self.send_pool.take() else {
+            return;
+        };
         let body = BusyBody::new(first, BUSY_RETRY_US, reason);
         let whole = HEADER_BYTES + size_of::<BusyBody>();
         let (head, rest) = buffer[..whole].split_at_mut(HEADER_BYTES);
@@ -244,18 +325,41 @@ impl Net {
         let Ok(head) = head.try_into() else { return };
         self.reply_number += 1;
         let fragment = Fragment::whole(rest);
-        let (view, number) = (View(self.shared.telemetry.order.view.get()), self.reply_number);
-        let sealed = self
-            .endpoint
-            .seal_client(client, Kind::Busy, view, Slot(0), number, fragment, rest, head);
+        let (view, number) = (
+            View(self.shared.telemetry.order.view.get()),
+            self.reply_number,
+        );
+        let sealed = self.endpoint.seal_client(
+            client,
+            Kind::Busy,
+            view,
+            Slot(0),
+            number,
+            fragment,
+            rest,
+            head,
+        );
         let Some(to) = sealed else { return };
         let head = buffer.freeze().slice(0..whole);
-        self.submit(driver, Outgoing { to, head, head_each: whole, body: None, body_each: 0 });
+        self.submit(
+            driver,
+            Outgoing {
+                to,
+                head,
+                head_each: whole,
+                body: None,
+                body_each: 0,
+            },
+        );
     }
 }
 
 /// Whether any grain of `begin..end` is marked.
 fn any_missing(grains: &Grains, begin: usize, end: usize) -> bool {
-    (begin / GRAIN_BYTES..end.div_ceil(GRAIN_BYTES))
-        .any(|grain| grains.missing.get(grain / 64).is_some_and(|word| word >> (grain % 64) & 1 == 1))
+    (begin / GRAIN_BYTES..end.div_ceil(GRAIN_BYTES)).any(|grain| {
+        grains
+            .missing
+            .get(grain / 64)
+            .is_some_and(|word| word >> (grain % 64) & 1 == 1)
+    })
 }
