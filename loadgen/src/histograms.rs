@@ -21,6 +21,11 @@ pub fn record(histogram: &mut Histogram<u64>, nanoseconds: u64) {
     histogram.saturating_record(nanoseconds.max(1));
 }
 
+/// Counts one time for each of `count` transactions.
+pub fn record_many(histogram: &mut Histogram<u64>, nanoseconds: u64, count: u64) {
+    histogram.saturating_record_n(nanoseconds.max(1), count);
+}
+
 /// All that one thread measured in one interval.
 #[derive(Clone, Debug)]
 pub struct Interval {
@@ -28,7 +33,7 @@ pub struct Interval {
     pub latency: Histogram<u64>,
     /// Actual send to the b+1-th equal reply, of the same.
     pub service_time: Histogram<u64>,
-    /// Handing to the client, minus intended send, of the same.
+    /// How much later than scheduled a transaction's bundle was closed, of the same.
     pub lag: Histogram<u64>,
     pub counts: Counts,
 }
@@ -48,7 +53,9 @@ pub struct Counts {
     pub wrong_replies: u64,
     pub retransmissions: u64,
     pub busy: u64,
+    /// Bundles that closed, and the transactions in them.
     pub bundles: u64,
+    pub bundled: u64,
 }
 
 impl Counts {
@@ -63,6 +70,7 @@ impl Counts {
         self.retransmissions += other.retransmissions;
         self.busy += other.busy;
         self.bundles += other.bundles;
+        self.bundled += other.bundled;
     }
 }
 

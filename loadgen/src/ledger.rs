@@ -1,7 +1,7 @@
 //! What completions add up to: figures, counts, history.
 
 use client::{Completion, Failure, Outbox};
-use wire::ids::{Instant, NodeId};
+use wire::ids::{Instant, NodeId, Sequence, Slot};
 use wire::ops::Outcome;
 
 use crate::histograms::{Interval, record};
@@ -82,6 +82,24 @@ impl Ledger {
         }
         if self.history.is_some() {
             self.write_history(now, &operation, completion, answered);
+        }
+    }
+
+    /// Whatever is still in flight when the drain has ended was never answered.
+    pub fn give_up_rest(&mut self) {
+        let now = crate::plan::now();
+        for tag in self.operations.tags() {
+            self.complete(
+                now,
+                &Completion {
+                    tag,
+                    sequence: Sequence(0),
+                    slot: Slot(0),
+                    result: Err(Failure::Timeout),
+                    replies: 0,
+                    sent: now,
+                },
+            );
         }
     }
 

@@ -46,6 +46,18 @@ impl Operations {
         Some(u64::from(index))
     }
 
+    /// Tags of all operations in flight.
+    pub fn tags(&self) -> Vec<u64> {
+        let mut waits = vec![true; self.slots.len()];
+        for index in &self.free {
+            waits[*index as usize] = false;
+        }
+        (0..self.slots.len())
+            .filter(|&index| waits[index])
+            .map(|index| index as u64)
+            .collect()
+    }
+
     /// Ends the operation of `tag`, which [`Operations::insert`] gave out.
     pub fn remove(&mut self, tag: u64) -> InFlight {
         let operation = self.slots[tag as usize];
@@ -71,7 +83,9 @@ mod tests {
             .unwrap();
         assert!(!operations.has_room());
         assert_eq!(operations.insert(InFlight::default()), None);
+        assert_eq!(operations.tags(), [first, second]);
         assert_eq!(operations.remove(second).number, 5);
+        assert_eq!(operations.tags(), [first]);
         assert_eq!(operations.in_flight(), 1);
         operations.remove(first);
         assert!(operations.has_room());

@@ -4,8 +4,13 @@
 //! seconds at rate `r` hold exactly `r * n` of them. Poisson arrivals are exponential gaps; their
 //! number varies around that by its square root.
 
+use std::collections::VecDeque;
+
 use crate::random::Random;
 use crate::units::Arrival;
+
+/// How far ahead the schedule can be read.
+pub const AHEAD_MAX: usize = wire::limits::BUNDLE_MAX;
 
 /// Intended send times of one thread, in nanoseconds from the start of the run.
 #[derive(Clone, Debug)]
@@ -15,8 +20,11 @@ pub struct Schedule {
     gap_ns: f64,
     /// Where this thread's first arrival lies, as a part of a gap: threads interleave.
     phase: f64,
-    number: u64,
-    next_ns: f64,
+    /// Arrivals drawn so far.
+    drawn: u64,
+    drawn_ns: f64,
+    /// The next arrivals; always `AHEAD_MAX` of them.
+    upcoming: VecDeque<u64>,
     random: Random,
 }
 
@@ -28,35 +36,40 @@ impl Schedule {
             arrival,
             gap_ns: 1e9 * threads as f64 / rate,
             phase: thread as f64 / threads as f64,
-            number: 0,
-            next_ns: 0.0,
+            drawn: 0,
+            drawn_ns: 0.0,
+            upcoming: VecDeque::with_capacity(AHEAD_MAX + 1),
             random: Random::new(seed),
         };
-        schedule.next_ns = match arrival {
-            Arrival::Constant => schedule.phase * schedule.gap_ns,
-            Arrival::Poisson => schedule.exponential(),
-        };
+        while schedule.upcoming.len() < AHEAD_MAX {
+            schedule.draw();
+        }
         schedule
     }
 
-    fn exponential(&mut self) -> f64 {
-        -(1.0 - self.random.unit()).ln() * self.gap_ns
+    fn draw(&mut self) {
+        self.drawn_ns = match self.arrival {
+            Arrival::Constant => (self.drawn as f64 + self.phase) * self.gap_ns,
+            Arrival::Poisson => self.drawn_ns - (1.0 - self.random.unit()).ln() * self.gap_ns,
+        };
+        self.drawn += 1;
+        self.upcoming.push_back(self.drawn_ns as u64);
     }
 
     /// The next intended time.
     pub fn peek_ns(&self) -> u64 {
-        self.next_ns as u64
+        self.ahead_ns(0)
+    }
+
+    /// The intended time `ahead` arrivals after the next one; `ahead` is below [`AHEAD_MAX`].
+    pub fn ahead_ns(&self, ahead: usize) -> u64 {
+        self.upcoming[ahead]
     }
 
     /// Takes the next intended time.
     pub fn take_ns(&mut self) -> u64 {
-        let intended = self.next_ns as u64;
-        self.number += 1;
-        self.next_ns = match self.arrival {
-            Arrival::Constant => (self.number as f64 + self.phase) * self.gap_ns,
-            Arrival::Poisson => self.next_ns + self.exponential(),
-        };
-        intended
+        self.draw();
+        self.upcoming.pop_front().expect("the schedule never ends")
     }
 }
 
@@ -98,6 +111,17 @@ mod tests {
             .collect();
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[1] - pair[0] == 1_000_000));
+    }
+
+    #[test]
+    fn looking_ahead_tells_what_will_be_taken() {
+        for arrival in [Arrival::Constant, Arrival::Poisson] {
+            let mut schedule = Schedule::new(arrival, 1e6, 0, 1, 9);
+            let last = schedule.ahead_ns(AHEAD_MAX - 1);
+            let taken: Vec<u64> = (0..AHEAD_MAX).map(|_| schedule.take_ns()).collect();
+            assert_eq!(taken[AHEAD_MAX - 1], last);
+            assert!(taken.is_sorted());
+        }
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub fn summarize(
             key_distribution: plan.key_distribution.to_string(),
             ratio_put_get: plan.ratio.to_string(),
             bundle_max: plan.bundle_max,
-            bundle_mean: (counts.offered - counts.dropped) as f64 / counts.bundles.max(1) as f64,
+            bundle_mean: counts.bundled as f64 / counts.bundles.max(1) as f64,
             linger_ns: plan.linger_ns,
             max_in_flight: flags.in_flight(),
             arrival: plan.arrival.to_string(),
@@ -298,6 +298,7 @@ mod tests {
         }
         figures.counts.offered = answered;
         figures.counts.answered = answered;
+        figures.counts.bundled = answered;
         figures.counts.bundles = answered.div_ceil(10);
         Measured {
             figures,

@@ -1,7 +1,8 @@
 //! Whether a run measured what it claims to have measured.
 //!
 //! A run is INVALID when the generator was late, when arrivals were dropped, when anything went
-//! wrong, or when less than 99% of the offered load was answered. Generator lag is late when its
+//! wrong, or when less than 99% of the offered load was answered. Lag is how much later than its
+//! schedule says the generator closed a transaction's bundle. It is late when its
 //! 99th percentile exceeds both [`LAG_BOUND_NS`] and [`LAG_SHARE`] of the latency's: latency
 //! counts from the intended send, so a lag is never hidden in it, but above that share the
 //! figures speak of the generator more than of the cluster.

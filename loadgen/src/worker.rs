@@ -1,8 +1,10 @@
 //! One generator thread: its clients, its socket, its schedule, its figures.
 //!
 //! A turn takes what has arrived by the schedule, closes a bundle that lingered, takes replies,
-//! and rests only until the next of these is due. Arrivals fill the bundle of one client until it
-//! is full or has lingered, then that of the next: many clients share the load by bundles.
+//! and rests only until the next bundle is due to leave. Arrivals fill the bundle of one client
+//! until it is full or has lingered, then that of the next: many clients share the load by bundles.
+//! A transaction waits in its bundle anyway, so lag is judged where it matters: how much later a
+//! bundle closes than the schedule says, counted for each of its transactions.
 //! Nothing on this path allocates once the load has started.
 
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use client::{Client, Completion, Outbox};
 use wire::ids::{Instant, NodeId};
 use wire::ops::Operation;
 
-use crate::histograms::{Counts, Interval, record};
+use crate::histograms::{Counts, Interval, record_many};
 use crate::history::HistoryWriter;
 use crate::keys::{Keys, Values, key};
 use crate::ledger::{Effects, Ledger};
@@ -62,6 +64,14 @@ pub struct Worker {
     pub history: Option<HistoryWriter>,
 }
 
+/// The bundle being filled, as the schedule sees it.
+#[derive(Clone, Copy)]
+struct OpenBundle {
+    first_intended: Instant,
+    last_intended: Instant,
+    count: usize,
+}
+
 /// A worker at work.
 struct Engine {
     worker: Worker,
@@ -71,8 +81,7 @@ struct Engine {
     random: Random,
     /// The client whose bundle is being filled.
     current: usize,
-    /// When the first operation entered the open bundle.
-    opened_at: Option<Instant>,
+    open: Option<OpenBundle>,
     next_tick: Instant,
     linger_ns: u64,
     next_number: u64,
@@ -120,7 +129,7 @@ impl Engine {
             keys: Keys::new(plan.keys, plan.key_distribution),
             random: Random::new(seed),
             current: 0,
-            opened_at: None,
+            open: None,
             next_tick: Instant(0),
             linger_ns: plan.linger_ns,
             // Numbers of different threads never meet: values stay unique.
@@ -231,7 +240,7 @@ impl Engine {
                 next += threads;
             }
             if next >= keys {
-                self.flush(now);
+                self.close(now);
                 if self.ledger.operations.in_flight() == 0 {
                     break;
                 }
@@ -301,13 +310,10 @@ impl Engine {
             if !plan.saturate {
                 progress = self.arrivals(now, start, elapsed_ns.min(end_ns - 1), &mut schedule);
             } else if loading {
-                progress = self.fill(now);
+                progress = self.fill();
             }
-            let lingered = self
-                .opened_at
-                .is_some_and(|opened| now.since_ns(opened) >= self.linger_ns || !loading);
-            if lingered {
-                self.flush(now);
+            if self.lingered_by(now) || (!loading && self.open.is_some()) {
+                self.close(now);
                 progress = true;
             }
             if elapsed_ns >= next_interval * INTERVAL_NS {
@@ -320,13 +326,10 @@ impl Engine {
             if now >= drain_end || self.worker.control.stopped() {
                 break;
             }
-            let mut until = Instant(u64::MAX);
-            if loading && !plan.saturate {
-                until = start.after_ns(schedule.peek_ns());
-            }
-            if let Some(opened) = self.opened_at {
-                until = until.min(opened.after_ns(self.linger_ns));
-            }
+            let until = match loading && !plan.saturate {
+                true => self.next_close(start, &schedule).min(end),
+                false => end,
+            };
             self.turn(progress, until)?;
         }
         self.rotate(next_interval - 1, &mut rotated)?;
@@ -336,10 +339,26 @@ impl Engine {
         counts.wrong_replies = after.wrong_replies - before.wrong_replies;
         counts.retransmissions = after.retransmissions - before.retransmissions;
         counts.busy = after.busy - before.busy;
-        counts.bundles = after.bundles - before.bundles;
-        // Whatever was still open when the drain ended was never answered.
-        counts.timeouts += self.ledger.operations.in_flight() as u64;
+        self.ledger.give_up_rest();
         Ok(())
+    }
+
+    /// Whether the open bundle should have left by `at`.
+    fn lingered_by(&self, at: Instant) -> bool {
+        self.open
+            .is_some_and(|open| at >= open.first_intended.after_ns(self.linger_ns))
+    }
+
+    /// When the next bundle will be full or has lingered, if all goes by the schedule.
+    fn next_close(&self, start: Instant, schedule: &Schedule) -> Instant {
+        let filled = self.open.map_or(0, |open| open.count);
+        let missing = self.worker.plan.bundle_max - filled;
+        let full = start.after_ns(schedule.ahead_ns(missing.max(1) - 1));
+        let first = match self.open {
+            Some(open) => open.first_intended,
+            None => start.after_ns(schedule.peek_ns()),
+        };
+        full.min(first.after_ns(self.linger_ns))
     }
 
     /// Hands over what the schedule says should have left by now; whether there was anything.
@@ -355,19 +374,17 @@ impl Engine {
                 return taken > 0;
             }
             let intended = start.after_ns(schedule.take_ns());
+            // Late as we may be, the bundles are those that a punctual generator would make.
+            if self.lingered_by(intended) {
+                self.close(now);
+            }
             let is_put = self.put_share == self.all_parts
                 || self.random.below(self.all_parts) < self.put_share;
             let key = self.keys.draw(&mut self.random);
             let measured = self.ledger.in_window(intended.0);
             self.ledger.interval.counts.offered += 1;
             self.ledger.measured.counts.offered += u64::from(measured);
-            if self.submit(now, intended, is_put, key) {
-                let lag = now.since_ns(intended);
-                record(&mut self.ledger.interval.lag, lag);
-                if measured {
-                    record(&mut self.ledger.measured.lag, lag);
-                }
-            } else {
+            if !self.submit(now, intended, is_put, key) {
                 self.ledger.interval.counts.dropped += 1;
                 self.ledger.measured.counts.dropped += u64::from(measured);
             }
@@ -376,16 +393,17 @@ impl Engine {
     }
 
     /// Closed loop: whole bundles, until as many are outstanding as allowed. Whether any left.
-    fn fill(&mut self, now: Instant) -> bool {
+    fn fill(&mut self) -> bool {
         let before = self.ledger.operations.in_flight();
         let bundle = self.worker.plan.bundle_max;
         while self.ledger.operations.in_flight() + bundle <= self.worker.plan.in_flight_per_thread {
+            let now = plan::now();
             for _ in 0..bundle {
                 let is_put = self.put_share == self.all_parts
                     || self.random.below(self.all_parts) < self.put_share;
                 let key = self.keys.draw(&mut self.random);
                 if !self.submit(now, now, is_put, key) {
-                    self.flush(now);
+                    self.close(now);
                     return false;
                 }
                 let measured = self.ledger.in_window(now.0);
@@ -393,7 +411,6 @@ impl Engine {
                 self.ledger.measured.counts.offered += u64::from(measured);
             }
         }
-        self.flush(now);
         self.ledger.operations.in_flight() > before
     }
 
@@ -404,7 +421,7 @@ impl Engine {
             return false;
         }
         if !self.worker.clients[self.current].has_room() {
-            self.flush(now);
+            self.close(now);
             let count = self.worker.clients.len();
             let free = (0..count)
                 .map(|step| (self.current + step) % count)
@@ -414,6 +431,13 @@ impl Engine {
                 None => return false,
             }
         }
+        // The last of a bundle has it signed and sent: earlier ones of this turn took their time.
+        let filled = self.open.map_or(0, |open| open.count);
+        let now = if filled + 1 >= self.worker.plan.bundle_max {
+            plan::now()
+        } else {
+            now
+        };
         let number = self.next_number;
         self.next_number += 1;
         let measured = self.ledger.in_window(intended.0);
@@ -431,7 +455,6 @@ impl Engine {
         let key = key(key_index);
         let (clients, port) = (&mut self.worker.clients, &mut self.port);
         let client = &mut clients[self.current];
-        let was_open = client.open_operations() > 0;
         // The value is copied into the bundle before the ledger is needed again.
         let mut sent = Sent {
             port,
@@ -449,24 +472,50 @@ impl Engine {
             self.ledger.operations.remove(tag);
             return false;
         }
+        let open = self.open.get_or_insert(OpenBundle {
+            first_intended: intended,
+            last_intended: intended,
+            count: 0,
+        });
+        open.last_intended = intended;
+        open.count += 1;
         if client.open_operations() == 0 {
-            self.current = (self.current + 1) % clients.len();
-            self.opened_at = None;
-        } else if !was_open || self.opened_at.is_none() {
-            self.opened_at = Some(now);
+            self.closed(now, intended);
         }
         true
     }
 
-    /// Closes the open bundle and moves on to the next client.
-    fn flush(&mut self, now: Instant) {
-        self.opened_at = None;
+    /// Closes the open bundle before it is full.
+    fn close(&mut self, now: Instant) {
+        let Some(open) = self.open else {
+            return;
+        };
         let (clients, port) = (&mut self.worker.clients, &mut self.port);
         let ledger = &mut self.ledger;
-        if clients[self.current].open_operations() > 0 {
-            clients[self.current].flush(now, &mut Effects { now, ledger, port });
-            self.current = (self.current + 1) % clients.len();
+        clients[self.current].flush(now, &mut Effects { now, ledger, port });
+        let lingered = open.first_intended.after_ns(self.linger_ns);
+        self.closed(now, lingered.max(open.last_intended).min(now));
+    }
+
+    /// A bundle that was due to leave at `due` has left: on to the next client.
+    fn closed(&mut self, now: Instant, due: Instant) {
+        let Some(open) = self.open.take() else {
+            return;
+        };
+        let (lag_ns, count) = (now.since_ns(due), open.count as u64);
+        let measured = self.ledger.in_window(open.first_intended.0);
+        for figures in [
+            Some(&mut self.ledger.interval),
+            measured.then_some(&mut self.ledger.measured),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            record_many(&mut figures.lag, lag_ns, count);
+            figures.counts.bundles += 1;
+            figures.counts.bundled += count;
         }
+        self.current = (self.current + 1) % self.worker.clients.len();
     }
 
     fn client_counts(&self) -> Counts {
@@ -476,7 +525,6 @@ impl Engine {
             counts.wrong_replies += counters.wrong_replies;
             counts.retransmissions += counters.retransmissions;
             counts.busy += counters.busy;
-            counts.bundles += counters.bundles;
         }
         counts
     }
@@ -492,7 +540,6 @@ impl Engine {
         mine.wrong_replies = counts.wrong_replies - rotated.wrong_replies;
         mine.retransmissions = counts.retransmissions - rotated.retransmissions;
         mine.busy = counts.busy - rotated.busy;
-        mine.bundles = counts.bundles - rotated.bundles;
         *rotated = counts;
         let figures = std::mem::replace(&mut self.ledger.interval, empty);
         self.report(Report::Interval { index, figures })

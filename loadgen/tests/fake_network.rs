@@ -271,3 +271,33 @@ fn wrong_usage_exits_2_and_a_missing_network_1() {
     }
     assert_eq!(hippo_load(nowhere, "").status.code(), Some(1));
 }
+
+/// What the generator itself costs: `cargo test --release -p loadgen generator_cost -- --ignored
+/// --nocapture`. Prints its CPU time for each transaction; asserts nothing about time.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn generator_cost() {
+    let network = Network::start("cost", &[]);
+    for arguments in [
+        "--saturate --max-in-flight 4096",
+        "--rate 100k",
+        "--rate 100k --idle block",
+        "--rate 100k --idle block --backend mmsg",
+        "--rate 1k --idle block",
+    ] {
+        let out = network.directory.join("out");
+        let all = format!(
+            "{arguments} --duration 3s --warmup 1s --output {}",
+            out.display()
+        );
+        let output = hippo_load(&network.directory, &all);
+        let result = json(&out.join("result.json"));
+        let answered = result["achieved_tps"].as_f64().unwrap() * 3.0;
+        let cpu = result["generator_cpu_seconds"].as_f64().unwrap();
+        println!(
+            "{arguments}\n{}{:.2} us of generator CPU per transaction\n",
+            text(&output),
+            cpu * 1e6 / answered
+        );
+    }
+}
