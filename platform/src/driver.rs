@@ -31,7 +31,7 @@ pub const WRITE_PARTS_MAX: usize = 64;
 #[derive(Debug)]
 pub enum Event {
     /// `data` holds one datagram, or several of `segment` bytes each that the kernel joined; the
-    /// last may be shorter.
+    /// last may be shorter. `segment` is at least 1; `data` is empty for an empty datagram.
     Received {
         from: SocketAddr,
         data: Shared,
@@ -173,13 +173,36 @@ pub struct Counters {
     /// Multishot receives that ended and were started again.
     pub rearmed: u64,
     pub cq_overflows: u64,
-    /// Datagrams that the kernel dropped because the socket's buffer was full.
+    /// Datagrams that the kernel dropped because the socket's buffer was full, as of the last
+    /// receive; modulo 2^32.
     pub kernel_drops: u64,
+    /// Datagrams dropped because they were larger than a receive buffer.
+    pub truncated: u64,
     /// System calls that submit or wait.
     pub enters: u64,
     pub submissions: u64,
     pub completions: u64,
     pub writes: u64,
+}
+
+impl Counters {
+    fn note_received(&mut self, bytes: usize, segment: usize) {
+        self.received_bytes += bytes as u64;
+        self.received_datagrams += bytes.div_ceil(segment).max(1) as u64;
+    }
+
+    fn note_drops(&mut self, drops: Option<u32>) {
+        if let Some(drops) = drops {
+            self.kernel_drops = u64::from(drops);
+        }
+    }
+}
+
+fn too_many_files() -> PlatformError {
+    PlatformError::Io {
+        what: "too many log files for this driver (files_max)".to_owned(),
+        source: std::io::ErrorKind::QuotaExceeded.into(),
+    }
 }
 
 /// Events between the driver and its stages; bounded, taken once.
@@ -225,7 +248,8 @@ pub trait Driver {
     /// Makes a file known; it stays open until the driver ends.
     fn add_file(&mut self, file: &LogFile) -> Result<FileIndex, PlatformError>;
 
-    /// Queues datagrams. They come back when the queue is full.
+    /// Queues datagrams. They come back when the queue is full, or there is no socket; so does for
+    /// ever a run that takes more sends than `sends_max` (64 datagrams one, without GSO each one).
     fn send(&mut self, outgoing: Outgoing) -> Result<(), Outgoing>;
 
     fn write(&mut self, write: Write) -> Result<(), Write>;

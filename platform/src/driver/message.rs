@@ -71,30 +71,42 @@ pub(super) fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// The segment size among the kernel's remarks: 0 when the receive is one datagram.
-pub(super) fn parse_segment(control: &[u8]) -> usize {
+/// What the kernel says of a receive beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Remarks {
+    /// Bytes of each datagram that was joined into this one; none for a single datagram.
+    pub segment: Option<usize>,
+    /// Datagrams that the socket has dropped so far, modulo 2^32; none while there were none.
+    pub drops: Option<u32>,
+}
+
+/// Reads the kernel's control messages.
+pub(super) fn parse_remarks(control: &[u8]) -> Remarks {
     const HEAD: usize = size_of::<libc::cmsghdr>();
+    let mut remarks = Remarks::default();
     let mut rest = control;
     while rest.len() >= HEAD {
         // SAFETY: `rest` has the bytes of a header, which may lie at any alignment.
         let head: libc::cmsghdr = unsafe { ptr::read_unaligned(rest.as_ptr().cast()) };
         let length = head.cmsg_len as usize;
         if length < HEAD || length > rest.len() {
-            return 0;
+            break;
         }
-        let data = &rest[HEAD..length];
-        if head.cmsg_level == libc::SOL_UDP
-            && head.cmsg_type == UDP_GRO
-            && let Some(number) = data.first_chunk()
-        {
-            return usize::try_from(i32::from_ne_bytes(*number)).unwrap_or(0);
+        let number = rest[HEAD..length].first_chunk().copied();
+        match (head.cmsg_level, head.cmsg_type) {
+            (libc::SOL_UDP, UDP_GRO) => {
+                let bytes = number.map_or(0, i32::from_ne_bytes);
+                remarks.segment = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+            }
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                remarks.drops = number.map(u32::from_ne_bytes);
+            }
+            _ => {}
         }
-        let step = length
-            .next_multiple_of(align_of::<libc::cmsghdr>())
-            .min(rest.len());
-        rest = &rest[step..];
+        let step = length.next_multiple_of(align_of::<libc::cmsghdr>());
+        rest = &rest[step.min(rest.len())..];
     }
-    0
+    remarks
 }
 
 /// Control data of a GSO send: one aligned message.
@@ -166,7 +178,7 @@ impl SendSlot {
         self.header.msg_iov = self.iovecs.as_mut_ptr();
         self.header.msg_iovlen = used;
         if self.datagrams > 1 {
-            let each = outgoing.head_each + outgoing.body_each;
+            let each = datagram_bytes(outgoing);
             self.control.head.cmsg_level = libc::SOL_UDP;
             self.control.head.cmsg_type = UDP_SEGMENT;
             self.control.head.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u16>()) as _;
@@ -183,18 +195,18 @@ impl SendSlot {
     }
 }
 
+/// Bytes of each datagram but the last, which may be shorter.
+fn datagram_bytes(outgoing: &Outgoing) -> usize {
+    outgoing.head_each + outgoing.body.as_ref().map_or(0, |_| outgoing.body_each)
+}
+
 /// The sends that `outgoing` takes: ranges of datagrams.
 pub(super) fn batches(
     outgoing: &Outgoing,
     gso: bool,
 ) -> impl Iterator<Item = Range<usize>> + use<> {
     let count = outgoing.count();
-    let each = outgoing.head_each
-        + if outgoing.body.is_some() {
-            outgoing.body_each
-        } else {
-            0
-        };
+    let each = datagram_bytes(outgoing);
     let most = if gso {
         (SEND_BYTES_MAX / each.max(1)).clamp(1, GSO_SEGMENTS_MAX)
     } else {
@@ -203,4 +215,56 @@ pub(super) fn batches(
     (0..count)
         .step_by(most)
         .map(move |start| start..(start + most).min(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(level: i32, kind: i32, number: i32) -> Vec<u8> {
+        let mut bytes = (size_of::<libc::cmsghdr>() + 4).to_ne_bytes().to_vec();
+        bytes.extend([level, kind, number, 0].map(i32::to_ne_bytes).concat());
+        bytes
+    }
+
+    #[test]
+    fn remarks_are_found_in_any_order_and_broken_ones_end_the_search() {
+        let segment = control(libc::SOL_UDP, UDP_GRO, 1400);
+        let drops = control(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 9);
+        let both = Remarks {
+            segment: Some(1400),
+            drops: Some(9),
+        };
+        assert_eq!(parse_remarks(&[&segment[..], &drops].concat()), both);
+        assert_eq!(parse_remarks(&[&drops[..], &segment].concat()), both);
+        assert_eq!(parse_remarks(&[]), Remarks::default());
+        let zero = control(libc::SOL_UDP, UDP_GRO, 0);
+        assert_eq!(
+            parse_remarks(&zero),
+            Remarks::default(),
+            "nobody may divide by zero"
+        );
+        for cut in 0..20 {
+            assert_eq!(parse_remarks(&segment[..cut]), Remarks::default());
+        }
+        let mut broken = segment.clone();
+        broken[0] = 3;
+        assert_eq!(
+            parse_remarks(&[&broken[..], &drops].concat()),
+            Remarks::default()
+        );
+    }
+
+    #[test]
+    fn addresses_survive_the_form_of_the_kernel() {
+        for text in ["10.1.2.3:4567", "[fe80::1:2%7]:89"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let (name, bytes) = Name::of(address);
+            // SAFETY: `name` is a local of at least `bytes` initialised bytes.
+            let raw = unsafe { std::slice::from_raw_parts((&raw const name).cast::<u8>(), bytes) };
+            assert_eq!(parse_name(raw), Some(address));
+            assert_eq!(parse_name(&raw[..bytes.min(7)]), None);
+        }
+        assert_eq!(parse_name(&[0; NAME_BYTES]), None);
+    }
 }

@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use super::message::{CONTROL_BYTES, NAME_BYTES, SendSlot, batches, parse_name, parse_segment};
+use super::message::{CONTROL_BYTES, NAME_BYTES, SendSlot, batches, parse_name, parse_remarks};
 use super::{
     Counters, Driver, Event, EventQueue, FileIndex, Options, Outgoing, Read, Sync, WRITE_PARTS_MAX,
-    Write,
+    Write, too_many_files,
 };
 use crate::PlatformError;
 use crate::file::LogFile;
@@ -43,6 +43,7 @@ pub(super) struct Mmsg {
     free: Vec<u32>,
     send_headers: Box<[libc::mmsghdr]>,
     files: Vec<OwnedFd>,
+    files_max: usize,
     writes: VecDeque<Write>,
     reads: VecDeque<Read>,
     waker: Waker,
@@ -75,7 +76,8 @@ impl Mmsg {
             queued: VecDeque::with_capacity(options.sends_max),
             free: (0..options.sends_max as u32).rev().collect(),
             send_headers: (0..BATCH).map(|_| header()).collect(),
-            files: Vec::with_capacity(options.files_max.min(1024)),
+            files: Vec::with_capacity(options.files_max),
+            files_max: options.files_max,
             writes: VecDeque::with_capacity(DISK_QUEUE_MAX),
             reads: VecDeque::with_capacity(DISK_QUEUE_MAX),
             waker,
@@ -152,7 +154,6 @@ impl Mmsg {
                 slot.buffer = pool.take();
             }
             let Some(buffer) = &mut slot.buffer else {
-                self.counters.no_receive_buffer += 1;
                 break;
             };
             slot.iovec = libc::iovec {
@@ -170,6 +171,7 @@ impl Mmsg {
             ready += 1;
         }
         if ready == 0 {
+            self.counters.no_receive_buffer += u64::from(events.room() > 0);
             return Ok(0);
         }
         self.counters.enters += 1;
@@ -197,16 +199,17 @@ impl Mmsg {
             let control = unsafe {
                 std::slice::from_raw_parts(slot.control.as_ptr().cast::<u8>(), control_bytes)
             };
-            let segment = parse_segment(control);
+            let remarks = parse_remarks(control);
+            self.counters.note_drops(remarks.drops);
             let (Some(from), Some(buffer)) = (parse_name(&slot.name), slot.buffer.take()) else {
                 continue;
             };
             if truncated {
+                self.counters.truncated += 1;
                 continue;
             }
-            let segment = if segment == 0 { length } else { segment };
-            self.counters.received_bytes += length as u64;
-            self.counters.received_datagrams += length.div_ceil(segment.max(1)).max(1) as u64;
+            let segment = remarks.segment.unwrap_or(length).max(1);
+            self.counters.note_received(length, segment);
             let data = buffer.freeze().slice(0..length);
             events.push(Event::Received {
                 from,
@@ -342,6 +345,9 @@ fn last_errno() -> i32 {
 
 impl Driver for Mmsg {
     fn add_file(&mut self, file: &LogFile) -> Result<FileIndex, PlatformError> {
+        if self.files.len() == self.files_max {
+            return Err(too_many_files());
+        }
         let own = file
             .as_fd()
             .try_clone_to_owned()

@@ -18,7 +18,9 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use self::disk::Disk;
 use self::receive::Receive;
 use self::send::Sends;
-use super::{Counters, Driver, Event, EventQueue, FileIndex, Options, Outgoing, Read, Write};
+use super::{
+    Counters, Driver, Event, EventQueue, FileIndex, Options, Outgoing, Read, Write, too_many_files,
+};
 use crate::PlatformError;
 use crate::file::LogFile;
 use crate::idle::Wait;
@@ -31,6 +33,8 @@ const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 16_384;
 /// Completions taken in one turn.
 const COMPLETIONS_PER_TURN: usize = 512;
+/// Longest sleep while no receive runs for want of buffers.
+const STARVED_WAIT: std::time::Duration = std::time::Duration::from_millis(1);
 /// Place of the socket among the registered files; log files follow.
 const SOCKET: Fixed = Fixed(0);
 /// IORING_ENTER_GETEVENTS of <linux/io_uring.h>.
@@ -261,10 +265,7 @@ impl Driver for Uring {
     fn add_file(&mut self, file: &LogFile) -> Result<FileIndex, PlatformError> {
         use std::os::fd::AsFd;
         if self.files == self.files_max {
-            return Err(PlatformError::Io {
-                what: "too many log files for this driver".to_owned(),
-                source: io::ErrorKind::QuotaExceeded.into(),
-            });
+            return Err(too_many_files());
         }
         // The registration keeps the file open.
         self.ring
@@ -306,7 +307,12 @@ impl Driver for Uring {
                 // The first idle turn announces sleep and returns, so that the caller looks at its
                 // rings once more; the next one sleeps.
                 if self.drowsy {
-                    self.wait(limit)?;
+                    let starved = self.receive.as_ref().is_some_and(Receive::starved);
+                    self.wait(if starved {
+                        limit.min(STARVED_WAIT)
+                    } else {
+                        limit
+                    })?;
                     self.waker.end_sleep();
                     self.drowsy = false;
                     taken = self.collect(events)?;

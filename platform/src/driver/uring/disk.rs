@@ -158,19 +158,20 @@ impl Uring {
                 .user_data(user_data(Kind::Flush, index))
         });
         slot.written = Ok(());
-        slot.write = Some(write);
+        // Both go into the queue together, or the link would be cut; and once the first is in it,
+        // the slot belongs to the kernel.
+        if !self.make_room(2) {
+            return Err(write);
+        }
+        self.disk.writes[index].write = Some(write);
         let pushed = match flush {
             None => self.push(&entry),
-            // Both go into the queue together, or the link would be cut.
             Some(flush) => self
-                .make_room(2)
-                .and_then(|()| self.push(&entry.flags(squeue::Flags::IO_LINK)))
+                .push(&entry.flags(squeue::Flags::IO_LINK))
                 .and_then(|()| self.push(&flush)),
         };
-        match (pushed, &mut self.disk.writes[index].write) {
-            (Ok(()), _) | (Err(_), None) => Ok(()),
-            (Err(_), slot) => slot.take().map_or(Ok(()), Err),
-        }
+        assert!(pushed.is_ok(), "there was room");
+        Ok(())
     }
 
     pub(super) fn submit_read(&mut self, read: Read) -> Result<(), Read> {
@@ -212,16 +213,18 @@ impl Uring {
         Ok(())
     }
 
-    /// Submits what is queued when fewer than `entries` places are left.
-    fn make_room(&mut self, entries: usize) -> Result<(), crate::PlatformError> {
-        let (used, capacity) = {
+    /// Whether the queue has places for so many entries, if need be after submitting.
+    fn make_room(&mut self, entries: usize) -> bool {
+        for _ in 0..2 {
             let submission = self.ring.submission();
-            (submission.len(), submission.capacity())
-        };
-        if capacity - used < entries {
-            self.enter(0)
-        } else {
-            Ok(())
+            if submission.capacity() - submission.len() >= entries {
+                return true;
+            }
+            drop(submission);
+            if self.enter(0).is_err() {
+                return false;
+            }
         }
+        false
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::{BufRingEntry, RecvMsgOut};
 use io_uring::{IoUring, cqueue, opcode};
 
-use super::super::message::{CONTROL_BYTES, NAME_BYTES, parse_name, parse_segment};
+use super::super::message::{CONTROL_BYTES, NAME_BYTES, parse_name, parse_remarks};
 use super::super::{Counters, Event, EventQueue};
 use super::{Kind, SOCKET, Uring, user_data};
 use crate::PlatformError;
@@ -108,6 +108,11 @@ impl Receive {
         }
     }
 
+    /// No receive runs, for want of buffers; nobody says when the pool has some again.
+    pub(super) fn starved(&self) -> bool {
+        !self.armed
+    }
+
     /// One completion of the multishot receive.
     pub(super) fn complete(
         &mut self,
@@ -156,16 +161,17 @@ impl Receive {
     fn parse(&self, buffer: Buffer, length: usize, counters: &mut Counters) -> Option<Event> {
         let received = RecvMsgOut::parse(buffer.get(..length)?, &self.header).ok()?;
         if received.is_payload_truncated() {
+            counters.truncated += 1;
             return None;
         }
         let from = parse_name(received.name_data())?;
-        let segment = parse_segment(received.control_data());
+        let remarks = parse_remarks(received.control_data());
+        counters.note_drops(remarks.drops);
         let payload = received.payload_data();
         let start = payload.as_ptr() as usize - buffer.as_ptr() as usize;
         let end = start + payload.len();
-        let segment = if segment == 0 { end - start } else { segment };
-        counters.received_bytes += (end - start) as u64;
-        counters.received_datagrams += (end - start).div_ceil(segment.max(1)).max(1) as u64;
+        let segment = remarks.segment.unwrap_or(end - start).max(1);
+        counters.note_received(end - start, segment);
         Some(Event::Received {
             from,
             data: buffer.freeze().slice(start..end),

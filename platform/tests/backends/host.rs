@@ -1,5 +1,4 @@
 //! A driver with its queue and pools, as the tests use it.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,13 +14,13 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// A whole run of datagrams, a receive of the kernel with its remarks.
 const BUFFER_BYTES: usize = 128 << 10;
 /// Longest wait before a test calls itself wedged.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Host {
     pub driver: Box<dyn Driver>,
     pub events: EventQueue,
     pub address: SocketAddr,
-    /// Receives land here, and the test's own sends and writes come from here.
+    /// Where datagrams land.
     pub pool: Pool,
 }
 
@@ -73,7 +72,6 @@ impl Host {
             sends_max,
         };
         let driver = driver::open(options).unwrap();
-        // Sends never compete with receives for a buffer: without a socket the pool is the test's.
         Host {
             driver,
             events: EventQueue::with_capacity(256),
@@ -150,9 +148,8 @@ pub fn shared(bytes: &[u8]) -> Shared {
     buffer.freeze().slice(0..bytes.len())
 }
 
-/// Datagrams for `to`; `pool` gives its buffers where it has some of the size.
+/// Datagrams for `to`: equal parts of `head`, each with a part of `body`.
 pub fn outgoing(
-    _pool: &Pool,
     to: SocketAddr,
     head: &[u8],
     head_each: usize,
@@ -179,14 +176,7 @@ pub fn exchange(
     body_each: usize,
     count: usize,
 ) -> Vec<Vec<u8>> {
-    sender.send(outgoing(
-        &sender.pool,
-        receiver.address,
-        head,
-        head_each,
-        body,
-        body_each,
-    ));
+    sender.send(outgoing(receiver.address, head, head_each, body, body_each));
     receiver.receive_with(sender, count)
 }
 
