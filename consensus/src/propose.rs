@@ -141,9 +141,7 @@ impl Core {
             return Err(Reject::WrongView);
         }
         let leader = self.leader(header.view());
-        if leader == self.config.me && source == Source::Proposed
-            || source == Source::Proposed && from != leader
-        {
+        if source == Source::Proposed && (leader == self.config.me || from != leader) {
             return Err(Reject::NotLeader);
         }
         let slot = header.slot();

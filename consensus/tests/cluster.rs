@@ -245,7 +245,7 @@ impl Cluster {
     /// Delivers one random message, or lets a millisecond pass.
     fn step(&mut self) {
         self.now += 10_000;
-        if self.network.is_empty() || self.random() % 32 == 0 {
+        if self.network.is_empty() || self.random().is_multiple_of(32) {
             self.now += 200_000;
             for id in (0..N as u16).map(NodeId) {
                 if !self.replicas[id.index()].crashed {

@@ -160,7 +160,7 @@ impl Ledger {
             index < self.cells.len(),
             "the ledger has a cell for every record of the log"
         );
-        assert!(sectors < 256 && start.0 % SECTOR_BYTES as u64 == 0);
+        assert!(sectors < 256 && start.0.is_multiple_of(SECTOR_BYTES as u64));
         self.cells[index] = (start.0 / SECTOR_BYTES as u64) << 8 | u64::from(sectors);
         self.used = self.used.max(index + 1);
     }

@@ -55,8 +55,4 @@ impl<T> Inlet<T> {
     pub fn pop(&mut self) -> Option<T> {
         self.ring.pop()
     }
-
-    pub fn len(&self) -> usize {
-        self.ring.len()
-    }
 }

@@ -194,7 +194,7 @@ impl Mmsg {
             let (slot, header) = (&mut self.receives[index], &self.receive_headers[index]);
             let length = header.msg_len as usize;
             let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            let control_bytes = (header.msg_hdr.msg_controllen as usize).min(CONTROL_BYTES);
+            let control_bytes = header.msg_hdr.msg_controllen.min(CONTROL_BYTES);
             // SAFETY: the kernel wrote `control_bytes` bytes into the slot's array.
             let control = unsafe {
                 std::slice::from_raw_parts(slot.control.as_ptr().cast::<u8>(), control_bytes)

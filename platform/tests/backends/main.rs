@@ -13,7 +13,6 @@ use platform::tripwire::Tripwire;
 static ALLOCATOR: Tripwire<System> = Tripwire::new(System);
 
 /// Runs each test on both backends; where io_uring is forbidden, its half says so and passes.
-#[macro_export]
 macro_rules! on_both_backends {
     ($($test:ident)*) => {
         mod uring {
@@ -32,3 +31,5 @@ macro_rules! on_both_backends {
         }
     };
 }
+
+pub(crate) use on_both_backends;

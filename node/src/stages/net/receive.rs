@@ -56,8 +56,8 @@ impl Net {
     fn route(&mut self, incoming: Incoming<Pooled>, driver: &mut dyn Driver) {
         let outcome = match incoming {
             Incoming::Respond { to, datagram } => self.respond(to, &datagram, driver),
-            Incoming::Peer(message) => self.from_peer(message.into_inner()),
-            Incoming::Client(message) => self.from_client(message.into_inner(), driver),
+            Incoming::Peer(message) => self.hear_peer(message.into_inner()),
+            Incoming::Client(message) => self.hear_client(message.into_inner(), driver),
         };
         if let Err(reject) = outcome {
             self.shared.telemetry.rejects.count(reject);
@@ -88,7 +88,7 @@ impl Net {
         Ok(())
     }
 
-    fn from_peer(&mut self, message: FromPeer<Pooled>) -> Result<(), Reject> {
+    fn hear_peer(&mut self, message: FromPeer<Pooled>) -> Result<(), Reject> {
         let FromPeer {
             from,
             kind,
@@ -116,7 +116,7 @@ impl Net {
         self.to_order.push(input).map_err(|_| Reject::QueueFull)
     }
 
-    fn from_client(
+    fn hear_client(
         &mut self,
         message: FromClient<Pooled>,
         driver: &mut dyn Driver,

@@ -1,0 +1,227 @@
+//! The commands that need no running cluster, and what commands say when there is none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{Network, command, hippo};
+
+#[test]
+fn a_test_network_is_complete_and_private() {
+    let network = Network::with("layout", "--idle block --datagram-bytes 1472");
+    let path = network.path();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path.join("operator.key")), 0o600);
+    assert_eq!(mode(&path.join("client.key")), 0o600);
+    for node in 0..4 {
+        let node = network.node(node);
+        assert_eq!(mode(&node.join("node.key")), 0o600);
+        assert_eq!(mode(&node.join("data")), 0o700);
+        for name in ["LOCK", "superblock.a", "superblock.b"] {
+            assert!(node.join("data").join(name).exists());
+        }
+        for index in 0..2 {
+            let segment = node.join(format!("data/wal/{index:08}.segment"));
+            let bytes = fs::read(segment).unwrap();
+            assert!(bytes.len() == 1 << 20 && bytes.iter().all(|byte| *byte == 0));
+        }
+    }
+    let text = fs::read_to_string(network.node(3).join("node.toml")).unwrap();
+    for line in [
+        "id = 3",
+        "idle = \"block\"",
+        "datagram_bytes = 1472",
+        "segment_bytes = \"1MiB\"",
+    ] {
+        assert!(
+            text.lines().any(|have| have == line),
+            "no `{line}` in\n{text}"
+        );
+    }
+    assert!(text.contains(&format!("127.0.0.1:{}", network.port + 103)));
+
+    let again = hippo(&format!("testnet --output {}", path.display()));
+    assert_eq!(again.code, 2);
+    assert!(again.err.contains("not empty"), "{}", again.err);
+}
+
+#[test]
+fn bad_shapes_are_refused() {
+    let scratch = crate::support::Scratch::new("shapes");
+    let output = scratch.path().join("net");
+    for flags in [
+        "--nodes 3",
+        "--nodes 32",
+        "--flush never",
+        "--segment-bytes 1000",
+        "--segments-max 1",
+        "--segments-initial 9 --segments-max 8",
+        "--base-port 65535",
+        "--cores x",
+        "--datagram-bytes 100",
+    ] {
+        let said = hippo(&format!("testnet --output {} {flags}", output.display()));
+        assert_eq!(said.code, 2, "{flags}: {}", said.err);
+        assert!(!output.exists(), "{flags}");
+    }
+}
+
+#[test]
+fn configurations_are_shown_with_their_origin() {
+    let network = Network::new("origin");
+    let config = network.node(0).join("node.toml");
+    let output = command()
+        .args([
+            "config",
+            "show",
+            "--origin",
+            "-o",
+            "json",
+            "--threads-idle",
+            "block",
+        ])
+        .arg("--config")
+        .arg(&config)
+        .env("HIPPO_STORAGE_FLUSH", "fdatasync")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["setting"] == name).unwrap();
+    assert_eq!(row("threads.idle")["origin"], "flag --threads-idle");
+    assert_eq!(row("storage.flush")["value"], "fdatasync");
+    assert_eq!(
+        row("storage.flush")["origin"],
+        "environment HIPPO_STORAGE_FLUSH"
+    );
+    assert_eq!(row("storage.direct")["origin"], "default");
+    let origin = row("node.id")["origin"].as_str().unwrap();
+    assert!(origin.ends_with("node.toml:4"), "{origin}");
+}
+
+#[test]
+fn the_sample_and_the_check() {
+    let network = Network::new("check");
+    let sample = hippo("config sample");
+    assert_eq!(sample.code, 0);
+    let path = network.node(2).join("sample.toml");
+    fs::write(&path, sample.out).unwrap();
+    let said = hippo(&format!("config check {}", path.display()));
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+
+    let ours = network.path().join("committee.toml");
+    let theirs = network.path().join("theirs.toml");
+    let text = fs::read_to_string(&ours).unwrap();
+    fs::write(
+        &theirs,
+        text.replace("state_machine = \"kv\"", "state_machine = \"noop\""),
+    )
+    .unwrap();
+    let said = hippo(&format!(
+        "config check {} {}",
+        ours.display(),
+        theirs.display()
+    ));
+    assert_eq!(said.code, 1);
+    assert!(
+        said.out
+            .contains("differ in: state_machine; nodes with these files refuse each other")
+    );
+    fs::write(&theirs, "cluster = 3").unwrap();
+    let said = hippo(&format!(
+        "config check {} {}",
+        ours.display(),
+        theirs.display()
+    ));
+    assert_eq!(said.code, 2, "{}", said.err);
+}
+
+#[test]
+fn keys_are_made_shown_and_verified() {
+    let network = Network::new("keys");
+    let fresh = network.path().join("fresh.key");
+    let made = hippo(&format!("key generate --output {}", fresh.display()));
+    assert_eq!(made.code, 0, "{}", made.err);
+    assert_eq!(
+        hippo(&format!("key show {}", fresh.display())).out,
+        made.out
+    );
+    let again = hippo(&format!("key generate --output {}", fresh.display()));
+    assert_eq!(again.code, 1);
+    assert!(again.err.contains("never overwritten"));
+
+    let committee = network.path().join("committee.toml");
+    let verify = |key: &std::path::Path, id: u16| {
+        hippo(&format!(
+            "key verify {} --committee {} --id {id}",
+            key.display(),
+            committee.display()
+        ))
+    };
+    let own = network.node(2).join("node.key");
+    assert_eq!(verify(&own, 2).code, 0);
+    let other = verify(&own, 1);
+    assert_eq!(other.code, 7);
+    assert!(other.err.contains("belongs to node 2"), "{}", other.err);
+    assert_eq!(verify(&fresh, 1).code, 7);
+}
+
+#[test]
+fn a_dead_cluster_is_unhealthy_and_has_no_quorum() {
+    let network = Network::new("dead");
+    let path = network.path();
+    let path = path.display();
+    let status = hippo(&format!("status --network {path}"));
+    assert_eq!(status.code, 5, "{}", status.err);
+    assert!(
+        status.out.contains("down: node 0, 1, 2, 3"),
+        "{}",
+        status.out
+    );
+    assert_eq!(hippo(&format!("health --network {path}")).code, 5);
+    assert_eq!(hippo(&format!("health --network {path} --node 2")).code, 5);
+    assert_eq!(hippo(&format!("health --network {path} --node 4")).code, 2);
+    let get = hippo(&format!("get --network {path} --timeout 300ms k"));
+    assert_eq!(get.code, 3, "{}", get.err);
+    let stale = hippo(&format!(
+        "get --network {path} --timeout 300ms --read stale --node 1 k"
+    ));
+    assert_eq!(stale.code, 3, "{}", stale.err);
+    let fenced = hippo(&format!("get --network {path} --read fenced k"));
+    assert_eq!(fenced.code, 2);
+    assert!(fenced.err.contains("not served yet"));
+    let readable = network.path().join("client.key");
+    fs::set_permissions(readable, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(hippo(&format!("put --network {path} k v")).code, 7);
+    let none = hippo("put --network /nonexistent k v");
+    assert_eq!(none.code, 2);
+    assert!(none.err.contains("HIPPO_NETWORK"), "{}", none.err);
+}
+
+#[test]
+fn help_version_completion_and_mistakes() {
+    let help = hippo("--help");
+    assert_eq!(help.code, 0);
+    assert!(help.out.contains("A whole cluster:") && help.out.contains("Exit codes:"));
+    for command in ["testnet", "start", "dev", "status"] {
+        let help = hippo(&format!("{command} --help"));
+        assert!(
+            help.code == 0 && help.out.contains("A whole cluster:"),
+            "{command}"
+        );
+    }
+    assert!(hippo("version").out.starts_with("hippo "));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = hippo(&format!("completion {shell}"));
+        assert!(script.code == 0 && script.out.contains("hippo"), "{shell}");
+    }
+    for mistake in [
+        "",
+        "pit k v",
+        "put k",
+        "txn --if a=b",
+        "scan --limit 0",
+        "cas k v",
+    ] {
+        assert_eq!(hippo(mistake).code, 2, "{mistake}");
+    }
+}

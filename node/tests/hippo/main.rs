@@ -1,0 +1,5 @@
+//! The built `hippo` as its users meet it: commands, refusals, exit codes.
+
+mod commands;
+mod refusals;
+mod support;

@@ -1,0 +1,174 @@
+//! kill -9 under load, and what every node knows afterwards.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, NODES, assert_ok};
+use crate::connection::{connect, stale_get};
+
+/// A write as the history tells it.
+struct Write {
+    value: String,
+    acknowledged: bool,
+    slot: u64,
+}
+
+/// key -> its writes, in the order of their calls.
+fn history(path: &Path) -> BTreeMap<String, Vec<Write>> {
+    let mut writes: BTreeMap<String, Vec<Write>> = BTreeMap::new();
+    for line in fs::read_to_string(path).expect("history").lines() {
+        // The last line may be cut where the generator was stopped.
+        let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else {
+            continue;
+        };
+        if entry["op"] != "put" {
+            continue;
+        }
+        let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+        writes.entry(text("key")).or_default().push(Write {
+            value: text("value"),
+            acknowledged: entry["ok"] == true && !entry["return_ns"].is_null(),
+            slot: entry["slot"].as_u64().unwrap_or(0),
+        });
+    }
+    writes
+}
+
+#[test]
+fn a_killed_follower_catches_up_under_load() {
+    let mut cluster = Cluster::start("follower", &[]);
+    let load = cluster.load(
+        "load",
+        &[
+            "--rate",
+            "2000",
+            "--warmup",
+            "1s",
+            "--duration",
+            "8s",
+            "--bundle",
+            "16",
+        ],
+    );
+    std::thread::sleep(Duration::from_secs(3));
+    cluster.kill(3);
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.spawn(3);
+    cluster.wait_ready(3);
+    cluster.wait("node 3 within 100 blocks", Duration::from_secs(10), || {
+        let others = (0..3).map(|node| cluster.executed(node)).max().unwrap_or(0);
+        cluster.executed(3) + 100 >= others && others > 0
+    });
+    let (_, result) = load.finish();
+    assert_eq!(result["errors"]["timeout"], 0, "{result}");
+    assert_eq!(result["errors"]["wrong_reply"], 0, "{result}");
+}
+
+#[test]
+fn acknowledged_writes_survive_kill_9_of_all_nodes() {
+    let mut cluster = Cluster::start("all-four", &[]);
+    let path = cluster.directory.join("history.ndjson");
+    let load = cluster.load(
+        "load",
+        &[
+            "--rate",
+            "2000",
+            "--warmup",
+            "0s",
+            "--duration",
+            "60s",
+            "--bundle",
+            "16",
+            "--ratio",
+            "1:0",
+            "--history",
+            path.to_str().expect("path"),
+        ],
+    );
+    std::thread::sleep(Duration::from_secs(4));
+    for node in 0..NODES {
+        cluster.kill(node);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    load.kill();
+    cluster.start_all();
+    let writes = history(&path);
+    let acknowledged: usize = writes
+        .values()
+        .flatten()
+        .filter(|write| write.acknowledged)
+        .count();
+    assert!(
+        acknowledged > 500,
+        "only {acknowledged} writes were acknowledged"
+    );
+    let last_slot = writes
+        .values()
+        .flatten()
+        .filter(|write| write.acknowledged)
+        .map(|write| write.slot)
+        .max()
+        .unwrap_or(0);
+    for node in 0..NODES {
+        cluster.wait(
+            &format!("node {node} executed slot {last_slot}"),
+            Duration::from_secs(20),
+            || cluster.executed(node) >= last_slot,
+        );
+    }
+    for node in 0..NODES {
+        let mut connection = connect(&cluster);
+        for (key, of_key) in &writes {
+            let Some(newest) = of_key
+                .iter()
+                .filter(|write| write.acknowledged)
+                .max_by_key(|write| write.slot)
+            else {
+                continue;
+            };
+            let found = stale_get(&mut connection, node, key);
+            // The value of the newest acknowledged write, or of one that is not acknowledged or
+            // was written in the same block or later.
+            let allowed = found.as_deref().is_some_and(|value| {
+                of_key.iter().any(|write| {
+                    write.value == value && (!write.acknowledged || write.slot >= newest.slot)
+                })
+            });
+            assert!(
+                allowed,
+                "node {node}, key {key}: {found:?}, expected {}",
+                newest.value
+            );
+        }
+    }
+    // R4: a restarted leader proposes nothing in its old view.
+    let before = cluster.committed(0);
+    let refused = cluster.hippo(&["put", "--timeout", "2s", "after", "restart"]);
+    assert_eq!(refused.status.code(), Some(3), "nothing new commits");
+    assert!(cluster.committed(0) <= before + 1);
+    let status = cluster.hippo(&["status"]);
+    assert_eq!(
+        status.status.code(),
+        Some(5),
+        "a stopped cluster is unhealthy"
+    );
+}
+
+#[test]
+fn a_dead_leader_stops_the_cluster_and_status_says_so() {
+    let mut cluster = Cluster::start("leader", &[]);
+    assert_ok(&cluster.hippo(&["put", "k", "v"]), "put");
+    cluster.kill(0);
+    let refused = cluster.hippo(&["put", "--timeout", "2s", "k", "w"]);
+    assert_eq!(refused.status.code(), Some(3));
+    let status = cluster.hippo(&["status"]);
+    assert_eq!(status.status.code(), Some(5));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&status.stdout),
+        String::from_utf8_lossy(&status.stderr)
+    );
+    assert!(text.contains("leader"), "{text}");
+}
