@@ -92,12 +92,12 @@ impl Bundles {
         self.base..self.next_id()
     }
 
-    /// One operation of bundle `id` ended. Returns when the bundle was first sent and how often.
-    pub(crate) fn ended_one(&mut self, id: u64) -> Option<(Instant, u32)> {
+    /// One operation of bundle `id` ended. Returns when the bundle was first sent.
+    pub(crate) fn ended_one(&mut self, id: u64) -> Option<Instant> {
         let bundle = self.get_mut(id)?;
         assert!(bundle.waiting > 0, "an operation ended twice");
         bundle.waiting -= 1;
-        let sent = (bundle.sent, bundle.attempts);
+        let sent = bundle.sent;
         if bundle.waiting == 0 {
             let frame = std::mem::take(&mut bundle.frame);
             self.reuse(frame);
@@ -143,7 +143,9 @@ impl Bundles {
 }
 
 /// How long to wait for replies: from the measured round trip, as TCP does (RFC 6298), never
-/// below the configured floor.
+/// below the configured floor. Unlike there every answer is a sample, from the first sending on:
+/// were those of repeated requests left out (Karn's rule), a slow cluster would never be noticed,
+/// and be buried under repetitions.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     floor_ns: u64,
@@ -164,7 +166,7 @@ impl Pacer {
         }
     }
 
-    /// A round trip of a request that was sent once (Karn's rule).
+    /// A request was answered so long after it was first sent.
     pub(crate) fn measured(&mut self, round_trip_ns: u64) {
         let sample = round_trip_ns as f64;
         if self.smoothed_ns == 0.0 {

@@ -70,6 +70,8 @@ pub(crate) struct Links {
     next_message: u64,
     datagram: Vec<u8>,
     rejected: u64,
+    /// When a replica without a link should be greeted.
+    wake: Instant,
 }
 
 impl Links {
@@ -94,6 +96,7 @@ impl Links {
             next_message: options.seed | 1,
             datagram: Vec::with_capacity(DATAGRAM_BYTES_MAX),
             rejected: 0,
+            wake: Instant(0),
             link,
         }
     }
@@ -243,11 +246,7 @@ impl Links {
 
     /// When a greeting is due.
     pub(crate) fn wake(&self) -> Instant {
-        self.ids()
-            .filter(|&node| !self.is_up(node))
-            .map(|node| self.nodes[node.index()].next_hello)
-            .min()
-            .unwrap_or(Instant(u64::MAX))
+        self.wake
     }
 
     /// Greets replicas without a link, and, while replies are awaited, those that fell silent.
@@ -264,6 +263,12 @@ impl Links {
             let hello = self.link.hello(now, node);
             out.send(node, &hello);
         }
+        self.wake = self
+            .ids()
+            .filter(|&node| !self.is_up(node))
+            .map(|node| self.nodes[node.index()].next_hello)
+            .min()
+            .unwrap_or(Instant(u64::MAX));
     }
 }
 

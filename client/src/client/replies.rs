@@ -210,15 +210,12 @@ impl Judge<'_> {
         }
     }
 
+    /// Notes the end of one operation of `bundle`; returns when it was first sent.
     fn ended(&mut self, bundle: u64) -> Instant {
-        match self.bundles.ended_one(bundle) {
-            Some((sent, attempts)) => {
-                if attempts == 1 {
-                    self.pacer.measured(self.now.since_ns(sent));
-                }
-                sent
-            }
-            None => self.now,
-        }
+        let Some(sent) = self.bundles.ended_one(bundle) else {
+            return self.now;
+        };
+        self.pacer.measured(self.now.since_ns(sent));
+        sent
     }
 }
