@@ -1,1 +1,32 @@
-//! sim
+//! The deterministic simulator: whole replicas, a network, disks and clients in one thread, driven
+//! by one heap of events from one seed.
+//!
+//! [`plan::Plan`] draws everything that is decided in advance from the seed; [`world::World`] runs
+//! it. Nothing here reads a clock, a file or the order of a hash map, so the same seed gives the
+//! same [`world::Outcome`], its digest over every event included. [`checks::Judge`] sees all that is
+//! sent, written, decided, executed and acknowledged, and states in its own words, with its own
+//! numbers, what must hold:
+//!
+//! * one digest for each slot, in every proposal, vote and decision of every replica at any time;
+//! * a decision has a quorum of replicas that hold the block on their disk;
+//! * no vote leaves before its record is durable, and no leader proposes after a restart (R4);
+//! * equal slots mean equal tables, and equal to a model that executes the decided log naively;
+//! * every acknowledged result is the model's, in an order that respects real time, once;
+//! * what was acknowledged is on every replica in the end, also after a power cut of all of them;
+//! * while at most the promised number of replicas fail, and the leader does not, every operation
+//!   ends within a stated virtual time after the faults have ended.
+#![forbid(unsafe_code)]
+
+pub mod buffers;
+pub mod checks;
+pub mod cli;
+pub mod disk;
+pub mod model;
+pub mod network;
+pub mod node;
+pub mod plan;
+pub mod random;
+pub mod report;
+pub mod seals;
+pub mod user;
+pub mod world;

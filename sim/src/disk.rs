@@ -1,0 +1,205 @@
+//! A simulated disk: segment files of sectors, one write with its flush under way.
+//!
+//! What was flushed survives a crash. Of the write under way any subset of its pieces does, whole
+//! sectors or half kilobytes, as the plan says.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use storage::wal::{SegmentInfo, SegmentSource};
+use wire::limits::SECTOR_BYTES;
+
+use crate::buffers::Shared;
+use crate::random::Random;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// A write that was handed over and has not ended.
+#[derive(Debug)]
+struct Pending {
+    segment: u32,
+    /// Number of the first sector.
+    first: u64,
+    bytes: Vec<u8>,
+}
+
+/// One replica's disk; it outlives the process.
+#[derive(Debug)]
+pub struct Disk {
+    segment_bytes: u64,
+    segments: u32,
+    stable: BTreeMap<(u32, u64), Box<Sector>>,
+    /// Written, said to be flushed, and not stable: only a lying disk has such.
+    volatile: Vec<Pending>,
+    pending: Option<Pending>,
+    /// Flushes do nothing (canary `nosync`).
+    lies: bool,
+    /// The smallest piece that is written as a whole.
+    atom_bytes: usize,
+}
+
+impl Disk {
+    pub fn new(segment_bytes: u64, segments: u32, atom_bytes: usize, lies: bool) -> Disk {
+        Disk {
+            segment_bytes,
+            segments,
+            stable: BTreeMap::new(),
+            volatile: Vec::new(),
+            pending: None,
+            lies,
+            atom_bytes,
+        }
+    }
+
+    pub fn segments(&self) -> u32 {
+        self.segments
+    }
+
+    /// Adds zeroed files up to this number.
+    pub fn grow(&mut self, segments: u32) {
+        self.segments = self.segments.max(segments);
+    }
+
+    /// Everything is gone (canary `blank`).
+    pub fn erase(&mut self) {
+        self.stable.clear();
+        self.volatile.clear();
+        self.pending = None;
+    }
+
+    /// Takes a write; it is stable once [`Disk::complete`] was called.
+    pub fn begin(&mut self, segment: u32, offset: u64, parts: &[Shared]) {
+        assert!(self.pending.is_none(), "one write at a time");
+        let bytes = parts
+            .iter()
+            .flat_map(|part| part.iter().copied())
+            .collect::<Vec<u8>>();
+        let sector = SECTOR_BYTES as u64;
+        assert!(offset.is_multiple_of(sector) && bytes.len().is_multiple_of(SECTOR_BYTES));
+        assert!(segment < self.segments && offset + bytes.len() as u64 <= self.segment_bytes);
+        self.pending = Some(Pending {
+            segment,
+            first: offset / sector,
+            bytes,
+        });
+    }
+
+    /// The write under way has ended and was flushed.
+    pub fn complete(&mut self) {
+        let pending = self.pending.take().expect("a write under way");
+        if self.lies {
+            self.volatile.push(pending);
+        } else {
+            self.settle(&pending, |_| true);
+        }
+    }
+
+    /// Power or process gone: of what was not flushed, some pieces reach the disk.
+    pub fn crash(&mut self, random: &mut Random) {
+        let mut unsynced = std::mem::take(&mut self.volatile);
+        unsynced.extend(self.pending.take());
+        for pending in &unsynced {
+            // All, nothing, or any subset.
+            match random.below(4) {
+                0 => {}
+                1 => self.settle(pending, |_| true),
+                _ => self.settle(pending, |_| random.chance(500)),
+            }
+        }
+    }
+
+    fn settle(&mut self, pending: &Pending, mut keep: impl FnMut(usize) -> bool) {
+        let atoms = self.atom_bytes;
+        for (index, sector) in pending.bytes.chunks_exact(SECTOR_BYTES).enumerate() {
+            let at = (pending.segment, pending.first + index as u64);
+            for (atom, piece) in sector.chunks_exact(atoms).enumerate() {
+                if keep(atom) {
+                    let stored = self
+                        .stable
+                        .entry(at)
+                        .or_insert_with(|| Box::new([0; SECTOR_BYTES]));
+                    stored[atom * atoms..(atom + 1) * atoms].copy_from_slice(piece);
+                }
+            }
+        }
+    }
+
+    /// Sectors that hold anything.
+    pub fn sectors(&self) -> usize {
+        self.stable.len()
+    }
+}
+
+impl SegmentSource for Disk {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        let bytes = self.segment_bytes;
+        (0..self.segments)
+            .map(|index| SegmentInfo { index, bytes })
+            .collect()
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        if segment >= self.segments || offset + into.len() as u64 > self.segment_bytes {
+            return Err(io::Error::other("read beyond the file"));
+        }
+        into.fill(0);
+        let first = offset / SECTOR_BYTES as u64;
+        let end = first + (into.len() / SECTOR_BYTES) as u64;
+        for (&(_, sector), bytes) in self.stable.range((segment, first)..(segment, end)) {
+            let at = (sector - first) as usize * SECTOR_BYTES;
+            into[at..at + SECTOR_BYTES].copy_from_slice(&bytes[..]);
+        }
+        // What a lying disk holds in memory is read back until the crash.
+        for pending in &self.volatile {
+            for (index, bytes) in pending.bytes.chunks_exact(SECTOR_BYTES).enumerate() {
+                let sector = pending.first + index as u64;
+                if pending.segment == segment && (first..end).contains(&sector) {
+                    let at = (sector - first) as usize * SECTOR_BYTES;
+                    into[at..at + SECTOR_BYTES].copy_from_slice(bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(disk: &mut Disk) -> u8 {
+        let mut sector = [0; SECTOR_BYTES];
+        disk.read(0, 0, &mut sector).unwrap();
+        sector[0]
+    }
+
+    #[test]
+    fn flushed_sectors_survive_and_others_may_not() {
+        let part = Shared::copy_from(&[7; SECTOR_BYTES]);
+        let mut lost = 0;
+        for seed in 0..64 {
+            let mut disk = Disk::new(8 * SECTOR_BYTES as u64, 1, SECTOR_BYTES, false);
+            disk.begin(0, 0, std::slice::from_ref(&part));
+            disk.complete();
+            disk.begin(0, SECTOR_BYTES as u64, std::slice::from_ref(&part));
+            disk.crash(&mut Random::new(seed));
+            assert_eq!(written(&mut disk), 7);
+            lost += usize::from(disk.sectors() == 1);
+        }
+        assert!((8..56).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn a_lying_disk_reads_back_what_it_loses() {
+        let part = Shared::copy_from(&[7; SECTOR_BYTES]);
+        let lost = (0..64).filter(|&seed| {
+            let mut disk = Disk::new(8 * SECTOR_BYTES as u64, 1, SECTOR_BYTES, true);
+            disk.begin(0, 0, std::slice::from_ref(&part));
+            disk.complete();
+            assert_eq!(written(&mut disk), 7);
+            disk.crash(&mut Random::new(seed));
+            written(&mut disk) == 0
+        });
+        assert!(lost.count() > 8);
+    }
+}

@@ -1,0 +1,184 @@
+//! One simulated server: a disk that stays, and a process that comes and goes.
+
+use replica::batch::BatchLimits;
+use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
+use storage::machine::Kv;
+use storage::record::{Identity, LogId};
+use storage::table::MemTable;
+use storage::wal::{Geometry, JournalLimits};
+use wire::committee::Committee;
+use wire::ids::{Instant, NodeId};
+use wire::keys::NodeSecret;
+use wire::limits::{
+    BLOCK_BUFFER_BYTES, BLOCK_PAYLOAD_BYTES_MAX, IN_FLIGHT, REQUEST_BYTES_MAX, SECTOR_BYTES,
+};
+
+use crate::buffers::{Pool, Shared};
+use crate::disk::Disk;
+use crate::plan::{Canary, Plan};
+use crate::random::Random;
+use crate::seals::Seal;
+
+/// As in production: blocks above the executed slot, those kept for repair, under reassembly, in
+/// the leader's hands, read back, and in flight.
+const HELD_BLOCKS: u64 = 192;
+const BLOCK_BUFFERS: usize = HELD_BLOCKS as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32;
+const SECTOR_BUFFERS: usize = 64;
+const MESSAGE_BUFFERS: usize = 64;
+const WAITING_MAX: usize = 256;
+const JOURNAL: JournalLimits = JournalLimits {
+    queued_max: 512,
+    batch_parts_max: 64,
+    batch_bytes_max: 4 << 20,
+};
+/// Everything that waits inside of one replica at most: the window, and the queues before it.
+const QUEUED_MAX: usize = 2 * HELD_BLOCKS as usize + 512 + 2 * 1024;
+
+pub type Server = Replica<Pool, Seal, Seal, Kv<MemTable>>;
+
+/// One server.
+pub struct Node {
+    pub id: NodeId,
+    pub disk: Disk,
+    pub secret: NodeSecret,
+    pub server: Option<Server>,
+    /// Counts processes; what belongs to an earlier one is dropped.
+    pub incarnation: u32,
+    /// Starts and wake-ups of this process.
+    pub wake: Instant,
+    /// The write under way, by its token.
+    pub writing: Option<u64>,
+    /// Segments that were asked for.
+    pub wanted: u32,
+    seal: Seal,
+    random: Random,
+    pools: Option<[Pool; 3]>,
+}
+
+impl Node {
+    pub fn new(id: NodeId, plan: &Plan, secret: NodeSecret, seal: Seal, random: Random) -> Node {
+        let disk = &plan.disk;
+        let lies = plan.options.canary == Some(Canary::Nosync);
+        Node {
+            id,
+            disk: Disk::new(disk.segment_bytes, 2, disk.atom_bytes, lies),
+            secret,
+            server: None,
+            incarnation: 0,
+            wake: Instant(u64::MAX),
+            writing: None,
+            wanted: 2,
+            seal,
+            random,
+            pools: None,
+        }
+    }
+
+    /// What the log of this replica is marked with.
+    pub fn identity(&self, committee: &Committee) -> Identity {
+        Identity {
+            cluster: committee.cluster(),
+            node: self.id,
+            log: LogId([self.id.0 as u8 + 1; 16]),
+        }
+    }
+
+    /// A new process reads the disk and goes on.
+    pub fn start(
+        &mut self,
+        now: Instant,
+        plan: &Plan,
+        committee: &Committee,
+    ) -> Result<(), StartError> {
+        assert!(self.server.is_none());
+        self.incarnation += 1;
+        let parameters = committee.parameters();
+        let mut quorums = consensus::quorum::Quorums {
+            n: parameters.n,
+            b: parameters.b,
+            u: parameters.u,
+            p: parameters.p,
+        };
+        if plan.options.canary == Some(Canary::Lowquorum) {
+            quorums.p += 1;
+        }
+        let pools = [
+            Pool::new(BLOCK_BUFFERS, BLOCK_BUFFER_BYTES),
+            Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
+            Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),
+        ];
+        let setup = Setup {
+            me: self.id,
+            committee,
+            secret: &self.secret,
+            quorums,
+            signer: self.seal.clone(),
+            verifier: self.seal.clone(),
+            machine: Kv::new(MemTable::new([self.random.next(), self.random.next()])),
+            geometry: Geometry {
+                segment_bytes: plan.disk.segment_bytes,
+                segments_max: plan.disk.segments_max,
+                reserve_bytes: 1 << 18,
+            },
+            identity: self.identity(committee),
+            journal: JOURNAL,
+            batch: BatchLimits {
+                delay_ns: plan.batch_delay_ns,
+                payload_bytes_max: BLOCK_PAYLOAD_BYTES_MAX,
+                waiting_max: WAITING_MAX,
+            },
+            blocks_held_max: HELD_BLOCKS,
+            datagram_bytes: plan.datagram_bytes,
+            cookie_secret: self.random.bytes(),
+            wall_offset_ns: 0,
+            pace: Pace {
+                verifications: plan.pace.0,
+                executions: plan.pace.1,
+            },
+            blocks: pools[0].clone(),
+            sectors: pools[1].clone(),
+            messages: pools[2].clone(),
+        };
+        self.server = Some(Replica::start(now, setup, &mut self.disk, |_| Ok(()))?);
+        self.pools = Some(pools);
+        Ok(())
+    }
+
+    /// The process is gone, and of what it had not flushed some part reaches the disk.
+    pub fn crash(&mut self, random: &mut Random, canary: Option<Canary>) {
+        self.server = None;
+        self.pools = None;
+        self.writing = None;
+        self.wake = Instant(u64::MAX);
+        self.disk.crash(random);
+        if canary == Some(Canary::Blank) {
+            self.disk.erase();
+        }
+    }
+
+    /// Hands one input to the process, if there is one.
+    pub fn handle(&mut self, now: Instant, input: Input<Shared>) -> Vec<Effect<Shared>> {
+        let mut effects = Vec::new();
+        if let Some(server) = &mut self.server {
+            server.handle(now, input, &mut effects);
+        }
+        effects
+    }
+
+    /// Bounds on what waits; the pools bound the rest. Returns the fullest pool, in use of capacity.
+    pub fn check_memory(&self) -> Result<(), String> {
+        let Some(server) = &self.server else {
+            return Ok(());
+        };
+        let queued = server.queued();
+        if queued > QUEUED_MAX {
+            return Err(format!("{queued} items wait inside of replica {}", self.id));
+        }
+        Ok(())
+    }
+
+    /// The most block buffers that this process has used at once.
+    pub fn block_buffers_used_max(&self) -> usize {
+        self.pools.as_ref().map_or(0, |pools| pools[0].used_max())
+    }
+}

@@ -1,0 +1,242 @@
+//! Everything that the seed decides in advance: sizes, faults and their times, and what is demanded.
+
+use wire::limits::SECTOR_BYTES;
+
+use crate::network::{Cut, LinkFaults};
+use crate::random::Random;
+use crate::seals::Profile;
+
+/// Nanoseconds in a microsecond, a millisecond, a second.
+pub const US: u64 = 1_000;
+pub const MS: u64 = 1_000_000;
+pub const S: u64 = 1_000_000_000;
+
+/// Virtual time at which a world begins.
+pub const BEGIN_NS: u64 = S;
+/// After the faults have ended, everything demanded happens within this virtual time.
+pub const LIVENESS_NS: u64 = 20 * S;
+
+/// A bug planted outside of the product, to show that the checks can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Canary {
+    /// Disks say that they flushed and did not.
+    Nosync,
+    /// Replicas decide with one vote less than F.
+    Lowquorum,
+    /// A replica that crashed comes back with an empty disk and the same key.
+    Blank,
+}
+
+/// What one run is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub nodes: usize,
+    pub profile: Profile,
+    pub canary: Option<Canary>,
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            nodes: 4,
+            profile: Profile::Core,
+            canary: None,
+            trace: false,
+        }
+    }
+}
+
+/// Which faults a seed has, and with them what it demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scenario {
+    /// Followers crash, the leader does not: every operation must end.
+    Followers,
+    /// All crash: what was acknowledged must survive, and nothing new commits (R4).
+    Everyone,
+    /// The leader crashes and comes back: as with everyone.
+    Leader,
+}
+
+impl Scenario {
+    /// Whether every operation must end.
+    pub fn demands_progress(self) -> bool {
+        self == Scenario::Followers
+    }
+}
+
+/// One crash and the restart after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Crash {
+    pub node: usize,
+    pub at_ns: u64,
+    pub restart_ns: u64,
+}
+
+/// A disk's manners.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskPlan {
+    pub write_ns: u64,
+    pub jitter_ns: u64,
+    /// Writes in a thousand that take fifty milliseconds.
+    pub stalls_per_mille: u32,
+    pub segment_bytes: u64,
+    pub segments_max: u32,
+    pub atom_bytes: usize,
+}
+
+/// What one client does.
+#[derive(Clone, Copy, Debug)]
+pub struct UserPlan {
+    pub operations: u32,
+    pub in_flight_max: usize,
+    pub bundle_max: usize,
+    pub linger_ns: u64,
+    pub value_bytes_max: u64,
+    pub begins_ns: u64,
+}
+
+/// The plan of one world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub options: Options,
+    pub scenario: Scenario,
+    /// When the network is whole again and everyone is up, in virtual time.
+    pub heal_ns: u64,
+    pub deadline_ns: u64,
+    pub crashes: Vec<Crash>,
+    pub disk: DiskPlan,
+    pub users: Vec<UserPlan>,
+    /// Shared keys that users fight for.
+    pub keys: u64,
+    pub datagram_bytes: usize,
+    pub batch_delay_ns: u64,
+    /// Verifications and executions of one call; the rest waits for the next.
+    pub pace: (usize, usize),
+    /// Pause until a replica goes on with what waits.
+    pub lag_ns: u64,
+    /// By sender and receiver: replicas first, then users.
+    pub links: Vec<Vec<LinkFaults>>,
+    pub cuts: Vec<Cut>,
+}
+
+impl Plan {
+    pub fn new(seed: u64, options: Options) -> Plan {
+        let mut random = Random::new(seed);
+        let random = &mut random;
+        let scenario = match random.below(8) {
+            0 => Scenario::Leader,
+            1 | 2 => Scenario::Everyone,
+            _ => Scenario::Followers,
+        };
+        let faults_ns = random.within(200, 1500) * MS;
+        let crashes = crashes(random, scenario, options.nodes, faults_ns);
+        let last_restart = crashes.iter().map(|crash| crash.restart_ns).max();
+        let heal_ns = (BEGIN_NS + faults_ns).max(last_restart.unwrap_or(0));
+        let users = (0..random.within(1, 4))
+            .map(|_| user(random))
+            .collect::<Vec<_>>();
+        let ends = options.nodes + users.len();
+        let harshness = *random.pick(&[0, 20, 100, 300]);
+        let links = (0..ends)
+            .map(|_| {
+                (0..ends)
+                    .map(|_| LinkFaults::draw(random, harshness))
+                    .collect()
+            })
+            .collect();
+        let cuts = (0..random.below(4))
+            .map(|_| Cut::draw(random, ends, BEGIN_NS, BEGIN_NS + faults_ns))
+            .collect();
+        Plan {
+            seed,
+            options,
+            scenario,
+            heal_ns,
+            deadline_ns: heal_ns + LIVENESS_NS,
+            crashes,
+            disk: disk(random),
+            users,
+            keys: random.within(1, 8),
+            datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
+            batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
+            pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
+            lag_ns: random.within(1, 100) * US,
+            links,
+            cuts,
+        }
+    }
+}
+
+fn crashes(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) -> Vec<Crash> {
+    let at = |random: &mut Random| BEGIN_NS + random.within(30 * MS, faults_ns);
+    let pause = |random: &mut Random| match random.below(3) {
+        0 => random.within(1, 5 * MS),
+        1 => random.within(5 * MS, 200 * MS),
+        _ => random.within(200 * MS, 2 * S),
+    };
+    match scenario {
+        Scenario::Followers => {
+            let mut crashes = Vec::new();
+            for _ in 0..random.below(4) {
+                let node = random.within(1, nodes as u64 - 1) as usize;
+                let at_ns = at(random);
+                crashes.push(Crash {
+                    node,
+                    at_ns,
+                    restart_ns: at_ns + pause(random),
+                });
+            }
+            crashes
+        }
+        Scenario::Leader => {
+            let at_ns = at(random);
+            vec![Crash {
+                node: 0,
+                at_ns,
+                restart_ns: at_ns + pause(random),
+            }]
+        }
+        Scenario::Everyone => {
+            let first = at(random);
+            let spread = *random.pick(&[0, 100 * US, 20 * MS]);
+            let mut crashes = Vec::new();
+            for node in 0..nodes {
+                let at_ns = first + random.within(0, spread);
+                crashes.push(Crash {
+                    node,
+                    at_ns,
+                    restart_ns: at_ns + pause(random),
+                });
+            }
+            crashes
+        }
+    }
+}
+
+fn user(random: &mut Random) -> UserPlan {
+    let in_flight_max = *random.pick(&[1, 2, 8, 32]);
+    UserPlan {
+        operations: random.within(10, 60) as u32,
+        in_flight_max,
+        bundle_max: random.within(1, in_flight_max as u64) as usize,
+        linger_ns: *random.pick(&[0, 50 * US, MS]),
+        value_bytes_max: *random.pick(&[16, 64, 64, 2_000, 20_000]),
+        begins_ns: BEGIN_NS + random.below(50 * MS),
+    }
+}
+
+fn disk(random: &mut Random) -> DiskPlan {
+    let write_ns = *random.pick(&[20 * US, 150 * US, 2 * MS]);
+    DiskPlan {
+        write_ns,
+        jitter_ns: random.within(1, write_ns),
+        stalls_per_mille: *random.pick(&[0, 0, 5, 30]),
+        segment_bytes: *random.pick(&[512, 1024, 4096]) * 1024,
+        segments_max: 64,
+        atom_bytes: *random.pick(&[SECTOR_BYTES, SECTOR_BYTES, 512]),
+    }
+}

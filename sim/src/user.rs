@@ -1,0 +1,214 @@
+//! A scripted client: the product's own [`client::Client`] and what it is told to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use client::{Client, Completion, Failure, Options, Outbox, Secret};
+use wire::committee::Committee;
+use wire::ids::{Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
+use wire::ops::Operation;
+
+use crate::model::Answer;
+use crate::plan::{S, UserPlan};
+use crate::random::Random;
+
+/// Operations are given up only after every deadline of a run.
+const TIMEOUT_NS: u64 = 1000 * S;
+
+/// An operation that a client took.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub sequence: Sequence,
+    /// Highest slot that any user had been answered from when this one was asked.
+    pub after: Slot,
+    pub counter: bool,
+}
+
+/// The end of an operation.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub client: PublicKey,
+    pub session: SessionId,
+    pub asked: Asked,
+    pub slot: Slot,
+    pub result: Result<Answer, Failure>,
+}
+
+/// What a client wants done.
+#[derive(Debug, Default)]
+pub struct Mail {
+    pub datagrams: Vec<(NodeId, Vec<u8>)>,
+    completions: Vec<(u64, Slot, Result<Answer, Failure>)>,
+}
+
+impl Outbox for Mail {
+    fn send(&mut self, to: NodeId, datagram: &[u8]) {
+        self.datagrams.push((to, datagram.to_vec()));
+    }
+
+    fn complete(&mut self, completion: Completion<'_>) {
+        let result = completion.result.map(Answer::parse);
+        self.completions
+            .push((completion.tag, completion.slot, result));
+    }
+}
+
+/// One user.
+pub struct User {
+    number: usize,
+    plan: UserPlan,
+    keys: u64,
+    client: Client,
+    random: Random,
+    asked: u32,
+    open: BTreeMap<u64, Asked>,
+    /// Increments of the own counter that were acknowledged; its value is this number.
+    counted: u64,
+    counting: bool,
+}
+
+impl User {
+    pub fn new(
+        number: usize,
+        plan: UserPlan,
+        keys: u64,
+        committee: &Arc<Committee>,
+        mut random: Random,
+    ) -> User {
+        let secret = Secret::generate(&random.bytes()).expect("a drawn secret is good");
+        let options = Options {
+            bundle_max: plan.bundle_max,
+            linger_ns: plan.linger_ns,
+            in_flight_max: plan.in_flight_max,
+            timeout_ns: TIMEOUT_NS,
+            seed: random.next(),
+            ..Options::default()
+        };
+        let client = Client::new(Arc::clone(committee), &secret, options);
+        User {
+            number,
+            plan,
+            keys,
+            client: client.expect("the plan's options are in range"),
+            random,
+            asked: 0,
+            open: BTreeMap::new(),
+            counted: 0,
+            counting: false,
+        }
+    }
+
+    pub fn identity(&self) -> PublicKey {
+        *self.client.identity()
+    }
+
+    /// Everything was asked and answered.
+    pub fn is_done(&self) -> bool {
+        self.asked == self.plan.operations && self.open.is_empty()
+    }
+
+    pub fn unanswered(&self) -> usize {
+        self.open.len() + (self.plan.operations - self.asked) as usize
+    }
+
+    /// Own counter: its key and the value that it must have while nothing is under way.
+    pub fn counter(&self) -> (Vec<u8>, u64, bool) {
+        (
+            format!("counter {}", self.number).into_bytes(),
+            self.counted,
+            self.counting,
+        )
+    }
+
+    pub fn wake_at(&self) -> Instant {
+        let client = self.client.wake_at().unwrap_or(Instant(u64::MAX));
+        client.max(Instant(self.plan.begins_ns))
+    }
+
+    pub fn receive(&mut self, now: Instant, datagram: &[u8], mail: &mut Mail) {
+        self.client.receive(now, datagram, mail);
+    }
+
+    pub fn tick(&mut self, now: Instant, mail: &mut Mail) {
+        self.client.tick(now, mail);
+    }
+
+    /// Takes completions out of the mail, until there are none.
+    pub fn ended(&mut self, mail: &mut Mail) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        for (tag, slot, result) in mail.completions.drain(..) {
+            let asked = self.open.remove(&tag).expect("one completion for each tag");
+            if asked.counter {
+                self.counting = false;
+                self.counted += u64::from(result == Ok(Answer::Done));
+            }
+            ended.push(Ended {
+                client: *self.client.identity(),
+                session: self.client.session().unwrap_or_default(),
+                asked,
+                slot,
+                result,
+            });
+        }
+        ended
+    }
+
+    /// Asks as much as the plan and the client allow. `after`: see [`Asked::after`].
+    pub fn ask(&mut self, now: Instant, after: Slot, mail: &mut Mail) {
+        if now.0 < self.plan.begins_ns {
+            return;
+        }
+        while self.asked < self.plan.operations
+            && self.open.len() < self.plan.in_flight_max
+            && self.client.has_room()
+        {
+            let tag = u64::from(self.asked);
+            let (sequence, counter) = self.submit(now, tag, mail);
+            let Some(sequence) = sequence else { return };
+            self.asked += 1;
+            self.open.insert(
+                tag,
+                Asked {
+                    sequence,
+                    after,
+                    counter,
+                },
+            );
+        }
+    }
+
+    fn submit(&mut self, now: Instant, tag: u64, mail: &mut Mail) -> (Option<Sequence>, bool) {
+        let random = &mut self.random;
+        if !self.counting && random.chance(300) {
+            let key = format!("counter {}", self.number).into_bytes();
+            let expected = (self.counted > 0).then(|| self.counted.to_le_bytes());
+            let operation = Operation::Cas {
+                key: &key,
+                expected: expected.as_ref().map(|bytes| &bytes[..]),
+                value: &(self.counted + 1).to_le_bytes(),
+            };
+            let sequence = self.client.submit(now, &operation, tag, mail).ok();
+            self.counting = sequence.is_some();
+            return (sequence, true);
+        }
+        let key = format!("key {}", random.below(self.keys)).into_bytes();
+        // Values are unique.
+        let mut value = format!("user {} operation {tag} ", self.number).into_bytes();
+        let bytes = random.below(self.plan.value_bytes_max) as usize;
+        value.resize(value.len().max(bytes), b'.');
+        let operation = match random.below(10) {
+            0..=4 => Operation::Put {
+                key: &key,
+                value: &value,
+            },
+            5..=7 => Operation::Get { key: &key },
+            8 => Operation::Delete { key: &key },
+            _ => Operation::Cas {
+                key: &key,
+                expected: None,
+                value: &value,
+            },
+        };
+        (self.client.submit(now, &operation, tag, mail).ok(), false)
+    }
+}

@@ -1,0 +1,546 @@
+//! One world: an event heap in virtual time over servers, disks, links and users.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use replica::ordering::ReadBack;
+use replica::replica::{Effect, Input};
+use storage::wal::SegmentSource;
+use wire::committee::{Committee, CommitteeParts, Member, Preset};
+use wire::ids::{ClusterId, Instant, NodeId, Slot};
+use wire::keys::NodeSecret;
+
+use crate::buffers::Shared;
+use crate::checks::Judge;
+use crate::network::{Counts, End, Network};
+use crate::node::Node;
+use crate::plan::{BEGIN_NS, Canary, MS, Plan, US};
+use crate::random::Random;
+use crate::seals::{Judged, Seal};
+use crate::user::{Mail, User};
+
+/// A run that does not end by itself is cut here: a livelock is a violation too.
+const EVENTS_MAX: u64 = 5_000_000;
+/// Making a segment file takes this long.
+const SEGMENT_NS: u64 = 3 * MS;
+
+/// Something that will happen.
+#[derive(Debug)]
+enum Event {
+    Arrive {
+        from: End,
+        to: End,
+        datagram: Rc<[u8]>,
+    },
+    Written {
+        node: usize,
+        incarnation: u32,
+        token: u64,
+    },
+    ReadBack {
+        node: usize,
+        incarnation: u32,
+        read: ReadBack,
+    },
+    Granted {
+        node: usize,
+        incarnation: u32,
+        segments: u32,
+    },
+    WakeNode {
+        node: usize,
+        incarnation: u32,
+    },
+    WakeUser {
+        user: usize,
+    },
+    Crash {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    /// Over every event, in hexadecimal.
+    pub digest: String,
+    pub violation: Option<String>,
+    pub events: u64,
+    pub virtual_ns: u64,
+    pub network: Counts,
+    pub acknowledged: u64,
+    /// Operations of which a client learned only that they were executed.
+    pub results_lost: u64,
+    pub decided: Slot,
+    pub crashes: u64,
+    /// Restarts that found the remains of a torn write.
+    pub torn: u64,
+    pub block_buffers_used_max: usize,
+}
+
+/// See the module's documentation.
+pub struct World {
+    plan: Plan,
+    committee: Arc<Committee>,
+    now: u64,
+    next_event: u64,
+    heap: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, Event>,
+    nodes: Vec<Node>,
+    users: Vec<User>,
+    user_wakes: Vec<u64>,
+    network: Network,
+    random: Random,
+    judge: Judge,
+    hasher: blake3::Hasher,
+    handled: u64,
+    crashes: u64,
+    torn: u64,
+    block_buffers_used_max: usize,
+}
+
+fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>) {
+    let secrets = (0..plan.options.nodes)
+        .map(|_| NodeSecret::generate(&random.bytes()).expect("a drawn secret is good"))
+        .collect::<Vec<_>>();
+    let members = secrets.iter().enumerate().map(|(index, secret)| Member {
+        id: NodeId(index as u16),
+        public_key: secret.public_key(),
+        address: End(index).address(),
+    });
+    let parts =
+        CommitteeParts::with_preset(ClusterId([7; 16]), members.collect(), Preset::Balanced);
+    let committee = parts
+        .map(Committee::new)
+        .expect("a size that can be judged");
+    (committee.expect("drawn members are good"), secrets)
+}
+
+impl World {
+    pub fn new(plan: Plan) -> World {
+        let mut random = Random::new(plan.seed ^ 0x51b7);
+        let (committee, secrets) = committee_of(&plan, &mut random);
+        let committee = Arc::new(committee);
+        let judged = Rc::new(Judged::new(&committee));
+        let nodes = secrets.into_iter().enumerate().map(|(index, secret)| {
+            let id = NodeId(index as u16);
+            let seal = Seal::new(plan.options.profile, &committee, id, &secret, &judged);
+            Node::new(id, &plan, secret, seal, random.fork(index as u64))
+        });
+        let nodes = nodes.collect::<Vec<_>>();
+        let users = plan.users.iter().enumerate().map(|(number, user)| {
+            User::new(
+                number,
+                *user,
+                plan.keys,
+                &committee,
+                random.fork(100 + number as u64),
+            )
+        });
+        let users = users.collect::<Vec<_>>();
+        let network = Network::new(
+            plan.links.clone(),
+            plan.cuts.clone(),
+            plan.heal_ns,
+            random.fork(1000),
+        );
+        let mut world = World {
+            judge: Judge::new(plan.options.nodes),
+            committee,
+            now: BEGIN_NS,
+            next_event: 0,
+            heap: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            user_wakes: vec![u64::MAX; users.len()],
+            nodes,
+            users,
+            network,
+            random,
+            hasher: blake3::Hasher::new(),
+            handled: 0,
+            crashes: 0,
+            torn: 0,
+            block_buffers_used_max: 0,
+            plan,
+        };
+        for node in 0..world.nodes.len() {
+            world.at(BEGIN_NS, Event::Start { node });
+        }
+        for user in 0..world.users.len() {
+            world.wake_user(user);
+        }
+        for crash in world.plan.crashes.clone() {
+            world.at(crash.at_ns, Event::Crash { node: crash.node });
+            world.at(crash.restart_ns, Event::Start { node: crash.node });
+        }
+        world
+    }
+
+    /// Runs to the end.
+    pub fn run(mut self) -> Outcome {
+        let violation = self.run_inner().err();
+        Outcome {
+            seed: self.plan.seed,
+            digest: self.hasher.finalize().to_hex().to_string(),
+            violation,
+            events: self.handled,
+            virtual_ns: self.now - BEGIN_NS,
+            network: self.network.counts,
+            acknowledged: self.judge.acknowledged(),
+            results_lost: self.judge.results_lost(),
+            decided: self.judge.decided(),
+            crashes: self.crashes,
+            torn: self.torn,
+            block_buffers_used_max: self.block_buffers_used_max,
+        }
+    }
+
+    fn run_inner(&mut self) -> Result<(), String> {
+        while let Some(Reverse((at, number))) = self.heap.pop() {
+            if at > self.plan.deadline_ns {
+                break;
+            }
+            let Some(event) = self.events.remove(&number) else {
+                continue;
+            };
+            self.now = at;
+            if self.step(event)? {
+                self.handled += 1;
+            }
+            if self.handled > EVENTS_MAX {
+                return Err(format!("no end after {EVENTS_MAX} events"));
+            }
+            let healed = self.now > self.plan.heal_ns;
+            let scenario = self.plan.scenario;
+            if healed && self.judge.settled(scenario, &self.nodes, &self.users) {
+                // Scenarios without progress go on for a while: nothing new may commit.
+                let quiet_ns = if scenario.demands_progress() {
+                    0
+                } else {
+                    500 * MS
+                };
+                if self.now > self.plan.heal_ns + quiet_ns {
+                    break;
+                }
+            }
+        }
+        self.judge
+            .finish(self.plan.scenario, &self.nodes, &self.users)
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.heap.push(Reverse((at, self.next_event)));
+        self.events.insert(self.next_event, event);
+        self.next_event += 1;
+    }
+
+    /// Carries out one event; false when it came to nothing.
+    fn step(&mut self, event: Event) -> Result<bool, String> {
+        match event {
+            Event::Arrive { from, to, datagram } => {
+                self.note(b'A', &[from.0, to.0], &datagram);
+                if let Some(user) = to.0.checked_sub(self.nodes.len()) {
+                    let mut mail = Mail::default();
+                    self.users[user].receive(Instant(self.now), &datagram, &mut mail);
+                    self.mail(user, mail)?;
+                } else {
+                    let bytes = Shared::copy_from(&datagram);
+                    let from = from.address();
+                    self.feed(to.0, Input::Datagram { from, bytes })?;
+                }
+            }
+            Event::Written {
+                node,
+                incarnation,
+                token,
+            } => {
+                if !self.lives(node, incarnation) {
+                    return Ok(false);
+                }
+                self.note(b'W', &[node, token as usize], &[]);
+                self.nodes[node].disk.complete();
+                self.nodes[node].writing = None;
+                self.judge.written(NodeId(node as u16));
+                self.feed(
+                    node,
+                    Input::Written {
+                        token,
+                        result: Ok(()),
+                    },
+                )?;
+            }
+            Event::ReadBack {
+                node,
+                incarnation,
+                read,
+            } => {
+                if !self.lives(node, incarnation) {
+                    return Ok(false);
+                }
+                self.note(b'R', &[node, read.slot.0 as usize], &[]);
+                let mut bytes = vec![0; read.bytes];
+                let outcome = self.nodes[node]
+                    .disk
+                    .read(read.segment, read.offset, &mut bytes);
+                let record = outcome.is_ok().then(|| Shared::copy_from(&bytes));
+                self.feed(node, Input::Record { read, record })?;
+            }
+            Event::Granted {
+                node,
+                incarnation,
+                segments,
+            } => {
+                if !self.lives(node, incarnation) {
+                    return Ok(false);
+                }
+                self.note(b'G', &[node, segments as usize], &[]);
+                self.nodes[node].disk.grow(segments);
+                self.feed(node, Input::Granted { segments })?;
+            }
+            Event::WakeNode { node, incarnation } => {
+                let due = self.lives(node, incarnation) && self.nodes[node].wake.0 == self.now;
+                if !due {
+                    return Ok(false);
+                }
+                self.note(b'T', &[node], &[]);
+                self.nodes[node].wake = Instant(u64::MAX);
+                self.feed(node, Input::Tick)?;
+            }
+            Event::WakeUser { user } => {
+                if self.user_wakes[user] != self.now {
+                    return Ok(false);
+                }
+                self.user_wakes[user] = u64::MAX;
+                self.note(b'U', &[user], &[]);
+                let mut mail = Mail::default();
+                self.users[user].tick(Instant(self.now), &mut mail);
+                self.mail(user, mail)?;
+            }
+            Event::Crash { node } => return self.crash(node),
+            Event::Start { node } => return self.start(node),
+        }
+        Ok(true)
+    }
+
+    fn lives(&self, node: usize, incarnation: u32) -> bool {
+        let node = &self.nodes[node];
+        node.server.is_some() && node.incarnation == incarnation
+    }
+
+    fn crash(&mut self, node: usize) -> Result<bool, String> {
+        if self.nodes[node].server.is_none() {
+            return Ok(false);
+        }
+        self.note(b'C', &[node], &[]);
+        self.crashes += 1;
+        self.count_buffers(node);
+        let mut random = self.random.fork(2000);
+        self.nodes[node].crash(&mut random, self.plan.options.canary);
+        Ok(true)
+    }
+
+    fn start(&mut self, node: usize) -> Result<bool, String> {
+        if self.nodes[node].server.is_some() {
+            return Ok(false);
+        }
+        self.note(b'S', &[node], &[]);
+        let now = Instant(self.now);
+        let started = self.nodes[node].start(now, &self.plan, &self.committee);
+        started.map_err(|error| format!("replica {node} does not start: {error}"))?;
+        let whole = self.plan.options.canary != Some(Canary::Blank);
+        self.judge.started(&self.nodes[node], whole)?;
+        let verdict = self.nodes[node]
+            .server
+            .as_ref()
+            .map(|server| server.verdict());
+        let torn = matches!(verdict, Some(storage::wal::Verdict::CutTail { .. }));
+        self.torn += u64::from(torn);
+        self.nodes[node].wanted = self.nodes[node].disk.segments();
+        self.feed(node, Input::Tick)?;
+        Ok(true)
+    }
+
+    /// One input to one server, and everything that follows from it.
+    fn feed(&mut self, index: usize, input: Input<Shared>) -> Result<(), String> {
+        let now = Instant(self.now);
+        let effects = self.nodes[index].handle(now, input);
+        for effect in effects {
+            self.carry_out(index, effect)?;
+        }
+        self.judge.handled(&self.nodes[index])?;
+        let node = &mut self.nodes[index];
+        let incarnation = node.incarnation;
+        let Some(server) = &node.server else {
+            return Ok(());
+        };
+        let wanted = server.ordering().writer().segments_wanted();
+        let due = server.wake_at().0.max(self.now + self.plan.lag_ns);
+        if wanted > node.wanted {
+            node.wanted = wanted;
+            let granted = Event::Granted {
+                node: index,
+                incarnation,
+                segments: wanted,
+            };
+            self.at(self.now + SEGMENT_NS, granted);
+        }
+        // The end of time stands for "never".
+        if due < self.nodes[index].wake.0 {
+            self.nodes[index].wake = Instant(due);
+            self.at(
+                due,
+                Event::WakeNode {
+                    node: index,
+                    incarnation,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, index: usize, effect: Effect<Shared>) -> Result<(), String> {
+        let incarnation = self.nodes[index].incarnation;
+        let id = NodeId(index as u16);
+        match effect {
+            Effect::Send { to, datagram } => {
+                let Some(to) = End::at(to) else {
+                    return Err(format!("{id} sends to {to}"));
+                };
+                if to.0 < self.nodes.len() {
+                    self.judge.sends(id, &datagram)?;
+                }
+                self.send(End(index), to, datagram);
+            }
+            Effect::Write {
+                segment,
+                offset,
+                parts,
+                token,
+            } => {
+                let identity = self.nodes[index].identity(&self.committee);
+                self.judge.writes(id, &identity, &parts)?;
+                let node = &mut self.nodes[index];
+                if node.writing.replace(token).is_some() {
+                    return Err(format!("{id} has two writes under way"));
+                }
+                node.disk.begin(segment, offset, &parts);
+                let disk = self.plan.disk;
+                let stalls = self.random.chance(disk.stalls_per_mille);
+                let stall_ns = if stalls { 50 * MS } else { 0 };
+                let takes_ns = disk.write_ns + self.random.below(disk.jitter_ns + 1) + stall_ns;
+                let written = Event::Written {
+                    node: index,
+                    incarnation,
+                    token,
+                };
+                self.at(self.now + takes_ns, written);
+            }
+            Effect::Read(read) => {
+                let takes_ns = self.random.within(20 * US, 500 * US);
+                let event = Event::ReadBack {
+                    node: index,
+                    incarnation,
+                    read,
+                };
+                self.at(self.now + takes_ns, event);
+            }
+            Effect::Halt(failed) => return Err(format!("replica {id} halts: {failed}")),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: End, to: End, datagram: Vec<u8>) {
+        if to.0 >= self.nodes.len() + self.users.len() {
+            return;
+        }
+        let datagram = Rc::<[u8]>::from(datagram);
+        for arrival in self.network.send(self.now, from, to).into_iter().flatten() {
+            let datagram = Rc::clone(&datagram);
+            self.at(arrival, Event::Arrive { from, to, datagram });
+        }
+    }
+
+    /// Everything that follows from what a user was told or asked.
+    fn mail(&mut self, user: usize, mut mail: Mail) -> Result<(), String> {
+        loop {
+            let ended = self.users[user].ended(&mut mail);
+            let quiet = ended.is_empty();
+            for ended in &ended {
+                self.judge.ended(ended)?;
+            }
+            let after = self.judge.acknowledged_slot();
+            self.users[user].ask(Instant(self.now), after, &mut mail);
+            if quiet {
+                break;
+            }
+        }
+        let from = End(self.nodes.len() + user);
+        for (to, datagram) in std::mem::take(&mut mail.datagrams) {
+            self.send(from, End(to.index()), datagram);
+        }
+        self.wake_user(user);
+        Ok(())
+    }
+
+    fn wake_user(&mut self, user: usize) {
+        let due = self.users[user].wake_at().0.max(self.now + US);
+        if due < self.user_wakes[user] {
+            self.user_wakes[user] = due;
+            self.at(due, Event::WakeUser { user });
+        }
+    }
+
+    /// Adds an event to the digest of the run, and to its trace.
+    fn note(&mut self, kind: u8, numbers: &[usize], bytes: &[u8]) {
+        self.hasher.update(&[kind]);
+        self.hasher.update(&self.now.to_le_bytes());
+        for number in numbers {
+            self.hasher.update(&(*number as u64).to_le_bytes());
+        }
+        self.hasher.update(bytes);
+        if self.plan.options.trace {
+            crate::report::trace(self.now, kind, numbers, bytes);
+        }
+    }
+
+    fn count_buffers(&mut self, node: usize) {
+        let used = self.nodes[node].block_buffers_used_max();
+        self.block_buffers_used_max = self.block_buffers_used_max.max(used);
+    }
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, options: crate::plan::Options) -> Outcome {
+    let world = World::new(Plan::new(seed, options));
+    world.run()
+}
+
+/// Runs one seed; a failed assertion of the product is a violation like any other. The digest of
+/// such a run is empty.
+pub fn run_caught(seed: u64, options: crate::plan::Options) -> Outcome {
+    let caught = std::panic::catch_unwind(|| run(seed, options));
+    caught.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Outcome {
+            seed,
+            digest: String::new(),
+            violation: Some(format!("panic: {}", text.unwrap_or("without a message"))),
+            events: 0,
+            virtual_ns: 0,
+            network: Counts::default(),
+            acknowledged: 0,
+            results_lost: 0,
+            decided: Slot(0),
+            crashes: 0,
+            torn: 0,
+            block_buffers_used_max: 0,
+        }
+    })
+}
