@@ -180,6 +180,12 @@ fn judge(answers: &Answers, quorum: usize) -> Verdict {
             "leader {leader} is down: the cluster is stopped until views arrive"
         ));
         Exit::Unhealthy
+    } else if let Some(Ok(status)) = leader_answer
+        && status.state != State::Serving.name()
+    {
+        // Nothing commits without the leader, whatever the others can do.
+        lines.push(status.reason.clone());
+        Exit::Unhealthy
     } else if let Some(status) = stopped
         && count < quorum
     {
@@ -237,6 +243,19 @@ mod tests {
                 .text
                 .contains("leader 0 is down: the cluster is stopped until views arrive")
         );
+    }
+
+    #[test]
+    fn a_leader_that_may_not_propose_is_unhealthy_alone() {
+        let mut answers = all(State::Serving);
+        answers[0] = Ok(Status {
+            state: State::StoppedLeader.name().to_owned(),
+            reason: "leader 0 restarted".to_owned(),
+            ..Status::default()
+        });
+        let verdict = judge(&answers, 3);
+        assert_eq!(verdict.exit, Exit::Unhealthy);
+        assert_eq!(verdict.text, "leader 0 restarted");
     }
 
     #[test]
