@@ -13,10 +13,11 @@ use crate::PlatformError;
 pub struct Cores {
     online: Vec<usize>,
     isolated: Vec<usize>,
+    allowed: Vec<usize>,
 }
 
 impl Cores {
-    /// Reads sysfs.
+    /// Reads sysfs, and what the scheduler allows the calling thread. Call it before the first pin.
     pub fn read() -> io::Result<Cores> {
         let list = |name: &str| {
             fs::read_to_string(format!("/sys/devices/system/cpu/{name}")).map(|text| parse(&text))
@@ -24,6 +25,7 @@ impl Cores {
         Ok(Cores {
             online: list("online")?,
             isolated: list("isolated").unwrap_or_default(),
+            allowed: allowed_now()?,
         })
     }
 
@@ -41,6 +43,11 @@ impl Cores {
         &self.isolated
     }
 
+    /// Cores that this process was given (taskset, cgroup).
+    pub fn allowed(&self) -> &[usize] {
+        &self.allowed
+    }
+
     /// Refuses a core that is not there.
     pub fn check(&self, core: usize) -> Result<(), PlatformError> {
         if self.online.contains(&core) {
@@ -55,13 +62,10 @@ impl Cores {
 
 /// Pins the calling thread and checks that the scheduler agreed.
 pub fn pin_current(core: usize) -> Result<(), PlatformError> {
-    let asked = core_affinity::set_for_current(core_affinity::CoreId { id: core });
-    let got = rustix::thread::sched_getaffinity(None)
-        .map_err(|error| error.into())
-        .map_err(PlatformError::io("sched_getaffinity"))?;
-    let allowed: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
-        .filter(|core| got.is_set(*core))
-        .collect();
+    // A core past the kernel's mask would be out of bounds there.
+    let asked = core < rustix::thread::CpuSet::MAX_CPU
+        && core_affinity::set_for_current(core_affinity::CoreId { id: core });
+    let allowed = allowed_now().map_err(PlatformError::io("sched_getaffinity"))?;
     if asked && allowed == [core] {
         Ok(())
     } else {
@@ -70,6 +74,13 @@ pub fn pin_current(core: usize) -> Result<(), PlatformError> {
             got: show(&allowed),
         })
     }
+}
+
+fn allowed_now() -> io::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|core| set.is_set(*core))
+        .collect())
 }
 
 /// `0-2,5` as numbers; anything malformed is left out.
@@ -129,9 +140,16 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore)]
     fn pinning_is_verified() {
-        let core = Cores::read().unwrap().online()[0];
-        std::thread::spawn(move || pin_current(core).unwrap())
-            .join()
-            .unwrap();
+        let core = Cores::read().unwrap().allowed()[0];
+        std::thread::spawn(move || {
+            pin_current(core).unwrap();
+            assert_eq!(Cores::read().unwrap().allowed(), [core]);
+            for missing in [1023, 1024, usize::MAX] {
+                let error = pin_current(missing).unwrap_err();
+                assert!(matches!(error, PlatformError::NotPinned { .. }));
+            }
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -53,7 +53,12 @@ impl LogFile {
             bytes > 0 && bytes.is_multiple_of(ALIGNMENT as u64),
             "whole sectors"
         );
-        let file = open_file(path, direct, true)?;
+        let file = open_file(path, direct, true).inspect_err(|error| {
+            // The kernel makes the file before it refuses O_DIRECT.
+            if matches!(error, PlatformError::NoDirectIo { .. }) {
+                let _ = fs::remove_file(path);
+            }
+        })?;
         let made = LogFile {
             file,
             path: path.to_owned(),
@@ -78,12 +83,12 @@ impl LogFile {
     }
 
     fn zero(&self) -> io::Result<()> {
-        rustix::fs::fallocate(
-            &self.file,
-            rustix::fs::FallocateFlags::empty(),
-            0,
-            self.bytes,
-        )?;
+        let whole = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&self.file, whole, 0, self.bytes) {
+            // The zeros below take the space as well, only later and in smaller extents.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
         let zeros = Pool::new("zeros", 1, ZERO_BYTES)?;
         let zeros = zeros.take().ok_or(io::ErrorKind::OutOfMemory)?;
         let mut at = 0;

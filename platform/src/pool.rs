@@ -10,44 +10,138 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 
 /// Alignment of every buffer: what O_DIRECT wants.
 pub const ALIGNMENT: usize = 4096;
 
+/// Zeroed pages of the kernel, which become resident when they are first written.
+struct Region {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+#[cfg(not(miri))]
+impl Region {
+    fn new(bytes: usize) -> io::Result<Region> {
+        // SAFETY: a fresh private mapping touches no memory of ours; the result is checked.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Region { start, bytes })
+    }
+}
+
+#[cfg(not(miri))]
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this length and owned by this value; whoever drops it holds
+        // the last handle, so nothing points into it.
+        let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        assert_eq!(result, 0, "a region is unmapped once");
+    }
+}
+
+/// The interpreter has no kernel to map pages.
+#[cfg(miri)]
+impl Region {
+    fn layout(bytes: usize) -> std::alloc::Layout {
+        std::alloc::Layout::from_size_align(bytes, ALIGNMENT).expect("checked in Pool::new")
+    }
+
+    fn new(bytes: usize) -> io::Result<Region> {
+        // SAFETY: the layout has a size above zero; the result is owned by the new value.
+        let start = unsafe { std::alloc::alloc_zeroed(Region::layout(bytes)) };
+        let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Region { start, bytes })
+    }
+}
+
+#[cfg(miri)]
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout and owned by this value alone.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), Region::layout(self.bytes)) }
+    }
+}
+
 /// The memory of a pool and who may use it.
 struct Inner {
     name: &'static str,
-    memory: NonNull<u8>,
-    layout: std::alloc::Layout,
+    region: Region,
     bytes_each: usize,
-    /// Owners of each buffer; 0 while it is at home.
-    owners: Box<[AtomicU32]>,
+    /// Owners of each buffer; 0 while it is at home. Padded: neighbours belong to other threads.
+    owners: Box<[CachePadded<AtomicU32>]>,
     home: ArrayQueue<u32>,
 }
 
-// SAFETY: the memory is owned by this value alone and freed when it is dropped. A buffer is reached
+// SAFETY: the region is owned by this value alone and freed when it is dropped. A buffer is reached
 // only through a `Buffer`, the one owner, or through `Shared`s, which only read.
 unsafe impl Send for Inner {}
 // SAFETY: as above; the free list and the counts are themselves safe to share.
 unsafe impl Sync for Inner {}
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `Pool::new` with this layout; every `Buffer` and `Shared` holds an
-        // `Arc` of this value, so none is left.
-        unsafe { std::alloc::dealloc(self.memory.as_ptr(), self.layout) }
-    }
-}
-
 impl Inner {
     fn start_of(&self, index: u32) -> NonNull<u8> {
         debug_assert!((index as usize) < self.owners.len());
-        // SAFETY: the index is one of this pool's, so the result lies within its memory.
-        unsafe { self.memory.add(index as usize * self.bytes_each) }
+        // SAFETY: the index is one of this pool's, so the result lies within its region.
+        unsafe { self.region.start.add(index as usize * self.bytes_each) }
+    }
+}
+
+/// A buffer that is not at home. It stands for one count of the pool's `Arc`, however many owners
+/// the buffer has: sharing a buffer touches the buffer's own count and nothing of the pool's.
+///
+/// Whoever sees the last owner go calls `release`, once.
+#[derive(Clone, Copy)]
+struct Taken {
+    inner: NonNull<Inner>,
+    index: u32,
+}
+
+// SAFETY: `Inner` may be used from any thread, and the count that this value stands for keeps it.
+unsafe impl Send for Taken {}
+// SAFETY: as above.
+unsafe impl Sync for Taken {}
+
+impl Taken {
+    fn new(inner: Arc<Inner>, index: u32) -> Taken {
+        // SAFETY: `into_raw` never gives null.
+        let inner = unsafe { NonNull::new_unchecked(Arc::into_raw(inner).cast_mut()) };
+        Taken { inner, index }
     }
 
-    fn release(&self, index: u32) {
-        let pushed = self.home.push(index);
+    fn inner(&self) -> &Inner {
+        // SAFETY: the count held since `new` keeps the pool until `release`, which the last owner
+        // calls when no owner is left to come here.
+        unsafe { self.inner.as_ref() }
+    }
+
+    fn owners(&self) -> &AtomicU32 {
+        &self.inner().owners[self.index as usize]
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        self.inner().start_of(self.index)
+    }
+
+    /// Brings the buffer home. The owners are zero.
+    fn release(self) {
+        // SAFETY: the pointer came from `into_raw` in `new`; this is the one call that takes the
+        // count back. It goes after the push, which may be the pool's last use.
+        let inner = unsafe { Arc::from_raw(self.inner.as_ptr().cast_const()) };
+        let pushed = inner.home.push(self.index);
         assert!(pushed.is_ok(), "every buffer has a place at home");
     }
 }
@@ -64,27 +158,28 @@ impl Pool {
     ///
     /// Errors: out of memory, or sizes that do not fit the address space.
     pub fn new(name: &'static str, count: usize, bytes: usize) -> io::Result<Pool> {
-        let bytes_each = bytes.max(1).next_multiple_of(ALIGNMENT);
         let too_large = || io::Error::other(format!("pool {name}: {count} x {bytes} bytes"));
+        let bytes_each = bytes.max(1).checked_next_multiple_of(ALIGNMENT);
+        let bytes_each = bytes_each.ok_or_else(too_large)?;
         let total = bytes_each.checked_mul(count).filter(|total| *total > 0);
-        let layout = total
-            .and_then(|total| std::alloc::Layout::from_size_align(total, ALIGNMENT).ok())
+        let total = total
+            .filter(|total| *total <= isize::MAX as usize)
             .ok_or_else(too_large)?;
-        if u32::try_from(count).is_err() {
+        // A `Shared` keeps its range in 32 bits.
+        if u32::try_from(count).is_err() || u32::try_from(bytes_each).is_err() {
             return Err(too_large());
         }
-        // SAFETY: the layout has a size above zero.
-        let memory = unsafe { std::alloc::alloc_zeroed(layout) };
-        let memory = NonNull::new(memory).ok_or_else(too_large)?;
+        let region = Region::new(total)?;
         let home = ArrayQueue::new(count);
         for index in 0..count as u32 {
             let _ = home.push(index);
         }
-        let owners = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let owners = (0..count)
+            .map(|_| CachePadded::new(AtomicU32::new(0)))
+            .collect();
         let inner = Inner {
             name,
-            memory,
-            layout,
+            region,
             bytes_each,
             owners,
             home,
@@ -100,8 +195,7 @@ impl Pool {
         let before = self.inner.owners[index as usize].swap(1, Ordering::Acquire);
         assert_eq!(before, 0, "a buffer at home has no owner");
         Some(Buffer {
-            inner: self.inner.clone(),
-            index,
+            taken: Taken::new(self.inner.clone(), index),
         })
     }
 
@@ -139,29 +233,24 @@ impl std::fmt::Debug for Pool {
 
 /// A buffer with one owner.
 pub struct Buffer {
-    inner: Arc<Inner>,
-    index: u32,
+    taken: Taken,
 }
 
 impl Buffer {
     /// Ends writing and begins sharing.
     pub fn freeze(self) -> Shared {
-        let end = self.inner.bytes_each;
-        let buffer = std::mem::ManuallyDrop::new(self);
-        // SAFETY: `buffer` is never dropped, so the `Arc` moves out of it once; the one owner
-        // counted for the `Buffer` is now the one of the `Shared`.
-        let inner = unsafe { std::ptr::read(&buffer.inner) };
+        // The one owner counted for the `Buffer` is now the one of the `Shared`.
+        let taken = std::mem::ManuallyDrop::new(self).taken;
         Shared {
-            inner,
-            index: buffer.index,
+            taken,
             start: 0,
-            end: end as u32,
+            end: taken.inner().bytes_each as u32,
         }
     }
 
     /// Where the buffer begins; it stays there.
     pub fn as_ptr(&self) -> *const u8 {
-        self.inner.start_of(self.index).as_ptr()
+        self.taken.start().as_ptr()
     }
 }
 
@@ -169,10 +258,10 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: this is the only owner of the buffer, whose memory lives as long as `inner`.
+        // SAFETY: this is the only owner of the buffer, whose memory the taken pool keeps.
         unsafe {
-            let start = self.inner.start_of(self.index).as_ptr();
-            std::slice::from_raw_parts(start, self.inner.bytes_each)
+            let start = self.taken.start().as_ptr();
+            std::slice::from_raw_parts(start, self.taken.inner().bytes_each)
         }
     }
 }
@@ -181,29 +270,33 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: this is the only owner, borrowed mutably.
         unsafe {
-            let start = self.inner.start_of(self.index).as_ptr();
-            std::slice::from_raw_parts_mut(start, self.inner.bytes_each)
+            let start = self.taken.start().as_ptr();
+            std::slice::from_raw_parts_mut(start, self.taken.inner().bytes_each)
         }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.inner.owners[self.index as usize].store(0, Ordering::Release);
-        self.inner.release(self.index);
+        self.taken.owners().store(0, Ordering::Release);
+        self.taken.release();
     }
 }
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Buffer({} {})", self.inner.name, self.index)
+        write!(
+            f,
+            "Buffer({} {})",
+            self.taken.inner().name,
+            self.taken.index
+        )
     }
 }
 
 /// Read-only part of a buffer, with any number of owners.
 pub struct Shared {
-    inner: Arc<Inner>,
-    index: u32,
+    taken: Taken,
     start: u32,
     end: u32,
 }
@@ -220,37 +313,30 @@ impl Shared {
 
     /// Makes the whole buffer writable again when this is its only owner.
     pub fn try_unique(self) -> Result<Buffer, Shared> {
-        if self.inner.owners[self.index as usize].load(Ordering::Acquire) != 1 {
+        if self.taken.owners().load(Ordering::Acquire) != 1 {
             return Err(self);
         }
-        let shared = std::mem::ManuallyDrop::new(self);
-        // SAFETY: `shared` is never dropped, so the `Arc` moves out of it once. The count was 1 and
-        // this value is that owner; no other `Shared` exists from which one could be cloned.
-        let inner = unsafe { std::ptr::read(&shared.inner) };
-        Ok(Buffer {
-            inner,
-            index: shared.index,
-        })
+        // The count was 1 and this value is that owner; no other `Shared` exists from which one
+        // could be cloned.
+        let taken = std::mem::ManuallyDrop::new(self).taken;
+        Ok(Buffer { taken })
     }
 }
 
 impl Clone for Shared {
     fn clone(&self) -> Shared {
-        let before = self.inner.owners[self.index as usize].fetch_add(1, Ordering::Relaxed);
+        let before = self.taken.owners().fetch_add(1, Ordering::Relaxed);
         assert!((1..u32::MAX / 2).contains(&before), "owners are counted");
-        Shared {
-            inner: self.inner.clone(),
-            ..*self
-        }
+        Shared { ..*self }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.inner.owners[self.index as usize].fetch_sub(1, Ordering::Release) == 1 {
+        if self.taken.owners().fetch_sub(1, Ordering::Release) == 1 {
             // Pairs with the releases of the other owners: their reads are over.
             fence(Ordering::Acquire);
-            self.inner.release(self.index);
+            self.taken.release();
         }
     }
 }
@@ -261,11 +347,7 @@ impl Deref for Shared {
     fn deref(&self) -> &[u8] {
         // SAFETY: the buffer has at least this owner, so nobody writes it; the range lies within.
         unsafe {
-            let start = self
-                .inner
-                .start_of(self.index)
-                .as_ptr()
-                .add(self.start as usize);
+            let start = self.taken.start().as_ptr().add(self.start as usize);
             std::slice::from_raw_parts(start, (self.end - self.start) as usize)
         }
     }
@@ -276,7 +358,10 @@ impl std::fmt::Debug for Shared {
         write!(
             f,
             "Shared({} {} {}..{})",
-            self.inner.name, self.index, self.start, self.end
+            self.taken.inner().name,
+            self.taken.index,
+            self.start,
+            self.end
         )
     }
 }
@@ -304,6 +389,35 @@ mod tests {
         assert_eq!(pool.free(), 0);
         drop((part, second));
         assert_eq!(pool.free(), 2);
+    }
+
+    #[test]
+    fn memory_outlives_the_pool_while_a_handle_is_left() {
+        let pool = Pool::new("test", 2, 100).unwrap();
+        let mut buffer = pool.take().unwrap();
+        let other = pool.take().unwrap().freeze();
+        drop(pool);
+        assert!(other.iter().all(|byte| *byte == 0), "pages begin zeroed");
+        buffer[99] = 9;
+        let part = buffer.freeze().slice(90..100);
+        drop(other);
+        assert_eq!(std::thread::spawn(move || part[9]).join().unwrap(), 9);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        for (count, bytes) in [(0, 1), (1, usize::MAX), (1, 1 << 32), (usize::MAX, 4096)] {
+            let error = Pool::new("large", count, bytes).unwrap_err();
+            assert!(error.to_string().contains("large"), "{error}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "range")]
+    fn a_slice_stays_within_its_part() {
+        let pool = Pool::new("test", 1, 100).unwrap();
+        let part = pool.take().unwrap().freeze().slice(10..20);
+        let _ = part.slice(0..11);
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct Socket {
     gro: bool,
     gso: bool,
     receive_buffer_bytes: usize,
+    send_buffer_bytes: usize,
     wanted_bytes: usize,
 }
 
@@ -65,20 +66,32 @@ impl Socket {
                     source,
                 },
             })?;
-        if !address.ip().is_loopback() && address.is_ipv4() {
-            // Datagrams are sized for the path; a router that would fragment drops them instead.
-            let _ = set(
-                &socket,
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                libc::IP_PMTUDISC_DO,
-            );
+        if !address.ip().is_loopback() {
+            // Datagrams are sized for the path; what would have to be fragmented is refused.
+            let (level, option, value) = match address {
+                SocketAddr::V4(_) => (
+                    libc::IPPROTO_IP,
+                    libc::IP_MTU_DISCOVER,
+                    libc::IP_PMTUDISC_DO,
+                ),
+                SocketAddr::V6(_) => (
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MTU_DISCOVER,
+                    libc::IPV6_PMTUDISC_DO,
+                ),
+            };
+            set(&socket, level, option, value).map_err(PlatformError::io(what()))?;
         }
+        // Each receive then says how many datagrams were dropped before it; old kernels do not.
+        let _ = set(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
         let gro = options.gro && set(&socket, libc::SOL_UDP, UDP_GRO, 1).is_ok();
         // Setting segment size 0 changes nothing and fails where GSO is unknown.
         let gso = options.gso && set(&socket, libc::SOL_UDP, UDP_SEGMENT, 0).is_ok();
         let receive_buffer_bytes = socket
             .recv_buffer_size()
+            .map_err(PlatformError::io(what()))?;
+        let send_buffer_bytes = socket
+            .send_buffer_size()
             .map_err(PlatformError::io(what()))?;
         let local = socket.local_addr().map_err(PlatformError::io(what()))?;
         let address = local.as_socket().unwrap_or(address);
@@ -88,6 +101,7 @@ impl Socket {
             gro,
             gso,
             receive_buffer_bytes,
+            send_buffer_bytes,
             wanted_bytes: options.buffer_bytes,
         })
     }
@@ -111,9 +125,9 @@ impl Socket {
         self.receive_buffer_bytes
     }
 
-    /// (wanted, got) when the kernel granted less.
+    /// (wanted, got) when the kernel granted less to one of the two buffers.
     pub fn clamped(&self) -> Option<(usize, usize)> {
-        let got = self.receive_buffer_bytes / 2;
+        let got = self.receive_buffer_bytes.min(self.send_buffer_bytes) / 2;
         (got < self.wanted_bytes).then_some((self.wanted_bytes, got))
     }
 

@@ -24,13 +24,12 @@ use super::{
 use crate::PlatformError;
 use crate::file::LogFile;
 use crate::idle::Wait;
+use crate::pool::Pool;
 use crate::socket::Socket;
 use crate::waker::Waker;
 
 /// Submission entries; a turn that fills them submits in between.
 const SUBMISSIONS: u32 = 1024;
-/// Completions: more than can be in flight.
-const COMPLETIONS: u32 = 16_384;
 /// Completions taken in one turn.
 const COMPLETIONS_PER_TURN: usize = 512;
 /// Longest sleep while no receive runs for want of buffers.
@@ -78,7 +77,15 @@ pub(super) struct Uring {
 impl Uring {
     /// Opens the ring; on failure the options come back for another backend.
     pub(super) fn open(options: Options) -> Result<Uring, (PlatformError, Options)> {
-        let (ring, flags) = match make_ring() {
+        // A completion for everything that can be in flight, twice: a receive may complete again
+        // for a buffer that came home before the first completion was taken.
+        let receives = options.receive_pool.as_ref().map_or(0, Pool::count);
+        let in_flight = receives + options.sends_max + disk::OPERATIONS_MAX + 2;
+        let completions = (2 * in_flight)
+            .next_power_of_two()
+            .max(2 * SUBMISSIONS as usize);
+        let completions = u32::try_from(completions).unwrap_or(u32::MAX >> 1);
+        let (ring, flags) = match make_ring(completions) {
             Ok(made) => made,
             Err(error) => return Err((error, options)),
         };
@@ -126,7 +133,7 @@ impl Uring {
                     files_max: files_max as usize,
                     sends_max,
                 };
-                Err((explain(source), options))
+                Err((explain(source, completions), options))
             }
         }
     }
@@ -396,10 +403,10 @@ impl Uring {
     }
 }
 
-fn make_ring() -> Result<(IoUring, &'static str), PlatformError> {
+fn make_ring(completions: u32) -> Result<(IoUring, &'static str), PlatformError> {
     let deferred = IoUring::builder()
         .setup_clamp()
-        .setup_cqsize(COMPLETIONS)
+        .setup_cqsize(completions)
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_taskrun_flag()
@@ -410,24 +417,24 @@ fn make_ring() -> Result<(IoUring, &'static str), PlatformError> {
             // Before Linux 6.1.
             let ring = IoUring::builder()
                 .setup_clamp()
-                .setup_cqsize(COMPLETIONS)
+                .setup_cqsize(completions)
                 .setup_coop_taskrun()
                 .setup_taskrun_flag()
                 .build(SUBMISSIONS)
-                .map_err(explain)?;
+                .map_err(|error| explain(error, completions))?;
             Ok((ring, "coop-taskrun"))
         }
-        Err(error) => Err(explain(error)),
+        Err(error) => Err(explain(error, completions)),
     }
 }
 
 /// An error of setting up as one that says what to do.
-fn explain(source: io::Error) -> PlatformError {
+fn explain(source: io::Error, completions: u32) -> PlatformError {
     match source.raw_os_error() {
         Some(libc::EPERM | libc::ENOSYS | libc::EACCES) => PlatformError::UringDisabled { source },
         Some(libc::ENOMEM) => {
             let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
-            let needed = u64::from(SUBMISSIONS) * 64 + u64::from(COMPLETIONS) * 16;
+            let needed = u64::from(SUBMISSIONS) * 64 + u64::from(completions) * 16;
             PlatformError::MemlockTooLow {
                 needed,
                 have: limit.current.unwrap_or(u64::MAX),

@@ -19,6 +19,7 @@ on_both_backends! {
     an_empty_datagram_does_no_harm
     a_datagram_larger_than_the_buffers_is_dropped_and_counted
     a_flood_beyond_the_buffers_ends_and_receiving_goes_on
+    what_the_kernel_drops_is_counted
     a_full_send_queue_hands_the_datagrams_back
     a_send_that_fails_is_counted_and_sending_goes_on
     a_waker_ends_a_wait_every_time
@@ -190,6 +191,41 @@ fn a_flood_beyond_the_buffers_ends_and_receiving_goes_on(backend: Backend) {
     }
     assert!(receiver.driver.counters().no_receive_buffer > 0);
     assert_eq!(receiver.driver.counters().received_datagrams, 200);
+}
+
+fn what_the_kernel_drops_is_counted(backend: Backend) {
+    const SENT: usize = 2000;
+    let mut sender = Host::new(backend, PLAIN);
+    let mut receiver = Host::new(
+        backend,
+        SocketOptions {
+            buffer_bytes: 8192,
+            ..PLAIN
+        },
+    );
+    assert!(receiver.turn(Wait::No) == 0);
+    for _ in 0..SENT / 100 {
+        sender.send(outgoing(
+            receiver.address,
+            &vec![1; 100 * 1000],
+            1000,
+            &[],
+            0,
+        ));
+        sender.settle();
+    }
+    let mut got = 0;
+    while receiver.turn(Wait::UpTo(20 * MILLISECOND)) + receiver.turn(Wait::UpTo(20 * MILLISECOND))
+        > 0
+    {
+        got += receiver.datagrams().len();
+    }
+    assert!(got < SENT, "8 KiB hold them all?");
+    // The drops after the last receive are told by the next one.
+    got += exchange(&mut sender, &mut receiver, &[1; 10], 10, &[], 0, 1).len();
+    let counters = receiver.driver.counters();
+    assert_eq!(counters.kernel_drops as usize, SENT + 1 - got);
+    assert_eq!(counters.received_datagrams as usize, got);
 }
 
 fn a_full_send_queue_hands_the_datagrams_back(backend: Backend) {
@@ -404,6 +440,30 @@ fn ending_with_operations_in_flight_brings_every_buffer_home(backend: Backend) {
             "round {round}: the head was let go"
         );
     }
+}
+
+#[test]
+fn idle_turns_of_io_uring_make_no_system_call() {
+    if !host::uring_available() {
+        return;
+    }
+    let mut sender = Host::new(Backend::Mmsg, PLAIN);
+    let mut receiver = Host::new(Backend::Uring, PLAIN);
+    receiver.turn(Wait::No);
+    receiver.turn(Wait::No);
+    let before = receiver.driver.counters().enters;
+    for _ in 0..10_000 {
+        receiver.turn(Wait::No);
+    }
+    assert_eq!(receiver.driver.counters().enters, before);
+    // And yet what comes is seen without waiting.
+    sender.send(outgoing(receiver.address, &[1; 20], 20, &[], 0));
+    sender.settle();
+    let limit = Instant::now() + PATIENCE;
+    while receiver.turn(Wait::No) == 0 {
+        assert!(Instant::now() < limit, "the receiver is deaf");
+    }
+    assert_eq!(receiver.datagrams(), [vec![1; 20]]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::pool::Buffer;
 /// Writes in flight; a log has one.
 const WRITES_MAX: usize = 8;
 const READS_MAX: usize = 128;
+/// Completions that the disk can have outstanding: a write, its flush, a read.
+pub(super) const OPERATIONS_MAX: usize = 2 * WRITES_MAX + READS_MAX;
 
 /// A write and everything that its operation points to.
 struct WriteSlot {
