@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use thiserror::Error;
 use wire::bytes::{SharedBytes, UniqueBytes};
 use wire::ids::Position;
+use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
 
 use super::{Durable, Geometry, Tail};
 use crate::record::{self, HEADER_BYTES, Header, HeaderHash, Identity, Kind, SECTOR_BYTES};
@@ -263,9 +264,11 @@ impl Writer {
     }
 
     /// How many files are wanted in total so that the log does not run full while the next one is
-    /// being made: one more when no free one is left, up to the maximum.
+    /// being made: one more when no free one is left, or when the free ones are so small that the
+    /// largest block does not fit beside the reserve; up to the maximum.
     pub fn segments_wanted(&self) -> u32 {
-        let more = u32::from(self.free.is_empty());
+        let largest_fits = self.fits(Kind::Block, BLOCK_MESSAGE_BYTES_MAX).is_ok();
+        let more = u32::from(self.free.is_empty() || !largest_fits);
         (self.segments() + more).min(self.geometry.segments_max)
     }
 
