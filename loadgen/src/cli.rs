@@ -144,12 +144,9 @@ pub struct Run {
     #[arg(long, default_value_t = Backend::Auto, value_name = "auto|uring|mmsg")]
     pub backend: Backend,
 
-    /// What a generator thread does with nothing to do
-    #[arg(
-        long,
-        default_value = "spin-yield",
-        value_name = "spin|spin-yield|block"
-    )]
+    /// What a generator thread does with nothing to do. spin and spin-yield notice replies sooner,
+    /// and take a whole processor for it
+    #[arg(long, default_value = "block", value_name = "spin|spin-yield|block")]
     pub idle: Idle,
 
     /// Bytes of a datagram at most, whatever larger size the nodes ask for

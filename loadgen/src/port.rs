@@ -95,7 +95,11 @@ impl Port {
                 .enumerate()
                 .map(|(index, key)| (client_prefix(key), index))
                 .collect(),
-            idler: Idler::new(config.idle),
+            idler: Idler::new(match config.idle {
+                // Polling a little before each of thousands of short rests adds up to much of a core.
+                Idle::Block { .. } => Idle::Block { spin_us: 0 },
+                other => other,
+            }),
             lost: 0,
         })
     }

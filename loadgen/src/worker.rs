@@ -27,7 +27,7 @@ use crate::schedule::Schedule;
 /// Arrivals taken in one turn, so that replies are never starved.
 const ARRIVALS_PER_TURN_MAX: usize = 256;
 /// How often the clients' timers are looked at.
-const TICK_NS: u64 = 1_000_000;
+const TICK_NS: u64 = 4_000_000;
 /// Time slices of the report.
 pub const INTERVAL_NS: u64 = 1_000_000_000;
 /// Linger that a client never reaches: this thread closes the bundles.

@@ -7,14 +7,17 @@ use wire::reply::{Answer, BusyBody, Run};
 use super::Client;
 use crate::bundles::{Bundles, Pacer};
 use crate::links::{Heard, Links};
-use crate::options::{Completion, Counters, Failure, Options, Outbox};
+use crate::options::{Completion, Counters, Failure, Outbox};
 use crate::session::{Hints, Session};
 use crate::window::{Claim, Verdict, Window};
 
 /// Claims of one reply that are looked at: an honest one never holds more.
 const CLAIMS_PER_REPLY_MAX: u64 = 2 * SESSION_WINDOW;
-/// A Busy asks for a pause of at most this.
+/// A Busy is heeded with a pause of at least and at most this.
+const BUSY_PAUSE_NS_MIN: u64 = 1_000_000;
 const BUSY_PAUSE_NS_MAX: u64 = 100_000_000;
+/// Sendings after which a request goes to all replicas, Busy or not.
+pub(super) const BUSY_ATTEMPTS_MAX: u32 = 4;
 
 impl Client {
     /// Takes one datagram. Its sender is known by its seal, never by its address.
@@ -29,7 +32,6 @@ impl Client {
             reads,
             pacer,
             counters,
-            options,
             ..
         } = self;
         let heard = match links.receive(now, datagram, out) {
@@ -86,7 +88,7 @@ impl Client {
             Heard::Busy { node, view, busy } => {
                 views.note(node, view.0);
                 counters.busy += 1;
-                Self::busy(now, node, links, views, bundles, pacer, options, &busy);
+                Self::busy(now, node, links, views, bundles, pacer, &busy);
             }
             Heard::ReadReply { node, head, result } => {
                 reads.answered(node, head.number(), |read| {
@@ -111,23 +113,26 @@ impl Client {
         views: &Hints,
         bundles: &mut Bundles,
         pacer: &mut Pacer,
-        options: &Options,
         busy: &BusyBody,
     ) {
         if node != links.leader(View(views.trusted().unwrap_or(0))) {
             return;
         }
-        let asked_ns = u64::from(busy.retry_after_us()) * 1000;
-        let pause = pacer.jitter(asked_ns.clamp(100_000, BUSY_PAUSE_NS_MAX));
-        let at = now.after_ns(pause);
-        if let Some(bundle) = bundles.holding(busy.first_sequence().0) {
-            // A liar cannot hold a request back: after the second sending all replicas have it.
-            if bundle.attempts <= 2 || at < bundle.next_retry {
-                bundle.next_retry = at.min(now.after_ns(options.retry_pause_max_ns));
-                bundle.busy = true;
-                bundles.wake_by(at);
-            }
+        let Some(bundle) = bundles.holding(busy.first_sequence().0) else {
+            return;
+        };
+        // A liar cannot hold a request back: after a few sendings all replicas have it.
+        if bundle.attempts > BUSY_ATTEMPTS_MAX {
+            return;
         }
+        let asked_ns = u64::from(busy.retry_after_us()) * 1000;
+        // Each refusal doubles the pause, or refusals and repetitions would keep each other busy.
+        let grown_ns =
+            asked_ns.clamp(BUSY_PAUSE_NS_MIN, BUSY_PAUSE_NS_MAX) << (bundle.attempts - 1);
+        let at = now.after_ns(pacer.jitter(grown_ns.min(BUSY_PAUSE_NS_MAX)));
+        bundle.next_retry = at;
+        bundle.busy = true;
+        bundles.wake_by(at);
     }
 }
 

@@ -7,6 +7,7 @@ use wire::request::{
 };
 
 use super::Client;
+use super::replies::BUSY_ATTEMPTS_MAX;
 use crate::bundles::Bundle;
 use crate::links::Links;
 use crate::options::{Completion, Failure, Outbox};
@@ -222,7 +223,7 @@ impl Client {
                 bundle.wants_full = false;
                 resign_all_full(&mut self.links, bundle);
             }
-            let everyone = !(bundle.busy && bundle.attempts <= 2);
+            let everyone = !(bundle.busy && bundle.attempts <= BUSY_ATTEMPTS_MAX);
             bundle.busy = false;
             self.links
                 .send_frame(Kind::Request, leader, everyone, &bundle.frame, out);
