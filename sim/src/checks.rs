@@ -36,7 +36,11 @@ struct Known {
     decided: Slot,
     decided_ever: Slot,
     executed: Slot,
-    boots: u32,
+    /// An earlier process of this replica sent anything to a peer.
+    spoke_before: bool,
+    /// The number of the present process, and of the last one that sent anything.
+    boot: u32,
+    boot_spoken: u32,
 }
 
 /// See the module's documentation.
@@ -104,19 +108,20 @@ impl Judge {
     /// A process started and has read its log; `whole` says that the disk was not taken away.
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
-        known.boots += 1;
+        known.spoke_before = known.boot_spoken > 0;
         (known.decided, known.executed) = (Slot(0), Slot(0));
         self.writing[node.id.index()].clear();
         let Some(server) = &node.server else {
             return Ok(());
         };
-        let boot = server.boot().0;
+        known.boot = server.boot().0;
         let summary = server.summary();
         known.durable = known.durable.max(summary.linked);
-        if whole && boot != known.boots {
+        if whole && known.boot <= known.boot_spoken {
+            let boot = known.boot;
             return Err(format!(
-                "replica {} is in boot {boot}, not {}",
-                node.id, known.boots
+                "R4: replica {} speaks in boot {boot} again",
+                node.id
             ));
         }
         self.handled(node)
@@ -128,6 +133,9 @@ impl Judge {
             return Err(format!("replica {from} sent a malformed datagram"));
         };
         let slot = header.peer_route().slot();
+        let known = &mut self.known[from.index()];
+        known.boot_spoken = known.boot;
+        let restarted = known.spoke_before;
         match kind {
             Kind::Vote => {
                 let digest = body.first_chunk().copied().map(Digest);
@@ -143,7 +151,7 @@ impl Judge {
                 Ok(())
             }
             Kind::Propose => {
-                if self.known[from.index()].boots > 1 {
+                if restarted {
                     return Err(format!("R4: restarted {from} proposes slot {slot}"));
                 }
                 let name = header.fragment().message;

@@ -1,5 +1,6 @@
 //! The command line of `hippo-sim`.
 
+use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -141,16 +142,17 @@ pub fn main() -> ExitCode {
 }
 
 fn replay(seed: u64, options: Options) -> ExitCode {
-    println!("seed {seed:#x}");
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "seed {seed:#x}");
     let plan = Plan::new(seed, options);
     if options.trace {
-        println!("{plan:#?}");
+        let _ = writeln!(out, "{plan:#?}");
     }
     let outcome = world::run(seed, options);
-    println!("{}", report::describe(&plan, &outcome));
+    let _ = writeln!(out, "{}", report::describe(&plan, &outcome));
     match outcome.violation {
         Some(violation) => {
-            println!("VIOLATION {violation}");
+            let _ = writeln!(out, "VIOLATION {violation}");
             ExitCode::from(FAILURE)
         }
         None => ExitCode::SUCCESS,

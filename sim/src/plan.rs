@@ -13,8 +13,9 @@ pub const S: u64 = 1_000_000_000;
 
 /// Virtual time at which a world begins.
 pub const BEGIN_NS: u64 = S;
-/// After the faults have ended, everything demanded happens within this virtual time.
-pub const LIVENESS_NS: u64 = 20 * S;
+/// After the faults have ended, everything demanded happens within this virtual time. Replicas need
+/// a fraction of a second; a client that met many losses pauses for seconds before it asks again.
+pub const LIVENESS_NS: u64 = 60 * S;
 
 /// A bug planted outside of the product, to show that the checks can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -96,6 +97,8 @@ pub struct UserPlan {
     pub linger_ns: u64,
     pub value_bytes_max: u64,
     pub begins_ns: u64,
+    /// Pause between two operations, so that load and faults meet.
+    pub think_ns: u64,
 }
 
 /// The plan of one world.
@@ -137,7 +140,7 @@ impl Plan {
         let last_restart = crashes.iter().map(|crash| crash.restart_ns).max();
         let heal_ns = (BEGIN_NS + faults_ns).max(last_restart.unwrap_or(0));
         let users = (0..random.within(1, 4))
-            .map(|_| user(random))
+            .map(|_| user(random, faults_ns))
             .collect::<Vec<_>>();
         let ends = options.nodes + users.len();
         let harshness = *random.pick(&[0, 20, 100, 300]);
@@ -217,15 +220,21 @@ fn crashes(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64
     }
 }
 
-fn user(random: &mut Random) -> UserPlan {
+fn user(random: &mut Random, faults_ns: u64) -> UserPlan {
+    let operations = random.within(10, 60);
     let in_flight_max = *random.pick(&[1, 2, 8, 32]);
     UserPlan {
-        operations: random.within(10, 60) as u32,
+        operations: operations as u32,
         in_flight_max,
         bundle_max: random.within(1, in_flight_max as u64) as usize,
         linger_ns: *random.pick(&[0, 50 * US, MS]),
         value_bytes_max: *random.pick(&[16, 64, 64, 2_000, 20_000]),
         begins_ns: BEGIN_NS + random.below(50 * MS),
+        think_ns: if random.chance(750) {
+            faults_ns / operations
+        } else {
+            0
+        },
     }
 }
 

@@ -34,7 +34,12 @@ pub fn trace(now_ns: u64, kind: u8, numbers: &[usize], bytes: &[u8]) {
         (b'S', [node]) => format!("{node} starts"),
         _ => format!("{} {numbers:?}", char::from(kind)),
     };
-    println!("{:>14.6} ms  {text}", now_ns as f64 / 1e6);
+    // A reader that has seen enough closes the pipe.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{:>14.6} ms  {text}",
+        now_ns as f64 / 1e6
+    );
 }
 
 /// The command that replays a seed.

@@ -9,7 +9,7 @@ use wire::ids::{Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
 use wire::ops::Operation;
 
 use crate::model::Answer;
-use crate::plan::{S, UserPlan};
+use crate::plan::{MS, S, UserPlan};
 use crate::random::Random;
 
 /// Operations are given up only after every deadline of a run.
@@ -61,6 +61,7 @@ pub struct User {
     client: Client,
     random: Random,
     asked: u32,
+    next_ask: Instant,
     open: BTreeMap<u64, Asked>,
     /// Increments of the own counter that were acknowledged; its value is this number.
     counted: u64,
@@ -92,6 +93,7 @@ impl User {
             client: client.expect("the plan's options are in range"),
             random,
             asked: 0,
+            next_ask: Instant(plan.begins_ns),
             open: BTreeMap::new(),
             counted: 0,
             counting: false,
@@ -122,7 +124,18 @@ impl User {
 
     pub fn wake_at(&self) -> Instant {
         let client = self.client.wake_at().unwrap_or(Instant(u64::MAX));
-        client.max(Instant(self.plan.begins_ns))
+        let client = client.max(Instant(self.plan.begins_ns));
+        if self.wants_to_ask() {
+            client.min(self.next_ask)
+        } else {
+            client
+        }
+    }
+
+    fn wants_to_ask(&self) -> bool {
+        self.asked < self.plan.operations
+            && self.open.len() < self.plan.in_flight_max
+            && self.client.has_room()
     }
 
     pub fn receive(&mut self, now: Instant, datagram: &[u8], mail: &mut Mail) {
@@ -155,16 +168,17 @@ impl User {
 
     /// Asks as much as the plan and the client allow. `after`: see [`Asked::after`].
     pub fn ask(&mut self, now: Instant, after: Slot, mail: &mut Mail) {
-        if now.0 < self.plan.begins_ns {
-            return;
-        }
-        while self.asked < self.plan.operations
-            && self.open.len() < self.plan.in_flight_max
-            && self.client.has_room()
-        {
+        while now >= self.next_ask && self.wants_to_ask() {
             let tag = u64::from(self.asked);
             let (sequence, counter) = self.submit(now, tag, mail);
-            let Some(sequence) = sequence else { return };
+            let pause_ns = self
+                .random
+                .within(self.plan.think_ns / 2, self.plan.think_ns * 3 / 2);
+            let Some(sequence) = sequence else {
+                self.next_ask = now.after_ns(MS);
+                return;
+            };
+            self.next_ask = now.after_ns(pause_ns);
             self.asked += 1;
             self.open.insert(
                 tag,

@@ -1,0 +1,100 @@
+//! Short seeds: they hold, they repeat, and planted bugs are found.
+
+use sim::plan::{Canary, Options, Plan, Scenario};
+use sim::seals::Profile;
+use sim::world;
+
+const SEEDS: u64 = 30;
+
+#[test]
+fn seeds_hold_and_repeat() {
+    for seed in 0..SEEDS {
+        let first = world::run(seed, Options::default());
+        assert_eq!(first.violation, None, "seed {seed:#x}");
+        let second = world::run(seed, Options::default());
+        assert_eq!(first.digest, second.digest, "seed {seed:#x}");
+        assert_eq!(first.events, second.events, "seed {seed:#x}");
+    }
+}
+
+#[test]
+fn different_seeds_are_different_runs() {
+    let digests = (0..8).map(|seed| world::run(seed, Options::default()).digest);
+    let digests = digests.collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(digests.len(), 8);
+}
+
+#[test]
+fn seeds_hold_with_real_signatures() {
+    let options = Options {
+        profile: Profile::Full,
+        ..Options::default()
+    };
+    for seed in 0..6 {
+        assert_eq!(world::run(seed, options).violation, None, "seed {seed:#x}");
+    }
+}
+
+#[test]
+fn seeds_hold_with_five_replicas() {
+    let options = Options {
+        nodes: 5,
+        ..Options::default()
+    };
+    for seed in 0..10 {
+        assert_eq!(world::run(seed, options).violation, None, "seed {seed:#x}");
+    }
+}
+
+/// A simulator that makes no progress, or no faults, proves nothing.
+#[test]
+fn seeds_make_progress_and_faults() {
+    let outcomes = (0..SEEDS).map(|seed| world::run(seed, Options::default()));
+    let (mut idle, mut calm, mut scenarios) = (0, 0, Vec::new());
+    for outcome in outcomes {
+        let faults = outcome.crashes + outcome.network.lost + outcome.network.doubled;
+        idle += u64::from(outcome.acknowledged == 0);
+        calm += u64::from(faults == 0);
+        scenarios.push(Plan::new(outcome.seed, Options::default()).scenario);
+    }
+    assert!(idle <= SEEDS / 5, "{idle} seeds acknowledged nothing");
+    assert!(calm <= SEEDS / 5, "{calm} seeds had no fault");
+    for scenario in [Scenario::Followers, Scenario::Everyone, Scenario::Leader] {
+        assert!(scenarios.contains(&scenario), "{scenario:?}");
+    }
+}
+
+fn found_within(canary: Canary, seeds: u64) -> Option<(u64, String)> {
+    let options = Options {
+        canary: Some(canary),
+        ..Options::default()
+    };
+    (0..seeds).find_map(|seed| {
+        let violation = world::run_caught(seed, options).violation?;
+        Some((seed, violation))
+    })
+}
+
+#[test]
+fn disks_that_do_not_flush_are_found() {
+    let (seed, violation) = found_within(Canary::Nosync, 20).expect("found");
+    assert!(
+        violation.contains("log") || violation.contains("durab"),
+        "{seed}: {violation}"
+    );
+}
+
+#[test]
+fn a_lowered_quorum_is_found() {
+    let (seed, violation) = found_within(Canary::Lowquorum, 20).expect("found");
+    assert!(violation.contains("G1"), "{seed}: {violation}");
+}
+
+#[test]
+fn a_replica_that_lost_its_disk_and_goes_on_is_found() {
+    let (seed, violation) = found_within(Canary::Blank, 60).expect("found");
+    assert!(
+        violation.contains("R4") || violation.contains("I9"),
+        "{seed}: {violation}"
+    );
+}
