@@ -182,10 +182,12 @@ impl Pacer {
     /// quarter so that clients do not march in step.
     pub(crate) fn pause_ns(&mut self, attempts: u32) -> u64 {
         let measured = self.smoothed_ns + 4.0 * self.variation_ns;
-        let base = (measured as u64).max(self.floor_ns);
+        // Bounded also where losses made the measured times long: each lost reply would make the
+        // next pause longer, without end.
+        let base = (measured as u64).clamp(self.floor_ns, self.pause_max_ns);
         let grown = base
             .saturating_mul(1 << attempts.saturating_sub(1).min(16))
-            .min(self.pause_max_ns.max(base));
+            .min(self.pause_max_ns);
         self.jitter(grown)
     }
 
@@ -251,7 +253,17 @@ mod tests {
             let plain = (100u64 << (attempts - 1).min(10)).min(1000);
             assert!((plain..=plain + plain / 4).contains(&pause));
         }
-        pacer.measured(5000);
-        assert!(pacer.pause_ns(1) >= 5000);
+        pacer.measured(200);
+        assert!(
+            pacer.pause_ns(1) >= 600,
+            "smoothed time and four variations"
+        );
+        for _ in 0..100 {
+            pacer.measured(1_000_000);
+        }
+        assert!(
+            pacer.pause_ns(1) <= 1250,
+            "losses do not make pauses grow without end"
+        );
     }
 }

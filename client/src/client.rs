@@ -264,6 +264,7 @@ impl Client {
         };
         self.open.held = false;
         let mut frame = self.bundles.spare_frame();
+        frame.reserve(REQUEST_HEAD_BYTES + self.open.operations.bytes().len());
         let fields = RequestFields {
             session,
             first_sequence: Sequence(self.open.first),

@@ -6,6 +6,7 @@
 //! for result buffers, which are reused, and the table of dissent, made at the first lie.
 
 use wire::ids::{Digest, NodeId, Slot};
+use wire::limits::CACHED_RESULT_BYTES_MAX;
 
 /// What one replica says of one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,8 @@ impl Window {
                     dissenters: 0,
                     agreed: false,
                     held: None,
-                    result: Vec::new(),
+                    // Most results are short; room for those is taken here.
+                    result: Vec::with_capacity(CACHED_RESULT_BYTES_MAX),
                 })
                 .collect(),
             replicas,

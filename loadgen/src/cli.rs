@@ -56,6 +56,11 @@ pub struct Run {
     #[arg(long, short = 'c', default_value_t = 64)]
     pub clients: usize,
 
+    /// Key file of one client; repeat it for more. Replaces --clients, and is needed where the
+    /// committee admits listed clients only (default there: client.key of the network)
+    #[arg(long, value_name = "FILE")]
+    pub client_key: Vec<PathBuf>,
+
     /// Generator threads; the clients are divided among them
     #[arg(long, short = 't', default_value_t = 1)]
     pub threads: usize,

@@ -3,22 +3,14 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
 
-use crate::histograms::{write_hgrm, write_hlog};
+use crate::histograms::{LogLine, write_hgrm, write_hlog};
 use crate::report;
 use crate::result::{RunResult, Second};
-
-/// The latencies of one interval, for the interval log.
-#[derive(Clone, Debug)]
-pub struct Slice {
-    pub start: Duration,
-    pub length: Duration,
-    pub latency: Histogram<u64>,
-}
 
 /// Everything that a run directory holds.
 #[derive(Debug)]
@@ -26,7 +18,7 @@ pub struct RunFiles<'a> {
     pub result: &'a RunResult,
     pub latency: &'a Histogram<u64>,
     pub seconds: &'a [Second],
-    pub slices: &'a [Slice],
+    pub log: &'a [LogLine],
     pub started: SystemTime,
 }
 
@@ -57,11 +49,7 @@ pub fn write_all(directory: &Path, files: &RunFiles<'_>) -> anyhow::Result<PathB
     out.flush()?;
 
     let mut out = create(directory, "latency.hlog")?;
-    let slices = files
-        .slices
-        .iter()
-        .map(|slice| (slice.start, slice.length, &slice.latency));
-    write_hlog(files.started, slices, &mut out)?;
+    write_hlog(files.started, files.log, &mut out)?;
     out.flush()?;
 
     let mut out = create(directory, "report.html")?;

@@ -182,28 +182,46 @@ pub fn write_hgrm(histogram: &Histogram<u64>, out: &mut dyn Write) -> io::Result
     )
 }
 
-/// Writes an interval log of V2 deflate histograms: one interval per entry, each with its start
-/// and length from `started` on. Maxima are written in milliseconds.
-pub fn write_hlog<'a>(
-    started: SystemTime,
-    intervals: impl Iterator<Item = (Duration, Duration, &'a Histogram<u64>)>,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    let mut serializer = V2DeflateSerializer::new();
-    let mut writer = io::BufWriter::new(out);
-    {
-        let mut log = IntervalLogWriterBuilder::new()
-            .add_comment("[Logged by hippo-load; values in nanoseconds]")
-            .with_start_time(started)
-            .with_base_time(started)
+/// One interval of an interval log, already encoded: a long run keeps lines, not histograms.
+#[derive(Clone, Debug)]
+pub struct LogLine(String);
+
+impl LogLine {
+    /// The interval from `start` on, counted from the start of the load.
+    pub fn new(start: Duration, length: Duration, histogram: &Histogram<u64>) -> LogLine {
+        let mut serializer = V2DeflateSerializer::new();
+        let mut bytes = Vec::new();
+        IntervalLogWriterBuilder::new()
             .with_max_value_divisor(1e6)
-            .begin_log_with(&mut writer, &mut serializer)?;
-        for (start, length, histogram) in intervals {
-            log.write_histogram(histogram, start, length, None)
-                .map_err(|error| io::Error::other(format!("{error:?}")))?;
-        }
+            .begin_log_with(&mut bytes, &mut serializer)
+            .and_then(|mut log| {
+                log.write_histogram(histogram, start, length, None)
+                    .map_err(|error| io::Error::other(format!("{error:?}")))
+            })
+            .expect("a vector takes any histogram");
+        let text = String::from_utf8_lossy(&bytes);
+        LogLine(text.lines().last().unwrap_or_default().to_string())
     }
-    writer.flush()
+}
+
+/// Writes an interval log of V2 deflate histograms. Maxima are in milliseconds.
+pub fn write_hlog(started: SystemTime, lines: &[LogLine], out: &mut dyn Write) -> io::Result<()> {
+    let since = started
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let seconds = since.as_secs_f64();
+    writeln!(out, "#[Logged by hippo-load; values in nanoseconds]")?;
+    writeln!(out, "#[Histogram log format version 1.3]")?;
+    writeln!(out, "#[StartTime: {seconds:.3} (seconds since epoch)]")?;
+    writeln!(out, "#[BaseTime: {seconds:.3} (seconds since epoch)]")?;
+    writeln!(
+        out,
+        "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\""
+    )?;
+    for LogLine(line) in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
 }
 
 /// The histogram in the V2 encoding, as base64.
@@ -279,22 +297,24 @@ mod tests {
     #[test]
     fn the_interval_log_can_be_read_back() {
         let histogram = thousand();
+        let second = Duration::from_secs(1);
+        let lines = [
+            LogLine::new(Duration::ZERO, second, &histogram),
+            LogLine::new(second, second, &histogram),
+        ];
         let mut bytes = Vec::new();
-        let seconds = Duration::from_secs;
-        let intervals = [(seconds(0), seconds(1)), (seconds(1), seconds(1))];
-        write_hlog(
-            SystemTime::UNIX_EPOCH,
-            intervals
-                .iter()
-                .map(|&(start, length)| (start, length, &histogram)),
-            &mut bytes,
-        )
-        .unwrap();
-        let entries: Vec<_> = IntervalLogIterator::new(&bytes)
-            .map(Result::unwrap)
-            .filter(|entry| matches!(entry, LogEntry::Interval(_)))
+        write_hlog(SystemTime::UNIX_EPOCH, &lines, &mut bytes).unwrap();
+        let intervals: Vec<_> = IntervalLogIterator::new(&bytes)
+            .filter_map(|entry| match entry.unwrap() {
+                LogEntry::Interval(interval) => Some(interval),
+                _ => None,
+            })
             .collect();
-        assert_eq!(entries.len(), 2);
+        assert_eq!(intervals.len(), 2);
+        assert_eq!(intervals[1].start_timestamp(), second);
+        assert_eq!(intervals[1].duration(), second);
+        assert!((intervals[1].max() - 1000.0).abs() < 1.0);
+        assert!(bytes.len() < 20_000);
     }
 
     #[test]

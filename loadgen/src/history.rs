@@ -88,6 +88,15 @@ impl HistoryWriter {
     }
 }
 
+/// Nothing that happened is lost when a thread ends early.
+impl Drop for HistoryWriter {
+    fn drop(&mut self) {
+        if !self.buffer.is_empty() {
+            let _ = self.flush();
+        }
+    }
+}
+
 fn number_or_null(out: &mut Vec<u8>, number: Option<u64>) -> io::Result<()> {
     match number {
         Some(number) => write!(out, "{number}"),

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use loadgen::cli::{Cli, Command};
 use loadgen::verdict::exit;
+use mimalloc::MiMalloc;
+use platform::tripwire::Tripwire;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Tripwire<MiMalloc> = Tripwire::new(MiMalloc);
 
 fn main() -> ExitCode {
     // clap prints usage errors itself and exits 2.

@@ -12,14 +12,13 @@ use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use wire::ids::Instant;
 
-use crate::files::Slice;
-use crate::histograms::{Interval, percentile};
+use crate::histograms::{Interval, LogLine, percentile};
 use crate::machine::own_cpu_seconds;
 use crate::plan::{self, Control, Plan};
 use crate::result::Second;
 use crate::status::{self, NodeDelta, NodeStatus};
 use crate::units::with_commas;
-use crate::worker::{INTERVAL_NS, Report};
+use crate::worker::{INTERVAL_NS, LOAD_STAGE, Report};
 
 /// Empty figures that go round between a worker and the coordinator.
 const INTERVALS_PER_WORKER: usize = 4;
@@ -30,11 +29,13 @@ pub struct Measured {
     /// Figures of the measured window, all threads merged.
     pub figures: Interval,
     pub seconds: Vec<Second>,
-    pub slices: Vec<Slice>,
+    pub log: Vec<LogLine>,
     pub nodes: Vec<NodeDelta>,
     /// The nodes' own words after the measured window.
     pub statuses: Vec<NodeStatus>,
     pub generator_cpu_seconds: f64,
+    /// Heap allocations of the generator threads in the measured window.
+    pub generator_allocations: u64,
     pub started: SystemTime,
     /// What could not be measured, besides what the verdict says anyway.
     pub warnings: Vec<String>,
@@ -85,12 +86,20 @@ fn ask(admins: &[SocketAddr], warnings: &mut Vec<String>) -> Vec<(usize, NodeSta
     statuses
 }
 
+/// CPU seconds of this process and allocations of its generator threads.
+fn own_use() -> (f64, u64) {
+    (
+        own_cpu_seconds(),
+        platform::tripwire::allocations(LOAD_STAGE),
+    )
+}
+
 struct Gathering {
     plan: Arc<Plan>,
     /// Figures of intervals that not all threads have reported.
     partial: BTreeMap<u64, (usize, Interval)>,
     seconds: Vec<Second>,
-    slices: Vec<Slice>,
+    log: Vec<LogLine>,
     last_end_ns: u64,
 }
 
@@ -127,11 +136,11 @@ impl Gathering {
             return None;
         }
         let seconds = loaded_ns as f64 / 1e9;
-        self.slices.push(Slice {
-            start: Duration::from_nanos(self.last_end_ns),
-            length: Duration::from_nanos(length_ns),
-            latency: interval.latency.clone(),
-        });
+        self.log.push(LogLine::new(
+            Duration::from_nanos(self.last_end_ns),
+            Duration::from_nanos(length_ns),
+            &interval.latency,
+        ));
         self.last_end_ns = end_ns;
         self.seconds.push(Second {
             at_s: end_ns.min(load_end_ns) as f64 / 1e9,
@@ -202,18 +211,18 @@ fn gather(
         plan: Arc::clone(plan),
         partial: BTreeMap::new(),
         seconds: Vec::new(),
-        slices: Vec::new(),
+        log: Vec::new(),
         last_end_ns: 0,
     };
     while finished < plan.threads {
         let now = plan::now();
         let next = match (&before, &after) {
             (None, _) if now >= window_start => {
-                before = Some((ask(admins, &mut warnings), own_cpu_seconds()));
+                before = Some((ask(admins, &mut warnings), own_use()));
                 continue;
             }
             (Some(_), None) if now >= window_end => {
-                after = Some((ask(admins, &mut warnings), own_cpu_seconds()));
+                after = Some((ask(admins, &mut warnings), own_use()));
                 continue;
             }
             (None, _) => window_start,
@@ -254,10 +263,10 @@ fn gather(
     }
     bar.finish_and_clear();
     gathering.settle();
-    let (before, cpu_before) = before.context("the load ended before its measured window")?;
-    let (after, cpu_after) = match after {
+    let (before, use_before) = before.context("the load ended before its measured window")?;
+    let (after, use_after) = match after {
         Some(after) => after,
-        None => (ask(admins, &mut warnings), own_cpu_seconds()),
+        None => (ask(admins, &mut warnings), own_use()),
     };
     let mut nodes = Vec::new();
     let mut statuses = Vec::new();
@@ -272,10 +281,11 @@ fn gather(
     Ok(Measured {
         figures,
         seconds: gathering.seconds,
-        slices: gathering.slices,
+        log: gathering.log,
         nodes,
         statuses,
-        generator_cpu_seconds: (cpu_after - cpu_before).max(0.0),
+        generator_cpu_seconds: (use_after.0 - use_before.0).max(0.0),
+        generator_allocations: use_after.1 - use_before.1,
         started,
         warnings,
     })

@@ -16,6 +16,7 @@ pub struct Plan {
     pub duration_ns: u64,
     pub timeout_ns: u64,
     pub connect_timeout_ns: u64,
+    pub clients: usize,
     pub threads: usize,
     pub in_flight_per_thread: usize,
     pub preload: bool,

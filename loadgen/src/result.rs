@@ -33,6 +33,8 @@ pub struct RunResult {
     /// CPU time of all nodes and the generator in the measured window, per answered transaction.
     pub cpu_us_per_tx: f64,
     pub generator_cpu_seconds: f64,
+    /// Heap allocations of the generator threads in the measured window.
+    pub generator_allocations: u64,
     pub slo: Option<Slo>,
     /// One entry per repetition; the figures above are the median (rates) and the merged
     /// histograms (times) of all.

@@ -1,10 +1,14 @@
 //! `hippo-load run`: from the command line to threads, and from their figures to the result.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use client::{Client, Options};
+use wire::committee::Admission;
 use wire::ids::Sequence;
+use wire::limits::SESSION_WINDOW;
 
 use crate::cli::Run;
 use crate::files::{RunFiles, write_all};
@@ -32,7 +36,20 @@ pub fn run(flags: &Run, command: &str) -> anyhow::Result<u8> {
         ),
         None => None,
     };
-    let plan = plan(flags);
+    let mut plan = plan(flags);
+    let secrets = secrets(flags, &network)?;
+    if secrets.len() < flags.threads || flags.in_flight() > secrets.len() * SESSION_WINDOW as usize
+    {
+        eprintln!(
+            "hippo-load: {} client keys are too few for {} threads and {} transactions in flight: \
+             lower --threads and --max-in-flight, or give more --client-key",
+            secrets.len(),
+            flags.threads,
+            flags.in_flight()
+        );
+        return Ok(exit::USAGE);
+    }
+    plan.clients = secrets.len();
     let mut repetitions = Vec::new();
     for number in 0..flags.runs {
         if flags.runs > 1 {
@@ -40,7 +57,7 @@ pub fn run(flags: &Run, command: &str) -> anyhow::Result<u8> {
         }
         let mut plan = Plan::clone(&plan);
         plan.seed = plan.seed.wrapping_add(number as u64);
-        match repetition(flags, &network, &Arc::new(plan), history.as_ref()) {
+        match repetition(flags, &network, &secrets, &Arc::new(plan), history.as_ref()) {
             Ok(measured) => repetitions.push(measured),
             Err(error) if is_no_quorum(&error) => {
                 eprintln!("hippo-load: {error:#}");
@@ -61,7 +78,7 @@ pub fn run(flags: &Run, command: &str) -> anyhow::Result<u8> {
                 result: &summary.result,
                 latency: &summary.figures.latency,
                 seconds: &summary.seconds,
-                slices: &summary.slices,
+                log: &summary.log,
                 started: summary.started,
             },
         )?;
@@ -85,6 +102,7 @@ pub fn plan(flags: &Run) -> Plan {
         duration_ns: flags.duration.0,
         timeout_ns: flags.timeout.0,
         connect_timeout_ns: flags.connect_timeout.0,
+        clients: flags.clients,
         threads: flags.threads,
         in_flight_per_thread,
         preload: flags.ratio.gets > 0,
@@ -100,6 +118,27 @@ pub fn plan(flags: &Run) -> Plan {
     }
 }
 
+/// The keys of the clients: those of `--client-key`, the network's own where strangers are not
+/// admitted, fresh ones otherwise.
+fn secrets(flags: &Run, network: &Network) -> anyhow::Result<Vec<client::Secret>> {
+    let mut files = flags.client_key.clone();
+    if files.is_empty() && matches!(network.committee.admission(), Admission::List(_)) {
+        files.push(flags.network.join("client.key"));
+    }
+    if files.is_empty() {
+        return (0..flags.clients)
+            .map(|_| Ok(client::Secret::generate(&entropy()?)?))
+            .collect();
+    }
+    let read = |path: &PathBuf| {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read the client key {}", path.display()))?;
+        client::Secret::from_pem(&text)
+            .with_context(|| format!("{} is no client key", path.display()))
+    };
+    files.iter().map(read).collect()
+}
+
 /// Random bytes for a client's key, from the system's generator.
 fn entropy() -> anyhow::Result<[u8; 32]> {
     use std::io::Read;
@@ -113,6 +152,7 @@ fn entropy() -> anyhow::Result<[u8; 32]> {
 fn repetition(
     flags: &Run,
     network: &Network,
+    secrets: &[client::Secret],
     plan: &Arc<Plan>,
     history: Option<&HistoryFile>,
 ) -> anyhow::Result<Measured> {
@@ -128,22 +168,22 @@ fn repetition(
         } else {
             client::Dissemination::LeaderFirst
         },
-        first_sequence: Sequence(1),
+        // The keys may have had sessions before: begin above all that they used.
+        first_sequence: Sequence(platform::clock::wall_ns() / 1_000),
         ..Options::default()
     };
     let mut workers = Vec::new();
     let mut first_client = 0;
     for (thread, channels) in worker_channels.into_iter().enumerate() {
-        let share = (flags.clients + thread) / plan.threads;
-        let clients = (0..share)
-            .map(|_| {
-                let secret = client::Secret::generate(&entropy()?)?;
-                let random = entropy()?;
+        let share = (secrets.len() + thread) / plan.threads;
+        let clients = secrets[first_client..first_client + share]
+            .iter()
+            .map(|secret| {
                 let options = Options {
-                    seed: u64::from_le_bytes(*random.first_chunk().expect("32 bytes")),
+                    seed: u64::from_le_bytes(*entropy()?.first_chunk().expect("32 bytes")),
                     ..options
                 };
-                Client::new(Arc::clone(&network.committee), &secret, options)
+                Client::new(Arc::clone(&network.committee), secret, options)
                     .map_err(|error| anyhow!("{error}"))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;

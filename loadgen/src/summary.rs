@@ -6,8 +6,7 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 
 use crate::cli::Run;
-use crate::files::Slice;
-use crate::histograms::{Interval, percentile};
+use crate::histograms::{Interval, LogLine, percentile};
 use crate::keys::KEY_BYTES;
 use crate::machine::environment;
 use crate::measure::Measured;
@@ -25,7 +24,7 @@ pub struct Summary {
     pub result: RunResult,
     pub figures: Interval,
     pub seconds: Vec<Second>,
-    pub slices: Vec<Slice>,
+    pub log: Vec<LogLine>,
     pub started: std::time::SystemTime,
     pub warnings: Vec<String>,
 }
@@ -112,7 +111,7 @@ pub fn summarize(
             rate_tps: if plan.saturate { 0.0 } else { plan.rate_tps },
             duration_s,
             warmup_s: plan.warmup_ns as f64 / 1e9,
-            clients: flags.clients,
+            clients: plan.clients,
             threads: plan.threads,
             value_bytes: plan.value_bytes,
             key_bytes: KEY_BYTES,
@@ -144,6 +143,7 @@ pub fn summarize(
         nodes: nodes(last),
         cpu_us_per_tx: middle(|run| run.cpu_us_per_tx),
         generator_cpu_seconds: last.generator_cpu_seconds,
+        generator_allocations: last.generator_allocations,
         slo,
         histograms: Histograms::of(&figures.latency, &figures.service_time, &figures.lag),
         runs,
@@ -152,7 +152,7 @@ pub fn summarize(
         result,
         figures,
         seconds: last.seconds.clone(),
-        slices: last.slices.clone(),
+        log: last.log.clone(),
         started: last.started,
         warnings,
     })
@@ -303,7 +303,7 @@ mod tests {
         Measured {
             figures,
             seconds: Vec::new(),
-            slices: Vec::new(),
+            log: Vec::new(),
             nodes: vec![NodeDelta {
                 cpu_seconds: 0.5,
                 hot_allocations: [("net".to_string(), 0)].into(),
@@ -312,6 +312,7 @@ mod tests {
             }],
             statuses: vec![NodeStatus::default()],
             generator_cpu_seconds: 0.5,
+            generator_allocations: 0,
             started: UNIX_EPOCH,
             warnings: Vec::new(),
         }

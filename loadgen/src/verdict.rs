@@ -10,7 +10,7 @@
 use crate::units::{human_ns, with_commas};
 
 /// Generator lag below this is never held against a run.
-pub const LAG_BOUND_NS: u64 = 500_000;
+pub const LAG_BOUND_NS: u64 = 1_000_000;
 /// Largest part of the latency's p99 that the lag's p99 may be.
 pub const LAG_SHARE: f64 = 0.10;
 /// Least part of the offered load that must be answered inside the measured window.
@@ -127,7 +127,7 @@ mod tests {
     fn each_fault_is_named() {
         type Spoil = fn(&mut Evidence);
         let cases: [(&str, Spoil); 7] = [
-            ("late", |e| e.lag_p99_ns = 600_000),
+            ("late", |e| e.lag_p99_ns = 1_100_000),
             ("dropped", |e| e.dropped = 1),
             ("timed out", |e| e.timeouts = 1),
             ("error", |e| e.rejected = 1),
@@ -147,10 +147,10 @@ mod tests {
     #[test]
     fn lag_is_judged_against_latency() {
         let mut evidence = good();
-        evidence.lag_p99_ns = 900_000;
-        evidence.latency_p99_ns = 10_000_000;
+        evidence.lag_p99_ns = 1_900_000;
+        evidence.latency_p99_ns = 20_000_000;
         assert!(reasons(&evidence).is_empty());
-        evidence.lag_p99_ns = 1_100_000;
+        evidence.lag_p99_ns = 2_100_000;
         assert_eq!(reasons(&evidence).len(), 1);
         evidence.closed_loop = true;
         assert!(reasons(&evidence).is_empty());

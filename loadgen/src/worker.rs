@@ -33,6 +33,9 @@ pub const INTERVAL_NS: u64 = 1_000_000_000;
 /// Linger that a client never reaches: this thread closes the bundles.
 pub const NEVER_NS: u64 = u64::MAX / 4;
 
+/// Under this number the allocations of generator threads under load are counted.
+pub const LOAD_STAGE: u8 = 0;
+
 /// What a worker tells the coordinator.
 pub enum Report {
     /// Every client has a session.
@@ -158,7 +161,10 @@ impl Engine {
         let Some(start) = self.wait_for_start()? else {
             anyhow::bail!("stopped before the start");
         };
-        self.load(start)?;
+        let outside = platform::tripwire::enter(LOAD_STAGE);
+        let loaded = self.load(start);
+        platform::tripwire::enter(outside);
+        loaded?;
         if let Some(history) = &mut self.ledger.history {
             self.ledger.history_failed |= history.flush().is_err();
         }

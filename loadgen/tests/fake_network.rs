@@ -236,6 +236,13 @@ fn saturation_says_that_its_loop_is_closed() {
     assert_eq!(result["load"]["loop_kind"], "closed");
     assert!(result["achieved_tps"].as_f64().unwrap() > 1000.0);
     assert_eq!(result["load"]["bundle_mean"], 64.0);
+    // Request frames of clients that reach a new depth; nothing for each transaction.
+    let allocations = result["generator_allocations"].as_f64().unwrap();
+    let answered = result["achieved_tps"].as_f64().unwrap() * 0.5;
+    assert!(
+        allocations < answered / 20.0,
+        "{allocations} for {answered}"
+    );
 }
 
 #[test]
