@@ -39,11 +39,10 @@ pub fn connect_through(cluster: &Cluster, file: &Path, timeout: Duration) -> Con
     Connection::connect(committee(file), &secret, options).expect("connection")
 }
 
-/// The value of a key on one node.
+/// The value of a key on one node, in hexadecimal.
 pub fn stale_get(connection: &mut Connection, node: usize, key: &str) -> Option<String> {
     let mode = ReadMode::Stale(NodeId(node as u16));
     let answer = connection.get(key.as_bytes(), mode).expect("stale read");
-    answer
-        .value
-        .map(|value| String::from_utf8_lossy(&value).into_owned())
+    let value = answer.value?;
+    Some(value.iter().map(|byte| format!("{byte:02x}")).collect())
 }

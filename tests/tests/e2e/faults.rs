@@ -137,7 +137,14 @@ fn a_repeated_request_executes_once() {
         // Executed twice, the second time would find the key present and answer so.
         let outcome = connection
             .cas(key.as_bytes(), None, b"first")
-            .expect("cas under loss");
+            .unwrap_or_else(|error| {
+                let counters = connection.client().counters();
+                let status = (0..NODES).map(|node| crate::admin::status(cluster.admin(node)));
+                panic!(
+                    "{key}: {error}; {counters:?}\n{:#?}",
+                    status.collect::<Vec<_>>()
+                )
+            });
         assert_eq!(outcome.value, CasOutcome::Swapped, "{key}");
     }
 }

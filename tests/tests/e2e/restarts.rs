@@ -128,6 +128,7 @@ fn acknowledged_writes_survive_kill_9_of_all_nodes() {
             else {
                 continue;
             };
+            // The history shows values in hexadecimal.
             let found = stale_get(&mut connection, node, key);
             // The value of the newest acknowledged write, or of one that is not acknowledged or
             // was written in the same block or later.
