@@ -20,3 +20,17 @@ pub fn now_ns() -> u64 {
 pub fn wall_ns() -> u64 {
     read(libc::CLOCK_REALTIME)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore)]
+    fn clocks_advance_and_are_nanoseconds() {
+        let before = now_ns();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert!(now_ns() - before >= 2_000_000);
+        assert!(wall_ns() > 1_500_000_000_000_000_000, "after 2017");
+    }
+}

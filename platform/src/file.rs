@@ -34,10 +34,16 @@ fn open_file(path: &Path, direct: bool, create: bool) -> Result<File, PlatformEr
     options
         .open(path)
         .map_err(|source| match source.raw_os_error() {
-            Some(libc::EINVAL) if direct => PlatformError::NoDirectIo {
-                path: path.to_owned(),
-                source,
-            },
+            Some(libc::EINVAL) if direct => {
+                // The kernel refuses the flag after it has made the file.
+                if create {
+                    let _ = fs::remove_file(path);
+                }
+                PlatformError::NoDirectIo {
+                    path: path.to_owned(),
+                    source,
+                }
+            }
             _ => PlatformError::Io {
                 what: format!("cannot open {}", path.display()),
                 source,
@@ -69,9 +75,14 @@ impl LogFile {
             // The first error is the one that matters.
             let _ = fs::remove_file(path);
             return Err(match source.raw_os_error() {
-                Some(libc::ENOSPC) => PlatformError::NoSpace {
+                Some(libc::ENOSPC | libc::EDQUOT) => PlatformError::NoSpace {
                     path: path.to_owned(),
                     bytes,
+                },
+                // Some filesystems refuse the first transfer instead of the flag.
+                Some(libc::EINVAL) if direct => PlatformError::NoDirectIo {
+                    path: path.to_owned(),
+                    source,
                 },
                 _ => PlatformError::Io {
                     what: format!("cannot zero {}", path.display()),
@@ -135,11 +146,14 @@ impl LogFile {
     /// Fills `into` from `offset`, waiting for the disk. Alignment is this function's business.
     pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         let sector = ALIGNMENT as u64;
-        let piece_max = ZERO_BYTES as u64;
-        let bounce = Pool::new("bounce", 1, ZERO_BYTES)?;
-        let mut bounce = bounce.take().ok_or(io::ErrorKind::OutOfMemory)?;
-        let end = offset + into.len() as u64;
+        let end = offset
+            .checked_add(into.len() as u64)
+            .filter(|end| *end <= i64::MAX as u64 - sector)
+            .ok_or(io::ErrorKind::InvalidInput)?;
         let mut at = offset / sector * sector;
+        let piece_max = (ZERO_BYTES as u64).min(end.next_multiple_of(sector) - at);
+        let bounce = Pool::new("bounce", 1, piece_max as usize)?;
+        let mut bounce = bounce.take().ok_or(io::ErrorKind::OutOfMemory)?;
         while at < end {
             let piece = (end.next_multiple_of(sector) - at).min(piece_max) as usize;
             self.file.read_exact_at(&mut bounce[..piece], at)?;
@@ -156,10 +170,13 @@ impl LogFile {
     pub fn write_all_at_sync(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let aligned =
             offset.is_multiple_of(ALIGNMENT as u64) && bytes.len().is_multiple_of(ALIGNMENT);
-        if !aligned {
+        let within = offset
+            .checked_add(bytes.len() as u64)
+            .is_some_and(|end| end <= self.bytes);
+        if !aligned || !within {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "not whole sectors",
+                "not whole sectors of the file",
             ));
         }
         let bounce = Pool::new("bounce", 1, bytes.len())?;
@@ -215,20 +232,31 @@ pub fn lock_file(path: &Path) -> Result<LockGuard, PlatformError> {
     }
 }
 
-/// Replaces a small file: all or nothing survives a power cut.
+/// Replaces a small file: all or nothing survives a power cut, and nobody reads it in between with
+/// other rights than `mode`.
 pub fn write_file_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    let written = write_new(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // The first error is the one that matters.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     sync_parent(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    // One left by a crash may have been made with other rights.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// Bytes that an unprivileged writer can still take on the filesystem of `path`.
@@ -285,6 +313,51 @@ mod tests {
         write_file_durably(&directory.join("small"), b"text", 0o600).unwrap();
         assert_eq!(fs::read(directory.join("small")).unwrap(), b"text");
         assert!(free_bytes(&directory).unwrap() > 0);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_small_file_is_replaced_with_the_rights_asked_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = directory("small");
+        let path = directory.join("key.pem");
+        let left_by_a_crash = directory.join("key.pem.new");
+        fs::write(&left_by_a_crash, b"half").unwrap();
+        write_file_durably(&path, b"first", 0o644).unwrap();
+        write_file_durably(&path, b"second", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!left_by_a_crash.exists());
+        assert!(write_file_durably(&directory, b"a directory", 0o600).is_err());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_too_large_for_the_disk_leaves_nothing_behind() {
+        let directory = directory("full");
+        let path = directory.join("log");
+        let more_than_free = free_bytes(&directory).unwrap() + (1 << 40);
+        let bytes = more_than_free.next_multiple_of(ALIGNMENT as u64);
+        let error = LogFile::create(&path, bytes, false).unwrap_err();
+        assert!(error.to_string().contains("log"), "{error}");
+        assert!(!path.exists());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn only_the_bytes_of_the_file_are_read_and_written() {
+        let directory = directory("bounds");
+        let file = LogFile::create(&directory.join("log"), 8192, false).unwrap();
+        let mut bytes = [1; 4096];
+        file.read_at(4096, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 4096]);
+        for offset in [4097, 8192, u64::MAX] {
+            assert!(file.read_at(offset, &mut bytes).is_err());
+        }
+        for offset in [8192, u64::MAX - 4095] {
+            assert!(file.write_all_at_sync(offset, &bytes).is_err());
+        }
         fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -31,3 +31,26 @@ pub fn spawn<T: Send + 'static>(
         work()
     })
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_have_their_name_and_their_core() {
+        let core = cores::Cores::read().unwrap().allowed()[0];
+        let thread = spawn("fifteen-letters", Some(core), move || {
+            let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+            (name, cores::Cores::read().unwrap())
+        });
+        let (name, cores) = thread.unwrap().join().unwrap();
+        assert_eq!(name.trim(), "fifteen-letters");
+        assert_eq!(cores.allowed(), [core]);
+    }
+
+    #[test]
+    #[should_panic(expected = "too long")]
+    fn a_name_that_would_be_cut_is_refused() {
+        let _ = spawn("sixteen-letters-", None, || ());
+    }
+}

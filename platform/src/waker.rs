@@ -78,3 +78,71 @@ impl Waker {
         self.inner.event.as_raw_fd()
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
+
+    /// Whether the descriptor becomes readable within that time.
+    fn readable(waker: &Waker, patience: Duration) -> bool {
+        let mut poll = libc::pollfd {
+            fd: waker.fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd of ours, which lives through the call.
+        let ready = unsafe { libc::poll(&mut poll, 1, patience.as_millis() as i32) };
+        ready == 1
+    }
+
+    #[test]
+    fn only_a_sleeper_is_woken_and_once() {
+        let waker = Waker::new().unwrap();
+        waker.wake();
+        assert!(!readable(&waker, Duration::ZERO), "nobody slept");
+        waker.prepare_sleep();
+        waker.clone().wake();
+        waker.wake();
+        assert!(readable(&waker, Duration::ZERO));
+        waker.end_sleep();
+        waker.drain();
+        assert!(!readable(&waker, Duration::ZERO));
+        waker.wake();
+        assert!(!readable(&waker, Duration::ZERO), "awake again");
+    }
+
+    #[test]
+    fn no_wake_up_is_lost() {
+        const ROUNDS: u64 = 20_000;
+        let waker = Waker::new().unwrap();
+        let work = Arc::new(AtomicU64::new(0));
+        let done = Arc::new(AtomicU64::new(0));
+        let worker = {
+            let (waker, work, done) = (waker.clone(), work.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut seen = 0;
+                while seen < ROUNDS {
+                    waker.prepare_sleep();
+                    if work.load(Ordering::Relaxed) == seen {
+                        assert!(readable(&waker, Duration::from_secs(20)), "lost at {seen}");
+                    }
+                    waker.end_sleep();
+                    waker.drain();
+                    seen = work.load(Ordering::Relaxed);
+                    done.store(seen, Ordering::Release);
+                }
+            })
+        };
+        for round in 1..=ROUNDS {
+            work.store(round, Ordering::Relaxed);
+            waker.wake();
+            while done.load(Ordering::Acquire) < round {
+                assert!(!worker.is_finished(), "the worker failed");
+                std::thread::yield_now();
+            }
+        }
+        worker.join().unwrap();
+    }
+}
