@@ -141,6 +141,7 @@ impl HotThread {
         }
         let telemetry = &self.shared.telemetry;
         for stage in self.sequence {
+            telemetry.heartbeat_ns.of(*stage).set(now.0);
             telemetry
                 .hot_allocations
                 .of(*stage)

@@ -250,11 +250,6 @@ impl Load {
         let text = fs::read_to_string(self.output.join("result.json")).unwrap_or_default();
         (code, serde_json::from_str(&text).unwrap_or_default())
     }
-
-    pub fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 pub fn assert_ok(output: &Output, what: &str) {

@@ -10,7 +10,7 @@ use replica::peer::PeerMessage;
 use replica::verifying::Job;
 use wire::bytes::{SharedBytes, UniqueBytes};
 use wire::header::Kind;
-use wire::ids::{Instant, PublicKey, Slot, View};
+use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
 use wire::limits::RECORD_HEADER_BYTES;
 use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
 use wire::reject::Reject;
@@ -184,6 +184,9 @@ impl Net {
         let view = View(telemetry.order.view.get());
         self.endpoint
             .set_progress(view, Slot(telemetry.execute.executed_slot.get()));
+        for (id, peer) in (0..).map(NodeId).zip(&telemetry.peers) {
+            peer.boot.set(u64::from(self.endpoint.peer_boot(id).0));
+        }
         self.endpoint.expire(now);
     }
 }
