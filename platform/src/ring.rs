@@ -2,7 +2,7 @@
 //!
 //! Each side owns one index and keeps a copy of the other's, so that it reads the shared word only
 //! when its copy says full (or empty). Expected cost: 2 ns an item on one core, 100-200 ns of
-//! latency between two.
+//! latency between two; `examples/ring_compare.rs` measures it beside rtrb and ArrayQueue.
 
 #[cfg(loom)]
 use loom::sync::{Arc, atomic::AtomicUsize, atomic::Ordering};
