@@ -114,7 +114,7 @@ impl Node {
             quorums,
             signer: self.seal.clone(),
             verifier: self.seal.clone(),
-            machine: Kv::new(MemTable::new([self.random.next(), self.random.next()])),
+            machine: Kv::new(MemTable::new([self.random.draw(), self.random.draw()])),
             geometry: Geometry {
                 segment_bytes: plan.disk.segment_bytes,
                 segments_max: plan.disk.segments_max,

@@ -72,8 +72,18 @@ impl Scenario {
 #[derive(Clone, Copy, Debug)]
 pub struct Crash {
     pub node: usize,
+    /// After the group's moment.
+    pub after_ns: u64,
+    pub down_ns: u64,
+}
+
+/// Crashes that have one cause.
+#[derive(Clone, Debug)]
+pub struct Blow {
     pub at_ns: u64,
-    pub restart_ns: u64,
+    /// From then on wait until this replica has a write under way.
+    pub mid_write: Option<usize>,
+    pub crashes: Vec<Crash>,
 }
 
 /// A disk's manners.
@@ -110,7 +120,9 @@ pub struct Plan {
     /// When the network is whole again and everyone is up, in virtual time.
     pub heal_ns: u64,
     pub deadline_ns: u64,
-    pub crashes: Vec<Crash>,
+    pub blows: Vec<Blow>,
+    /// Crashes come before this time.
+    pub calm_ns: u64,
     pub disk: DiskPlan,
     pub users: Vec<UserPlan>,
     /// Shared keys that users fight for.
@@ -136,9 +148,11 @@ impl Plan {
             _ => Scenario::Followers,
         };
         let faults_ns = random.within(200, 1500) * MS;
-        let crashes = crashes(random, scenario, options.nodes, faults_ns);
-        let last_restart = crashes.iter().map(|crash| crash.restart_ns).max();
-        let heal_ns = (BEGIN_NS + faults_ns).max(last_restart.unwrap_or(0));
+        let blows = blows(random, scenario, options.nodes, faults_ns);
+        let crashes = blows.iter().flat_map(|blow| &blow.crashes);
+        let downtime = crashes.map(|crash| crash.after_ns + crash.down_ns).max();
+        let calm_ns = BEGIN_NS + faults_ns;
+        let heal_ns = calm_ns + downtime.unwrap_or(0) + 5 * MS;
         let users = (0..random.within(1, 4))
             .map(|_| user(random, faults_ns))
             .collect::<Vec<_>>();
@@ -160,7 +174,8 @@ impl Plan {
             scenario,
             heal_ns,
             deadline_ns: heal_ns + LIVENESS_NS,
-            crashes,
+            blows,
+            calm_ns,
             disk: disk(random),
             users,
             keys: random.within(1, 8),
@@ -174,48 +189,38 @@ impl Plan {
     }
 }
 
-fn crashes(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) -> Vec<Crash> {
-    let at = |random: &mut Random| BEGIN_NS + random.within(30 * MS, faults_ns);
-    let pause = |random: &mut Random| match random.below(3) {
-        0 => random.within(1, 5 * MS),
-        1 => random.within(5 * MS, 200 * MS),
-        _ => random.within(200 * MS, 2 * S),
+fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) -> Vec<Blow> {
+    let blow = |random: &mut Random, nodes: &[usize], spread_ns: u64| {
+        let crashes = nodes.iter().map(|&node| Crash {
+            node,
+            after_ns: random.within(0, spread_ns),
+            down_ns: match random.below(3) {
+                0 => random.within(1, 5 * MS),
+                1 => random.within(5 * MS, 200 * MS),
+                _ => random.within(200 * MS, 2 * S),
+            },
+        });
+        let crashes = crashes.collect();
+        Blow {
+            at_ns: BEGIN_NS + random.within(30 * MS, faults_ns),
+            mid_write: random.chance(700).then(|| *random.pick(nodes)),
+            crashes,
+        }
     };
+    let everyone = (0..nodes).collect::<Vec<_>>();
     match scenario {
         Scenario::Followers => {
-            let mut crashes = Vec::new();
-            for _ in 0..random.below(4) {
+            let count = random.below(4);
+            let blows = (0..count).map(|_| {
                 let node = random.within(1, nodes as u64 - 1) as usize;
-                let at_ns = at(random);
-                crashes.push(Crash {
-                    node,
-                    at_ns,
-                    restart_ns: at_ns + pause(random),
-                });
-            }
-            crashes
+                blow(random, &[node], 0)
+            });
+            blows.collect()
         }
-        Scenario::Leader => {
-            let at_ns = at(random);
-            vec![Crash {
-                node: 0,
-                at_ns,
-                restart_ns: at_ns + pause(random),
-            }]
-        }
+        Scenario::Leader => vec![blow(random, &[0], 0)],
         Scenario::Everyone => {
-            let first = at(random);
-            let spread = *random.pick(&[0, 100 * US, 20 * MS]);
-            let mut crashes = Vec::new();
-            for node in 0..nodes {
-                let at_ns = first + random.within(0, spread);
-                crashes.push(Crash {
-                    node,
-                    at_ns,
-                    restart_ns: at_ns + pause(random),
-                });
-            }
-            crashes
+            let spread_ns = *random.pick(&[0, 100 * US, 20 * MS]);
+            vec![blow(random, &everyone, spread_ns)]
         }
     }
 }

@@ -24,10 +24,10 @@ impl Random {
 
     /// An independent stream for one purpose.
     pub fn fork(&mut self, purpose: u64) -> Random {
-        Random::new(self.next() ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Random::new(self.draw() ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
         let result = b.wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let (c, d) = (c ^ a, d ^ b);
@@ -37,7 +37,7 @@ impl Random {
 
     /// Uniform below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
     /// Uniform in `low..=high`.
@@ -58,7 +58,7 @@ impl Random {
     pub fn bytes(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for eight in bytes.chunks_exact_mut(8) {
-            eight.copy_from_slice(&self.next().to_le_bytes());
+            eight.copy_from_slice(&self.draw().to_le_bytes());
         }
         bytes
     }
@@ -72,7 +72,7 @@ mod tests {
     fn streams_repeat_and_differ() {
         let take = |seed| {
             let mut random = Random::new(seed);
-            [random.next(), random.next(), random.below(10)]
+            [random.draw(), random.draw(), random.below(10)]
         };
         assert_eq!(take(7), take(7));
         assert_ne!(take(7), take(8));

@@ -82,7 +82,7 @@ impl User {
             linger_ns: plan.linger_ns,
             in_flight_max: plan.in_flight_max,
             timeout_ns: TIMEOUT_NS,
-            seed: random.next(),
+            seed: random.draw(),
             ..Options::default()
         };
         let client = Client::new(Arc::clone(committee), &secret, options);

@@ -56,8 +56,12 @@ enum Event {
     WakeUser {
         user: usize,
     },
+    Blow {
+        blow: usize,
+    },
     Crash {
         node: usize,
+        down_ns: u64,
     },
     Start {
         node: usize,
@@ -97,6 +101,8 @@ pub struct World {
     user_wakes: Vec<u64>,
     network: Network,
     random: Random,
+    /// Blows that wait for a write of some replica.
+    armed: Vec<usize>,
     judge: Judge,
     hasher: blake3::Hasher,
     handled: u64,
@@ -162,6 +168,7 @@ impl World {
             users,
             network,
             random,
+            armed: Vec::new(),
             hasher: blake3::Hasher::new(),
             handled: 0,
             crashes: 0,
@@ -175,9 +182,9 @@ impl World {
         for user in 0..world.users.len() {
             world.wake_user(user);
         }
-        for crash in world.plan.crashes.clone() {
-            world.at(crash.at_ns, Event::Crash { node: crash.node });
-            world.at(crash.restart_ns, Event::Start { node: crash.node });
+        for blow in 0..world.plan.blows.len() {
+            let at_ns = world.plan.blows[blow].at_ns;
+            world.at(at_ns, Event::Blow { blow });
         }
         world
     }
@@ -322,7 +329,11 @@ impl World {
                 self.users[user].tick(Instant(self.now), &mut mail);
                 self.mail(user, mail)?;
             }
-            Event::Crash { node } => return self.crash(node),
+            Event::Blow { blow } => {
+                self.blow(blow);
+                return Ok(false);
+            }
+            Event::Crash { node, down_ns } => return self.crash(node, down_ns),
             Event::Start { node } => return self.start(node),
         }
         Ok(true)
@@ -333,13 +344,50 @@ impl World {
         node.server.is_some() && node.incarnation == incarnation
     }
 
-    fn crash(&mut self, node: usize) -> Result<bool, String> {
+    /// The moment of a blow has come, unless it waits for a write.
+    fn blow(&mut self, blow: usize) {
+        match self.plan.blows[blow].mid_write {
+            Some(node) if self.nodes[node].writing.is_none() => self.armed.push(blow),
+            _ => self.strike(blow, self.now),
+        }
+    }
+
+    fn strike(&mut self, blow: usize, at_ns: u64) {
+        for crash in self.plan.blows[blow].crashes.clone() {
+            let at_ns = at_ns + crash.after_ns;
+            self.at(
+                at_ns,
+                Event::Crash {
+                    node: crash.node,
+                    down_ns: crash.down_ns,
+                },
+            );
+        }
+    }
+
+    /// A replica's write will take so long: blows that waited for it strike meanwhile.
+    fn strike_armed(&mut self, node: usize, takes_ns: u64) {
+        if self.now >= self.plan.calm_ns {
+            return;
+        }
+        for blow in std::mem::take(&mut self.armed) {
+            if self.plan.blows[blow].mid_write == Some(node) {
+                let at_ns = self.now + self.random.below(takes_ns.min(MS));
+                self.strike(blow, at_ns);
+            } else {
+                self.armed.push(blow);
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize, down_ns: u64) -> Result<bool, String> {
         if self.nodes[node].server.is_none() {
             return Ok(false);
         }
         self.note(b'C', &[node], &[]);
         self.crashes += 1;
         self.count_buffers(node);
+        self.at(self.now + down_ns, Event::Start { node });
         let mut random = self.random.fork(2000);
         self.nodes[node].crash(&mut random, self.plan.options.canary);
         Ok(true)
@@ -440,6 +488,7 @@ impl World {
                     token,
                 };
                 self.at(self.now + takes_ns, written);
+                self.strike_armed(index, takes_ns);
             }
             Effect::Read(read) => {
                 let takes_ns = self.random.within(20 * US, 500 * US);
