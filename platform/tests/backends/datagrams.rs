@@ -16,6 +16,7 @@ on_both_backends! {
     datagrams_of_every_size_arrive
     runs_of_datagrams_keep_their_borders
     a_run_without_a_body_is_cut_by_its_head
+    what_was_sent_is_let_go
     an_empty_datagram_does_no_harm
     a_datagram_larger_than_the_buffers_is_dropped_and_counted
     a_flood_beyond_the_buffers_ends_and_receiving_goes_on
@@ -128,6 +129,23 @@ fn a_run_without_a_body_is_cut_by_its_head(backend: Backend) {
                 .zip(head.chunks(99))
                 .all(|(got, sent)| got == sent)
         );
+    }
+}
+
+fn what_was_sent_is_let_go(backend: Backend) {
+    for options in [PLAIN, OFFLOADED] {
+        let mut sender = Host::new(backend, options);
+        let mut receiver = Host::new(backend, options);
+        let run = outgoing(receiver.address, &[7; 30 * 16], 16, &pattern(3000, 1), 100);
+        sender.send(Outgoing {
+            head: run.head.clone(),
+            body: run.body.clone(),
+            ..run
+        });
+        receiver.receive_with(&mut sender, 30);
+        sender.settle();
+        assert!(run.head.try_unique().is_ok());
+        assert!(run.body.unwrap().try_unique().is_ok());
     }
 }
 

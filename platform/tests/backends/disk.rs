@@ -20,10 +20,12 @@ on_both_backends! {
     a_write_of_many_parts_keeps_their_order
     many_writes_in_flight_all_come_back
     a_failed_write_is_reported_once
+    a_write_is_done_only_when_its_flush_is
     a_read_past_the_end_is_short
     socket_and_files_share_a_driver
     files_beyond_the_bound_are_refused
     ending_with_writes_and_reads_in_flight_brings_buffers_home
+    a_buffer_that_came_home_is_never_written_again
 }
 
 const SECTOR: usize = 4096;
@@ -257,6 +259,47 @@ fn a_failed_write_is_reported_once(backend: Backend) {
         write(&mut host, file, 0, one_part(&[1; SECTOR]), Sync::Fdatasync),
         Ok(())
     );
+}
+
+fn a_write_is_done_only_when_its_flush_is(backend: Backend) {
+    // A device that takes every write and cannot be flushed.
+    let null = LogFile::open("/dev/null".as_ref(), false).unwrap();
+    let mut host = Host::without_socket(backend);
+    let file = host.driver.add_file(&null).unwrap();
+    for _ in 0..20 {
+        let written = write(&mut host, file, 0, one_part(&[1; SECTOR]), Sync::None);
+        assert_eq!(written, Ok(()));
+        let flushed = write(&mut host, file, 0, one_part(&[1; SECTOR]), Sync::Fdatasync);
+        assert_eq!(flushed, Err(libc::EINVAL));
+    }
+}
+
+fn a_buffer_that_came_home_is_never_written_again(backend: Backend) {
+    const BYTES: usize = 512 * SECTOR;
+    let directory = Directory::new("never", backend);
+    let log = directory.log("log", true);
+    log.write_all_at_sync(0, &vec![0x55; BYTES]).unwrap();
+    for round in 0..10 {
+        let pool = Pool::new("never", 1, BYTES).unwrap();
+        let mut host = Host::without_socket(backend);
+        let file = host.driver.add_file(&log).unwrap();
+        let buffer = pool.take().unwrap();
+        let read = Read {
+            file,
+            offset: 0,
+            buffer,
+            length: BYTES,
+            token: 0,
+        };
+        assert!(host.driver.read(read).is_ok());
+        // Handed to the device, which is still at it when the driver ends.
+        host.driver.turn(Wait::No, &mut host.events).unwrap();
+        drop(host);
+        let mut buffer = pool.take().expect("it came home");
+        buffer.fill(0xaa);
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(buffer.iter().all(|byte| *byte == 0xaa), "round {round}");
+    }
 }
 
 fn a_read_past_the_end_is_short(backend: Backend) {
