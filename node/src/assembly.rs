@@ -194,6 +194,16 @@ pub fn build(
         restarted.tail,
     );
     shared.telemetry.boot.set(u64::from(boot.0));
+    // What recovery executed counts, also if nothing follows.
+    let executed = &shared.telemetry.execute;
+    executed.executed_slot.set(execution.executed().0);
+    executed.executed_transactions.set(execution.transactions());
+    executed.sessions.set(execution.sessions() as u64);
+    shared
+        .telemetry
+        .order
+        .committed_transactions
+        .set(execution.transactions());
     shared
         .telemetry
         .log
