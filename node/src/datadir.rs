@@ -88,7 +88,12 @@ pub fn format(
         .create(&wal)
         .or_exit(Exit::Failure, failed())?;
     for index in 0..segments {
-        make_segment(&wal, index, superblock.geometry.segment_bytes)
+        make_segment(
+            &wal,
+            index,
+            superblock.geometry.segment_bytes,
+            Duration::ZERO,
+        )
             .or_exit(Exit::Failure, failed())?;
         progress(superblock.geometry.segment_bytes);
     }

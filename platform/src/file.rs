@@ -5,12 +5,15 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::PlatformError;
 use crate::pool::{ALIGNMENT, Pool};
 
-/// Bytes of zeros written at once.
+/// Bytes of zeros written at once, without and with pauses.
 const ZERO_BYTES: usize = 1 << 20;
+const ZERO_BYTES_PACED: usize = 128 << 10;
 
 /// A file of whole 4 KiB sectors that never grows.
 #[derive(Debug)]
@@ -54,7 +57,15 @@ fn open_file(path: &Path, direct: bool, create: bool) -> Result<File, PlatformEr
 impl LogFile {
     /// Makes a file of `bytes` zeros, durable with its name. Zeroed, not only allocated: a write
     /// into an unwritten extent costs twice as much. Fails without a trace when the disk is full.
-    pub fn create(path: &Path, bytes: u64, direct: bool) -> Result<LogFile, PlatformError> {
+    ///
+    /// `pause` sleeps after every 128 KiB: 64 MiB written in one burst hold up the writes of
+    /// others to the same device for tens of milliseconds.
+    pub fn create(
+        path: &Path,
+        bytes: u64,
+        direct: bool,
+        pause: Duration,
+    ) -> Result<LogFile, PlatformError> {
         assert!(
             bytes > 0 && bytes.is_multiple_of(ALIGNMENT as u64),
             "whole sectors"
@@ -71,7 +82,7 @@ impl LogFile {
             bytes,
             direct,
         };
-        if let Err(source) = made.zero() {
+        if let Err(source) = made.zero(pause) {
             // The first error is the one that matters.
             let _ = fs::remove_file(path);
             return Err(match source.raw_os_error() {
@@ -93,20 +104,28 @@ impl LogFile {
         Ok(made)
     }
 
-    fn zero(&self) -> io::Result<()> {
+    fn zero(&self, pause: Duration) -> io::Result<()> {
         let whole = rustix::fs::FallocateFlags::empty();
         match rustix::fs::fallocate(&self.file, whole, 0, self.bytes) {
             // The zeros below take the space as well, only later and in smaller extents.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        let zeros = Pool::new("zeros", 1, ZERO_BYTES)?;
+        let piece_max = if pause.is_zero() {
+            ZERO_BYTES
+        } else {
+            ZERO_BYTES_PACED
+        };
+        let zeros = Pool::new("zeros", 1, piece_max)?;
         let zeros = zeros.take().ok_or(io::ErrorKind::OutOfMemory)?;
         let mut at = 0;
         while at < self.bytes {
-            let piece = (self.bytes - at).min(ZERO_BYTES as u64);
+            let piece = (self.bytes - at).min(piece_max as u64);
             self.file.write_all_at(&zeros[..piece as usize], at)?;
             at += piece;
+            if !pause.is_zero() {
+                thread::sleep(pause);
+            }
         }
         self.file.sync_all()?;
         sync_parent(&self.path)
@@ -280,9 +299,9 @@ mod tests {
     fn a_log_file_is_zeroed_and_reads_at_any_offset() {
         let directory = directory("file");
         let path = directory.join("log");
-        let file = LogFile::create(&path, 3 << 20, true).unwrap();
+        let file = LogFile::create(&path, 3 << 20, true, Duration::ZERO).unwrap();
         assert!(
-            LogFile::create(&path, 4096, true).is_err(),
+            LogFile::create(&path, 4096, true, Duration::ZERO).is_err(),
             "never overwrites"
         );
         file.write_all_at_sync(4096, &[7; 8192]).unwrap();
@@ -339,7 +358,7 @@ mod tests {
         let path = directory.join("log");
         let more_than_free = free_bytes(&directory).unwrap() + (1 << 40);
         let bytes = more_than_free.next_multiple_of(ALIGNMENT as u64);
-        let error = LogFile::create(&path, bytes, false).unwrap_err();
+        let error = LogFile::create(&path, bytes, false, Duration::ZERO).unwrap_err();
         assert!(error.to_string().contains("log"), "{error}");
         assert!(!path.exists());
         fs::remove_dir_all(directory).unwrap();
@@ -348,7 +367,7 @@ mod tests {
     #[test]
     fn only_the_bytes_of_the_file_are_read_and_written() {
         let directory = directory("bounds");
-        let file = LogFile::create(&directory.join("log"), 8192, false).unwrap();
+        let file = LogFile::create(&directory.join("log"), 8192, false, Duration::ZERO).unwrap();
         let mut bytes = [1; 4096];
         file.read_at(4096, &mut bytes).unwrap();
         assert_eq!(bytes, [0; 4096]);

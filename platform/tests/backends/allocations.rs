@@ -22,7 +22,7 @@ fn steady_work_allocates_nothing(backend: Backend) {
     let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("platform-steady-{backend}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
-    let log = LogFile::create(&path, 1 << 20, false).unwrap();
+    let log = LogFile::create(&path, 1 << 20, false, Duration::ZERO).unwrap();
     let mut sender = Host::new(backend, SocketOptions::default());
     let mut receiver = Host::new(backend, SocketOptions::default());
     let file = sender.driver.add_file(&log).unwrap();

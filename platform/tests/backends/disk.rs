@@ -47,10 +47,10 @@ impl Directory {
     /// A log file, O_DIRECT where the filesystem of the build directory has it.
     fn log(&self, name: &str, direct: bool) -> LogFile {
         let path = self.0.join(name);
-        match LogFile::create(&path, FILE_BYTES, direct) {
+        match LogFile::create(&path, FILE_BYTES, direct, Duration::ZERO) {
             Err(PlatformError::NoDirectIo { .. }) => {
                 eprintln!("NOT RUN with O_DIRECT: {}", path.display());
-                LogFile::create(&path, FILE_BYTES, false).unwrap()
+                LogFile::create(&path, FILE_BYTES, false, Duration::ZERO).unwrap()
             }
             made => made.unwrap(),
         }

@@ -4,6 +4,7 @@ mod allocations;
 mod datagrams;
 mod disk;
 mod host;
+mod starved;
 
 use std::alloc::System;
 

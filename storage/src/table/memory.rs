@@ -8,8 +8,7 @@
 //! Overwriting with a value that fits keeps the entry where it is, so a fixed key set keeps its
 //! memory. The order for scans does not exist until the first scan builds it (about 0.6 s for a
 //! million keys); from then on a *new*, deleted or moved key costs about 1 us more, an overwrite nothing.
-//! The hash index doubles when three quarters full, a pause of about 10 ms at a million keys: give
-//! the expected number of keys to [`MemTable::with_capacity`] to have it at start.
+//! The hash index grows shard by shard; [`MemTable::with_capacity`] has the room from the start.
 
 use std::cell::OnceCell;
 
@@ -37,7 +36,7 @@ impl MemTable {
         MemTable::with_capacity(seed, 0)
     }
 
-    /// An empty table whose index holds `keys` without growing.
+    /// An empty table whose index has room for `keys`.
     pub fn with_capacity(seed: [u64; 2], keys: usize) -> MemTable {
         MemTable {
             arena: Arena::new(),
