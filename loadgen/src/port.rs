@@ -97,7 +97,7 @@ impl Port {
                 .collect(),
             idler: Idler::new(match config.idle {
                 // Polling a little before each of thousands of short rests adds up to much of a core.
-                Idle::Block { .. } => Idle::Block { spin_us: 0 },
+                Idle::Block { .. } => Idle::Block { polls_us: 0 },
                 other => other,
             }),
             lost: 0,

@@ -276,14 +276,13 @@ impl FromStr for Linger {
 impl Linger {
     /// The time in nanoseconds for one thread that sends `rate` transactions a second.
     pub fn resolve_ns(self, rate: f64, bundle_max: usize) -> u64 {
-        /// Below this rate a request for each transaction is no burden.
+        /// Below this rate a request for each transaction is no burden, and waiting finds nobody.
         const FEW: f64 = 2_000.0;
-        const SHORT_NS: u64 = 50_000;
         const LONG_NS: f64 = 1e6;
         match self {
             Linger::Fixed(span) => span.0,
             Linger::Auto if bundle_max <= 1 => 0,
-            Linger::Auto if rate <= FEW => SHORT_NS,
+            Linger::Auto if rate <= FEW => 0,
             Linger::Auto => {
                 let fill_ns = bundle_max as f64 / rate * 1e9;
                 (fill_ns * 1.25).min(LONG_NS) as u64
@@ -359,7 +358,7 @@ mod tests {
     fn linger_follows_the_rate() {
         assert_eq!(Linger::Auto.resolve_ns(100_000.0, 64), 800_000);
         assert_eq!(Linger::Auto.resolve_ns(10_000.0, 64), 1_000_000);
-        assert_eq!(Linger::Auto.resolve_ns(1_000.0, 64), 50_000);
+        assert_eq!(Linger::Auto.resolve_ns(1_000.0, 64), 0);
         assert_eq!(Linger::Auto.resolve_ns(1_000.0, 1), 0);
         assert_eq!(Linger::Fixed(Span(5)).resolve_ns(1e6, 64), 5);
     }

@@ -342,7 +342,7 @@ mod tests {
             config.node.committee,
             Path::new("/net/node-1/../committee.toml")
         );
-        assert_eq!(config.consensus.batch_delay_ns, 100_000);
+        assert_eq!(config.consensus.batch_delay_ns, 1_000_000);
         assert_eq!(config.storage.segment_bytes, 64 << 20);
         let loopback = "127.0.0.1:1".parse().unwrap();
         let lan = "192.168.0.1:1".parse().unwrap();

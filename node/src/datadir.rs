@@ -15,6 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use storage::superblock::{Expected, Superblock, SuperblockError, Twin};
 use storage::wal::SegmentInfo;
@@ -94,7 +95,7 @@ pub fn format(
             superblock.geometry.segment_bytes,
             Duration::ZERO,
         )
-            .or_exit(Exit::Failure, failed())?;
+        .or_exit(Exit::Failure, failed())?;
         progress(superblock.geometry.segment_bytes);
     }
     File::create(path.join(LOCK)).or_exit(Exit::Failure, failed())?;

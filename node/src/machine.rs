@@ -24,6 +24,13 @@ impl Machine {
 }
 
 impl StateMachine for Machine {
+    fn warm(&self, operations: &mut dyn Iterator<Item = Operation<'_>>) {
+        match self {
+            Machine::Kv(kv) => kv.warm(operations),
+            Machine::Noop(noop) => noop.warm(operations),
+        }
+    }
+
     fn apply(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer) {
         match self {
             Machine::Kv(kv) => kv.apply(operation, out),

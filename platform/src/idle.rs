@@ -11,8 +11,9 @@ pub enum Idle {
     Spin,
     /// Polls a little, then yields the core after each turn: for over-committed machines.
     SpinYield,
-    /// Polls for so many microseconds, then sleeps until something comes.
-    Block { spin_us: u32 },
+    /// Polls for so many microseconds, yielding the core after each turn, then sleeps until
+    /// something comes.
+    Block { polls_us: u32 },
 }
 
 impl fmt::Display for Idle {
@@ -25,8 +26,10 @@ impl fmt::Display for Idle {
     }
 }
 
-/// Microseconds of polling before a blocking thread sleeps.
-const BLOCK_SPIN_US: u32 = 20;
+/// Microseconds of polling before a blocking thread sleeps. Four nodes on two cores at 100,000
+/// transactions a second, p50 and p99: 1.6 and 3.6 ms; without yielding 2.0 and 5.8 ms; sleeping
+/// at once 1.9 and 4.9 ms; polling for 100 us as much as for 20.
+pub const BLOCK_POLLS_US: u32 = 20;
 
 impl FromStr for Idle {
     type Err = String;
@@ -36,7 +39,7 @@ impl FromStr for Idle {
             "spin" => Ok(Idle::Spin),
             "spin-yield" => Ok(Idle::SpinYield),
             "block" => Ok(Idle::Block {
-                spin_us: BLOCK_SPIN_US,
+                polls_us: BLOCK_POLLS_US,
             }),
             _ => Err(format!(
                 "idle policy `{text}`: choose spin, spin-yield or block"
@@ -87,12 +90,12 @@ impl Idler {
             Idle::Spin => std::hint::spin_loop(),
             Idle::SpinYield if self.idle_turns <= SPINS_BEFORE_YIELD => std::hint::spin_loop(),
             Idle::SpinYield => std::thread::yield_now(),
-            Idle::Block { spin_us } => {
+            Idle::Block { polls_us } => {
                 let since = *self.idle_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= Duration::from_micros(u64::from(spin_us)) {
+                if since.elapsed() >= Duration::from_micros(u64::from(polls_us)) {
                     return Wait::UpTo(due_in.min(SLEEP_MAX));
                 }
-                std::hint::spin_loop();
+                std::thread::yield_now();
             }
         }
         Wait::No
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn only_blocking_waits_and_only_when_idle() {
         let due = Duration::from_millis(3);
-        let mut blocking = Idler::new(Idle::Block { spin_us: 0 });
+        let mut blocking = Idler::new(Idle::Block { polls_us: 0 });
         assert_eq!(blocking.next(true, due), Wait::No);
         assert_eq!(blocking.next(false, due), Wait::UpTo(due));
         assert_eq!(

@@ -14,6 +14,7 @@ pub mod pool;
 pub mod process;
 pub mod ring;
 pub mod socket;
+mod stack;
 pub mod thread;
 pub mod tripwire;
 pub mod waker;

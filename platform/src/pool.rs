@@ -9,8 +9,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
+
+use crate::stack::{NUMBERS_MAX, Stack};
 
 /// Alignment of every buffer: what O_DIRECT wants.
 pub const ALIGNMENT: usize = 4096;
@@ -83,7 +84,7 @@ struct Inner {
     bytes_each: usize,
     /// Owners of each buffer; 0 while it is at home. Padded: neighbours belong to other threads.
     owners: Box<[CachePadded<AtomicU32>]>,
-    home: ArrayQueue<u32>,
+    home: CachePadded<Stack>,
 }
 
 // SAFETY: the region is owned by this value alone and freed when it is dropped. A buffer is reached
@@ -141,8 +142,7 @@ impl Taken {
         // SAFETY: the pointer came from `into_raw` in `new`; this is the one call that takes the
         // count back. It goes after the push, which may be the pool's last use.
         let inner = unsafe { Arc::from_raw(self.inner.as_ptr().cast_const()) };
-        let pushed = inner.home.push(self.index);
-        assert!(pushed.is_ok(), "every buffer has a place at home");
+        inner.home.push(self.index);
     }
 }
 
@@ -166,14 +166,10 @@ impl Pool {
             .filter(|total| *total <= isize::MAX as usize)
             .ok_or_else(too_large)?;
         // A `Shared` keeps its range in 32 bits.
-        if u32::try_from(count).is_err() || u32::try_from(bytes_each).is_err() {
+        if count > NUMBERS_MAX || u32::try_from(bytes_each).is_err() {
             return Err(too_large());
         }
         let region = Region::new(total)?;
-        let home = ArrayQueue::new(count);
-        for index in 0..count as u32 {
-            let _ = home.push(index);
-        }
         let owners = (0..count)
             .map(|_| CachePadded::new(AtomicU32::new(0)))
             .collect();
@@ -182,7 +178,7 @@ impl Pool {
             region,
             bytes_each,
             owners,
-            home,
+            home: CachePadded::new(Stack::full(count)),
         };
         Ok(Pool {
             inner: Arc::new(inner),
@@ -201,7 +197,7 @@ impl Pool {
 
     /// Buffers at home.
     pub fn free(&self) -> usize {
-        self.inner.home.len()
+        self.inner.home.held()
     }
 
     /// Buffers in all.

@@ -148,6 +148,8 @@ impl<M: StateMachine> Execution<M> {
         };
         session.acknowledge(request.acked_low(), first);
         let full = request.all_full() || designated(client, first, self.replicas) == self.me;
+        self.machine
+            .warm(&mut ops::operations(request.operation_bytes()));
         let mut executed = 0;
         for (offset, operation) in ops::operations(request.operation_bytes()).enumerate() {
             let sequence = Sequence(first.0 + offset as u64);

@@ -95,10 +95,18 @@ free_base_port() {
     die "no $nodes free ports between $PORT_LOW and $PORT_HIGH"
 }
 
-# make_network DIR NODES [testnet flags]
+# The processors that this shell may use, as `hippo testnet --cores` takes them.
+own_cores() { awk '/^Cpus_allowed_list:/ { print $2 }' /proc/self/status; }
+
+# make_network DIR NODES [testnet flags]. Nodes are pinned round robin to the processors at hand:
+# unpinned, four nodes on two cores take half as long again to answer.
 make_network() {
     local dir=$1 nodes=$2 port
     shift 2
+    case " $* " in
+        *" --cores "* | *" --no-pin "*) ;;
+        *) set -- --cores "$(own_cores)" "$@" ;;
+    esac
     port=$(free_base_port "$nodes") || exit 1
     "$BIN/hippo" testnet --nodes "$nodes" --output "$dir" --base-port "$port" "$@" >"$dir.testnet.log" 2>&1 || {
         cat "$dir.testnet.log" >&2

@@ -14,6 +14,12 @@ pub trait StateMachine {
     /// Executes one decided operation and writes its result to `out`, which is empty.
     fn apply(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer);
 
+    /// Told of operations that are applied next, before the first of them: a chance to bring what
+    /// they need into the cache.
+    fn warm(&self, operations: &mut dyn Iterator<Item = Operation<'_>>) {
+        let _ = operations;
+    }
+
     /// Answers a read-only operation from the present state; `out` is empty. False, with nothing
     /// written, for an operation that could write ([`is_read_only`]).
     fn read(&self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool;

@@ -18,6 +18,12 @@ pub trait Table {
     /// Sets the value of a key; returns whether the key is new.
     fn put(&mut self, key: &[u8], value: &[u8]) -> bool;
 
+    /// Brings the entries of keys that are used next into the cache, all at once: their misses
+    /// overlap, where one operation after the other waits for each.
+    fn warm(&self, keys: &mut dyn Iterator<Item = &[u8]>) {
+        let _ = keys;
+    }
+
     /// Removes a key; returns whether it was there.
     fn delete(&mut self, key: &[u8]) -> bool;
 

@@ -226,8 +226,9 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Duration {
             max_ns: 1_000_000_000,
         },
-        Some("100us"),
-        "How long the oldest transaction waits for company while blocks are in flight (tau).",
+        Some("1ms"),
+        "How long the oldest transaction waits at most for the block in flight to be decided, \
+         before another one leaves beside it (tau). A full block never waits.",
     ),
     setting(
         "consensus",

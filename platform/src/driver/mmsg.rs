@@ -22,6 +22,8 @@ use crate::waker::Waker;
 /// Messages of one system call.
 const BATCH: usize = 32;
 const DISK_QUEUE_MAX: usize = 128;
+/// Longest sleep while every receive buffer is out: nothing tells when one comes home.
+const STARVED_SLEEP: Duration = Duration::from_millis(1);
 
 /// One place of a receive batch.
 struct ReceiveSlot {
@@ -48,6 +50,8 @@ pub(super) struct Mmsg {
     reads: VecDeque<Read>,
     waker: Waker,
     drowsy: bool,
+    /// There was no buffer to receive into.
+    starved: bool,
     counters: Counters,
     reason: String,
 }
@@ -82,6 +86,7 @@ impl Mmsg {
             reads: VecDeque::with_capacity(DISK_QUEUE_MAX),
             waker,
             drowsy: false,
+            starved: false,
             counters: Counters::default(),
             reason,
         })
@@ -170,8 +175,9 @@ impl Mmsg {
             header.msg_hdr.msg_controllen = CONTROL_BYTES as _;
             ready += 1;
         }
+        self.starved = ready == 0 && events.room() > 0;
         if ready == 0 {
-            self.counters.no_receive_buffer += u64::from(events.room() > 0);
+            self.counters.no_receive_buffer += u64::from(self.starved);
             return Ok(0);
         }
         self.counters.enters += 1;
@@ -201,7 +207,8 @@ impl Mmsg {
             };
             let remarks = parse_remarks(control);
             self.counters.note_drops(remarks.drops);
-            let (Some(from), Some(buffer)) = (parse_name(&slot.name), slot.buffer.take()) else {
+            let buffer = slot.buffer.take();
+            let (Some(from), Some(buffer)) = (parse_name(&slot.name), buffer) else {
                 continue;
             };
             if truncated {
@@ -216,6 +223,11 @@ impl Mmsg {
                 data,
                 segment,
             });
+        }
+        // Buffers that were not filled move to the front: the next call fills slots from there, and
+        // ends at the first for which the pool has none.
+        for index in received as usize..ready {
+            self.receives[index - received as usize].buffer = self.receives[index].buffer.take();
         }
         Ok(received as usize)
     }
@@ -317,12 +329,21 @@ impl Mmsg {
             revents: 0,
         };
         let socket = self.socket.as_ref().map_or(-1, Socket::raw);
-        let wanted = if self.queued.is_empty() {
-            libc::POLLIN
+        // A readable socket must not end the sleep of who cannot read it.
+        let (input, limit) = if self.starved {
+            (0, limit.min(STARVED_SLEEP))
         } else {
-            libc::POLLIN | libc::POLLOUT
+            (libc::POLLIN, limit)
         };
-        let mut polled = [event(self.waker.fd(), libc::POLLIN), event(socket, wanted)];
+        let output = if self.queued.is_empty() {
+            0
+        } else {
+            libc::POLLOUT
+        };
+        let mut polled = [
+            event(self.waker.fd(), libc::POLLIN),
+            event(socket, input | output),
+        ];
         let limit = libc::timespec {
             tv_sec: limit.as_secs() as libc::time_t,
             tv_nsec: libc::c_long::from(limit.subsec_nanos()),

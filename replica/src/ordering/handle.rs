@@ -135,7 +135,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    /// N1: sends when fewer than four own blocks are undecided, when a block is full, or when the
+    /// N1: sends when no own block is undecided (`EAGER_BLOCKS`), when a block is full, or when the
     /// oldest request has waited for tau.
     fn propose_if_due(&mut self, now: Instant) {
         if !self.is_started() {

@@ -176,6 +176,17 @@ impl Matched {
 }
 
 impl<T: Table> StateMachine for Kv<T> {
+    fn warm(&self, operations: &mut dyn Iterator<Item = Operation<'_>>) {
+        self.table
+            .warm(&mut operations.filter_map(|operation| match operation {
+                Operation::Put { key, .. }
+                | Operation::Get { key }
+                | Operation::Delete { key }
+                | Operation::Cas { key, .. } => Some(key),
+                Operation::Scan { .. } | Operation::Txn(_) => None,
+            }));
+    }
+
     fn apply(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer) {
         match *operation {
             Operation::Put { key, value } => {

@@ -86,6 +86,12 @@ impl Index {
         }
     }
 
+    /// The address at a key's home place: mostly its own, if it is held.
+    pub(super) fn home(&self, tag: u32) -> Address {
+        let slots = &self.shards[shard_of(tag)].slots;
+        slots[tag as usize & (slots.len() - 1)].address
+    }
+
     /// Sets the address of a key that was just looked up.
     pub(super) fn set(&mut self, found: Found, address: Address) {
         let shard = &mut self.shards[shard_of(found.tag)];
@@ -118,7 +124,7 @@ impl Index {
     }
 
     /// Multiply-and-fold over 16 bytes at a time, as in wyhash.
-    fn hash(&self, key: &[u8]) -> u32 {
+    pub(super) fn hash(&self, key: &[u8]) -> u32 {
         let [first, second] = self.seed;
         let mut state = first ^ key.len() as u64;
         let mut words = key.chunks_exact(16);

@@ -11,6 +11,7 @@
 //! The hash index grows shard by shard; [`MemTable::with_capacity`] has the room from the start.
 
 use std::cell::OnceCell;
+use std::hint::black_box;
 
 use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
@@ -58,7 +59,32 @@ impl MemTable {
     }
 }
 
+/// Entries brought into the cache together: more than a core has misses under way.
+const WARMED: usize = 32;
+
 impl Table for MemTable {
+    fn warm(&self, keys: &mut dyn Iterator<Item = &[u8]>) {
+        let mut tags = [0; WARMED];
+        let mut addresses = [Address::NONE; WARMED];
+        loop {
+            let mut count = 0;
+            for (tag, key) in tags.iter_mut().zip(&mut *keys) {
+                *tag = self.index.hash(key);
+                count += 1;
+            }
+            for (address, tag) in addresses.iter_mut().zip(&tags[..count]) {
+                *address = self.index.home(*tag);
+            }
+            let touched = addresses[..count]
+                .iter()
+                .fold(0, |sum, address| sum ^ self.arena.touch(*address));
+            black_box(touched);
+            if count < WARMED {
+                return;
+            }
+        }
+    }
+
     fn get(&self, key: &[u8]) -> Option<&[u8]> {
         let found = self.index.find(key, &self.arena);
         (found.address != Address::NONE).then(|| self.arena.value(found.address))
