@@ -175,7 +175,7 @@ impl Core {
                 self.on_fetch_block(now, from, slot, digest, have, grains, out);
             }
             Input::FetchRange { from, first, count } => {
-                self.on_fetch_range(from, first, count, out);
+                self.on_fetch_range(now, from, first, count, out);
             }
             Input::Executed { slot } => {
                 assert!(

@@ -247,7 +247,9 @@ impl Core {
         }
     }
 
-    /// The lowest block that is named by a child, a vote or a status and is not here.
+    /// A block that is named by a child, a vote or a status and is not here. Statuses, and votes
+    /// of liars, may name blocks that do not exist: each candidate has its turn of one attempt
+    /// with every replica, the one that the leader signed for first.
     fn missing_block(&self) -> Option<(Slot, Digest)> {
         let linked = self.chain.linked;
         let horizon = linked.0 + self.config.blocks_held_max;
@@ -259,17 +261,18 @@ impl Core {
                 .is_none()
                 .then_some((below, held.header.parent))
         });
-        let by_votes = self.peers.iter().flat_map(|peer| {
-            let vote = wanted(self.installed, &peer.votes).map(|vote| (vote.slot, vote.digest));
-            let hint = peer
-                .status
-                .filter(|status| status.installed == self.installed)
-                .map(|status| (status.voted_slot, status.voted_digest));
-            vote.into_iter().chain(hint)
+        let by_votes = self.peers.iter().filter_map(|peer| {
+            wanted(self.installed, &peer.votes).map(|vote| (vote.slot, vote.digest))
         });
-        parent_of_held
+        let by_status = self.peers.iter().filter_map(|peer| {
+            peer.status
+                .filter(|status| status.installed == self.installed)
+                .map(|status| (status.voted_slot, status.voted_digest))
+        });
+        let candidates = parent_of_held
             .into_iter()
             .chain(by_votes)
+            .chain(by_status)
             .filter(|(slot, digest)| {
                 *slot > self.decided
                     && slot.0 <= horizon
@@ -278,8 +281,10 @@ impl Core {
                         .chain
                         .get(*slot)
                         .is_none_or(|held| held.digest != *digest)
-            })
-            .min_by_key(|(slot, _)| *slot)
+            });
+        let count = candidates.clone().count();
+        let turn = self.repair.attempts as usize / self.config.quorums.n;
+        candidates.into_iter().nth(turn % count.max(1))
     }
 
     /// Far behind: blocks from one replica, the claim on the last of them from all.
@@ -359,7 +364,7 @@ impl Core {
             return;
         }
         let lowest = slot.0.saturating_sub(REPAIR_BLOCKS_MAX - 1).max(1);
-        let first = Slot(lowest.max(have.0 + 1).min(slot.0));
+        let first = Slot(lowest.max(have.0.saturating_add(1)).min(slot.0));
         out.push(Effect::Blocks {
             to: from,
             first,
@@ -370,6 +375,7 @@ impl Core {
 
     pub(crate) fn on_fetch_range(
         &mut self,
+        now: Instant,
         from: NodeId,
         first: Slot,
         count: u64,
@@ -379,12 +385,13 @@ impl Core {
             return;
         }
         let count = count.min(REPAIR_BLOCKS_MAX);
+        // At most `decided` plus a repair's length: no overflow.
         let last = Slot((first.0 + count.max(1) - 1).min(self.decided.0));
         out.push(Effect::Decided {
             to: from,
             slot: last,
         });
-        if count > 0 {
+        if count > 0 && self.may_answer(now, from) {
             out.push(Effect::Blocks {
                 to: from,
                 first,

@@ -8,7 +8,7 @@ use crate::core::{Config, Core};
 use crate::peers::{OwnVote, Peer};
 use crate::repair::Repair;
 
-/// A block of the log.
+/// A block of the log: its signatures hold, or it is known to be decided.
 #[derive(Clone, Copy, Debug)]
 pub struct RecoveredBlock {
     pub header: BlockHeader,
@@ -16,8 +16,6 @@ pub struct RecoveredBlock {
     pub digest: Digest,
     /// End of its record.
     pub end: Position,
-    /// Its signature and requests were verified, or it is known to be decided.
-    pub valid: bool,
 }
 
 /// What the log says. `Recovered::blank(genesis)` on the first boot.
@@ -64,18 +62,13 @@ pub(crate) fn restore(config: Config, recovered: Recovered, now: Instant) -> Cor
     );
     let mut chain = Chain::new(base, base_digest);
     for block in &recovered.blocks {
-        let validity = if block.valid {
-            Validity::Valid
-        } else {
-            Validity::Unknown
-        };
         chain.insert(
             block.header.slot(),
             Entry {
                 header: block.header,
                 signature: block.signature,
                 digest: block.digest,
-                validity,
+                validity: Validity::Valid,
                 end: Some(block.end),
                 seen_at: now,
             },

@@ -33,13 +33,16 @@ impl Core {
             entry.validity = Validity::Valid;
             return;
         }
+        if slot <= self.decided {
+            // Correct replicas voted for this digest, which binds the payload, so the block is
+            // valid. What failed here is the leader's signature, which the digest does not bind:
+            // the leader sent this replica a bad one.
+            entry.validity = Validity::Valid;
+            return;
+        }
         entry.validity = Validity::Invalid;
         let signed = entry.signed();
         self.accuse(EVIDENCE_INVALID_PAYLOAD, signed, signed, out);
-        if slot <= self.decided {
-            // b correct replicas found it valid: more faults than b, or our own error.
-            panic!("I7: the decided block at slot {slot} ({digest}) does not verify here");
-        }
         if slot <= linked {
             // No other block is voted at this slot in this view (R2).
             self.abandon_branch(Slot(slot.0 - 1), out);
@@ -94,7 +97,7 @@ impl Core {
         }
         while let Some(entry) = self.chain.get(self.valid.next())
             && self.valid < self.chain.linked
-            && entry.validity == Validity::Valid
+            && (entry.validity == Validity::Valid || self.valid < self.decided)
         {
             self.valid = self.valid.next();
         }

@@ -39,6 +39,12 @@ struct Cluster {
     network: VecDeque<(NodeId, NodeId, Message)>,
     /// What the leader sends instead of its block to one replica, for one slot.
     bait: Option<(NodeId, Slot)>,
+    /// Withholds its votes, and names in each STATUS a block that does not exist, right above what
+    /// the receiver has decided.
+    liar: Option<NodeId>,
+    /// The copy of this slot that the leader sends this replica bears a bad signature; the
+    /// verifier says so only when the block is decided there.
+    bad_copy: Option<(NodeId, Slot)>,
     /// Payload number of the next own block; makes digests differ.
     payload: u8,
     evidence: usize,
@@ -70,6 +76,8 @@ impl Cluster {
             replicas: (0..N as u16).map(replica).collect(),
             network: VecDeque::new(),
             bait: None,
+            liar: None,
+            bad_copy: None,
             payload: 0,
             evidence: 0,
         }
@@ -82,7 +90,17 @@ impl Cluster {
         self.random
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
+    fn send(&mut self, from: NodeId, to: NodeId, mut message: Message) {
+        if self.liar == Some(from) {
+            match &mut message {
+                Message::Vote(_) => return,
+                Message::Status(status) => {
+                    status.voted_slot = Slot(self.decided(to.index()) as u64 + 1);
+                    status.voted_digest = Digest([self.random() as u8; 32]);
+                }
+                _ => {}
+            }
+        }
         if self.random() % 100 >= self.loss_percent {
             self.network.push_back((from, to, message));
         }
@@ -169,6 +187,9 @@ impl Cluster {
                 inputs.push_back(Input::Durable {
                     position: Position(replica.log_end),
                 });
+                if self.bad_copy == Some((at, slot)) {
+                    return;
+                }
                 if verify {
                     inputs.push_back(Input::Checked {
                         slot,
@@ -178,6 +199,18 @@ impl Cluster {
                 }
             }
             Effect::Final { slot, .. } => {
+                if let Some((victim, bad)) = self.bad_copy
+                    && victim == at
+                    && bad <= slot
+                {
+                    self.bad_copy = None;
+                    let digest = replica.blocks[&bad].digest();
+                    inputs.push_back(Input::Checked {
+                        slot: bad,
+                        digest,
+                        valid: false,
+                    });
+                }
                 for decided in replica.decided.len() as u64..=slot.0 {
                     let digest = replica.blocks[&Slot(decided)].digest();
                     replica.decided.push(digest);
@@ -391,4 +424,51 @@ fn a_restarted_leader_proposes_nothing_in_its_old_view() {
             .proposal_parent()
             .is_some()
     );
+}
+
+#[test]
+fn false_hints_of_a_silent_voter_do_not_stop_repair() {
+    for seed in 1..10 {
+        let mut cluster = Cluster::new(20, seed * 6151);
+        cluster.liar = Some(NodeId(3));
+        cluster.run_until(200, &[0, 1, 2]);
+    }
+}
+
+/// The digest that is voted does not bind the leader's signature.
+#[test]
+fn a_bad_signature_on_a_decided_block_changes_nothing() {
+    let mut cluster = Cluster::new(0, 3);
+    cluster.run_until(20, &[0, 1, 2, 3]);
+    let slot = cluster.replicas[0].core.proposal_parent().unwrap().0;
+    cluster.bad_copy = Some((NodeId(1), slot));
+    cluster.run_until(slot.0 as usize, &[0, 1, 2, 3]);
+    assert_eq!(cluster.bad_copy, None);
+    // Its votes count again: the others cannot do without them.
+    cluster.replicas[2].crashed = true;
+    cluster.run_until(slot.0 as usize + 40, &[0, 1, 3]);
+}
+
+#[test]
+fn questions_with_extreme_numbers_are_answered_or_ignored() {
+    let mut cluster = Cluster::new(0, 9);
+    cluster.run_until(20, &[0, 1, 2, 3]);
+    let (from, digest) = (NodeId(3), cluster.replicas[1].decided[20]);
+    for (slot, have) in [(20, u64::MAX), (20, 0), (u64::MAX, u64::MAX)] {
+        cluster.input(
+            NodeId(1),
+            Input::FetchBlock {
+                from,
+                slot: Slot(slot),
+                digest,
+                have: Slot(have),
+                grains: false,
+            },
+        );
+    }
+    for (first, count) in [(u64::MAX, u64::MAX), (20, u64::MAX), (0, 1)] {
+        let first = Slot(first);
+        cluster.input(NodeId(1), Input::FetchRange { from, first, count });
+    }
+    cluster.run_until(30, &[0, 1, 2, 3]);
 }

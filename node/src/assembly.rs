@@ -3,6 +3,7 @@
 use platform::clock;
 use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
+use platform::pool::Pool;
 use platform::waker::Waker;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
@@ -36,7 +37,7 @@ use crate::topology::{Layout, depth};
 
 /// Keys that the table has room for before it grows its index the first time.
 const KEYS_EXPECTED: usize = 1 << 20;
-/// Requests that wait at the leader before clients are told Busy.
+/// Requests that wait at the leader at most before clients are told Busy.
 const WAITING_MAX: usize = 256;
 /// Records that wait for the write in flight, and what one write takes.
 const JOURNAL: JournalLimits = JournalLimits {
@@ -217,7 +218,7 @@ pub fn build(
             batch: BatchLimits {
                 delay_ns: node.config.consensus.batch_delay_ns,
                 payload_bytes_max: node.config.consensus.block_bytes_max,
-                waiting_max: WAITING_MAX,
+                waiting_max: client_share(&pools.receive),
             },
             wall_offset_ns: clock::wall_ns().saturating_sub(now.0),
         },
@@ -251,7 +252,7 @@ pub fn build(
             endpoint,
             replicas: committee.n() as u16,
             datagram_bytes: node.datagram_bytes,
-            waiting_max: WAITING_MAX as u64,
+            client_share: client_share(&pools.receive),
             send_pool: pools.send.clone(),
             from_order: net_from_order,
             from_execute: net_from_execute,
@@ -303,7 +304,7 @@ pub fn build(
             to_order: execute_to_order,
             replies: ReplyWriter {
                 small: pools.send.clone(),
-                large: pools.messages.clone(),
+                large: pools.results.clone(),
                 to_net: execute_to_net,
                 sent: 0,
                 dropped: 0,
@@ -320,6 +321,13 @@ pub fn build(
         stages,
         new_segments,
     })
+}
+
+/// Every waiting request may hold a receive buffer. Clients get a quarter of them for requests
+/// that wait for verification, one for those in the batch and one for reads; the last quarter is
+/// left to peers, whose votes make room again.
+fn client_share(receive: &Pool) -> usize {
+    (receive.count() / 4).min(WAITING_MAX)
 }
 
 /// All stages, until each has found its thread.

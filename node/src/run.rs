@@ -41,7 +41,7 @@ const SECTOR_BUFFERS: usize = 64;
 /// Datagrams and fragment headers on their way out.
 const SEND_BUFFERS: usize = 4096;
 pub const SEND_BUFFER_BYTES: usize = 4096;
-/// Requests under reassembly, and results too long for a send buffer.
+/// Requests under reassembly; and, apart from them, results too long for a send buffer.
 const MESSAGE_BUFFERS: usize = 64;
 const MESSAGE_BUFFER_BYTES: usize = {
     let request = REQUEST_BYTES_MAX + 256;
@@ -50,7 +50,7 @@ const MESSAGE_BUFFER_BYTES: usize = {
 };
 /// A receive with GRO holds up to 64 KiB of datagrams and the kernel's own header.
 const RECEIVE_BUFFER_BYTES: usize = 72 * 1024;
-const RECEIVE_BUFFERS_AUTO: usize = 256;
+const RECEIVE_BUFFERS_AUTO: usize = 1024;
 /// Segment files that the driver can hold.
 const FILES_MAX: usize = 4096;
 const SENDS_MAX: usize = 512;
@@ -66,6 +66,7 @@ pub struct Pools {
     pub sectors: Pool,
     pub send: Pool,
     pub messages: Pool,
+    pub results: Pool,
 }
 
 impl Pools {
@@ -83,6 +84,7 @@ impl Pools {
             sectors: pool("sectors", SECTOR_BUFFERS, SECTOR_BYTES)?,
             send: pool("send", SEND_BUFFERS, SEND_BUFFER_BYTES)?,
             messages: pool("messages", MESSAGE_BUFFERS, MESSAGE_BUFFER_BYTES)?,
+            results: pool("results", MESSAGE_BUFFERS, MESSAGE_BUFFER_BYTES)?,
         })
     }
 }

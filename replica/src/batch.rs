@@ -262,6 +262,46 @@ mod tests {
         assert!(batch.close(&mut blocks).is_none());
     }
 
+    /// Buffers that run out.
+    struct Few(HeapBuffers, usize);
+
+    impl Buffers for Few {
+        type Unique = <HeapBuffers as Buffers>::Unique;
+        type Shared = HeapShared;
+
+        fn take(&mut self) -> Option<Self::Unique> {
+            self.1 = self.1.checked_sub(1)?;
+            self.0.take()
+        }
+
+        fn buffer_bytes(&self) -> usize {
+            self.0.buffer_bytes()
+        }
+
+        fn free(&self) -> usize {
+            self.1
+        }
+    }
+
+    #[test]
+    fn requests_that_found_no_buffer_leave_when_one_is_free() {
+        let (_, heap) = batch(10);
+        let mut blocks = Few(heap, 0);
+        let mut batch: Batch<Few> = Batch::new(BatchLimits {
+            delay_ns: 100,
+            payload_bytes_max: 10,
+            waiting_max: 2,
+        });
+        assert!(batch.push(Instant(0), HeapShared::copy_from(&[1; 6]), &mut blocks));
+        batch.refill(&mut blocks);
+        assert!(!batch.due(Instant(500), true));
+        blocks.1 = 1;
+        batch.refill(&mut blocks);
+        assert!(batch.due(Instant(500), false));
+        assert!(batch.close(&mut blocks).is_some());
+        assert_eq!(batch.depth(), 0);
+    }
+
     #[test]
     fn a_repeated_signature_is_recognised() {
         let mut seen = Seen::new(1024);

@@ -190,7 +190,12 @@ impl<M: StateMachine> Execution<M> {
         let slot = self.executed;
         let limit = self.builders.limit;
         let Some(session) = self.sessions.current(client, id) else {
-            // Unknown here may mean that this replica lags behind the OPEN: say nothing.
+            // Unknown may mean that this replica lags behind the OPEN: then it says nothing.
+            if id.opened_in() <= slot {
+                let builder = self.builders.of(client, id, slot, replies);
+                builder.push(first, count, slot, &Answer::Expired);
+                self.builders.finish(slot, replies);
+            }
             return;
         };
         for sequence in (first.0..first.0.saturating_add(u64::from(count))).map(Sequence) {
@@ -219,7 +224,7 @@ impl<M: StateMachine> Execution<M> {
 
 /// The replica that returns a request's large results in full (§9.2).
 fn designated(client: &PublicKey, first: Sequence, replicas: u16) -> NodeId {
-    NodeId(((u64::from(client.0[0]) + first.0) % u64::from(replicas)) as u16)
+    NodeId((u64::from(client.0[0]).wrapping_add(first.0) % u64::from(replicas)) as u16)
 }
 
 fn answer_of(result: &[u8], full: bool) -> Answer<'_> {

@@ -159,7 +159,6 @@ impl Walk {
             signature: view.prefix.signature,
             digest,
             end: entry.end,
-            valid: false,
         });
         if self.blocks.len() > WINDOW as usize {
             self.blocks.pop_front();
@@ -237,10 +236,10 @@ where
         execution.execute(slot, &message, &mut Nowhere);
     }
     let mut undecided = Vec::new();
-    for block in walk.blocks.iter_mut() {
+    let mut refused = None;
+    for block in &walk.blocks {
         let slot = block.header.slot();
         if slot <= walk.decided {
-            block.valid = true;
             continue;
         }
         if block_buffers.free() < 2 {
@@ -251,8 +250,18 @@ where
             });
         }
         let message = reader.message(&walk.ledger, slot, block_buffers)?;
-        block.valid = verifying.block(&message).is_ok();
+        if verifying.block(&message).is_err() {
+            refused = Some(slot);
+            break;
+        }
         undecided.push((slot, message));
+    }
+    if let Some(slot) = refused {
+        // Appended before its signatures were checked, and they do not hold: as when the check
+        // fails in a running replica, the branch is left and no vote follows in this view (N2,
+        // R2). A good copy may be fetched into its place.
+        walk.voting_stopped = true;
+        walk.blocks.retain(|block| block.header.slot() < slot);
     }
     Ok(Restarted {
         boot: Boot(walk.boot + 1),

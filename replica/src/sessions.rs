@@ -82,7 +82,7 @@ impl Session {
     pub fn decide(&self, sequence: Sequence) -> Decision {
         if sequence.0 <= self.low {
             Decision::Stale
-        } else if sequence.0 > self.low + SESSION_WINDOW {
+        } else if sequence.0 - self.low > SESSION_WINDOW {
             Decision::TooFar
         } else if self.cached[Session::index(sequence.0)].length == NOT_EXECUTED {
             Decision::Execute
@@ -219,6 +219,14 @@ mod tests {
             session.decide(Sequence(2 + SESSION_WINDOW)),
             Decision::TooFar
         );
+    }
+
+    #[test]
+    fn the_highest_sequences_do_not_overflow() {
+        let mut session = Session::new(SessionId(1), Slot(1));
+        session.acknowledge(Sequence(u64::MAX), Sequence(u64::MAX - 1));
+        assert_eq!(session.decide(Sequence(u64::MAX)), Decision::Execute);
+        assert_eq!(session.decide(Sequence(1)), Decision::Stale);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub const EAGER_BLOCKS: u64 = 1;
 
 /// Sessions kept (S_max).
 pub const SESSIONS_MAX: usize = 4096;
+/// First sequence of a request at most: arithmetic on sequences never overflows.
+pub const SEQUENCE_MAX: u64 = 1 << 63;
 /// Requests per session that are remembered (M).
 pub const SESSION_WINDOW: u64 = 1024;
 /// Bytes of a result that a session caches in full (R_max); of a longer one its digest.

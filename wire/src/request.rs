@@ -8,7 +8,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::ids::{PublicKey, Sequence, SessionId, Signature, Slot};
-use crate::limits::{BUNDLE_MAX, REQUEST_BYTES_MAX};
+use crate::limits::{BUNDLE_MAX, REQUEST_BYTES_MAX, SEQUENCE_MAX};
 use crate::ops;
 use crate::reject::Reject;
 
@@ -94,11 +94,7 @@ impl<'a> RequestView<'a> {
                 }
                 if head.flags & !(FLAG_READ_ONLY | FLAG_ALL_FULL) != 0
                     || head.first_sequence.get() == 0
-                    || head
-                        .first_sequence
-                        .get()
-                        .checked_add(count as u64)
-                        .is_none()
+                    || head.first_sequence.get() > SEQUENCE_MAX
                     || head.session.get() == 0
                 {
                     return Err(Reject::BodyMalformed);

@@ -36,6 +36,11 @@ impl<T> Outlet<T> {
         self.ring.push(item)
     }
 
+    /// Items that wait.
+    pub fn queued(&self) -> usize {
+        self.ring.len()
+    }
+
     /// Free places.
     pub fn room(&self) -> usize {
         self.ring.capacity() - self.ring.len()

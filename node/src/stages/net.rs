@@ -35,8 +35,8 @@ pub struct Net {
     pub endpoint: Endpoint<Pooled>,
     pub replicas: u16,
     pub datagram_bytes: usize,
-    /// Requests that may wait at the leader before clients are told Busy.
-    pub waiting_max: u64,
+    /// Messages of clients that may wait for verification, in the batch and for execution, each.
+    pub client_share: usize,
     pub send_pool: Pool,
     pub from_order: Inlet<NetInput>,
     pub from_execute: Inlet<Reply>,

@@ -142,6 +142,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             return;
         }
         while let Some((slot, parent)) = self.core.proposal_parent() {
+            // Requests wait without an open block when no buffer was free for one.
+            self.batch.refill(&mut self.block_buffers);
             let eager = self.core.undecided() < EAGER_BLOCKS;
             if !self.batch.due(now, eager) {
                 return;
@@ -418,7 +420,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 self.decide_samples.push_back(now.since_ns(at));
             }
         }
-        if slot.0 >= self.commit_recorded.0 + COMMIT_RECORD_EVERY {
+        // Never ahead of the blocks themselves: a restart looks for the decided block below its
+        // record, and blocks that found no room are not in the log yet.
+        let due = slot.0 >= self.commit_recorded.0 + COMMIT_RECORD_EVERY;
+        if due && self.deferred.is_empty() {
             let body = crate::recovery::CommitRecord::new(slot, digest);
             if self.record(RecordKind::Commit, body.as_bytes()).is_some() {
                 self.commit_recorded = slot;

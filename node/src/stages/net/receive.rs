@@ -11,7 +11,7 @@ use replica::verifying::Job;
 use wire::bytes::{SharedBytes, UniqueBytes};
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
-use wire::limits::RECORD_HEADER_BYTES;
+use wire::limits::{RECORD_HEADER_BYTES, WINDOW};
 use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
 use wire::reject::Reject;
 use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE};
@@ -21,6 +21,9 @@ use super::super::execute::ExecuteInput;
 use super::Net;
 use crate::buffers::{Bytes, Pooled};
 use crate::telemetry::LogFull;
+
+/// Fetched blocks that wait for verification at most: what one answer of a peer carries.
+const FETCHED_WAITING_MAX: usize = wire::limits::REPAIR_BLOCKS_MAX as usize;
 
 impl Net {
     /// One receive: a datagram, or several of `segment` bytes each that the kernel joined.
@@ -105,8 +108,23 @@ impl Net {
                 message_bytes,
             };
             if kind == Kind::Propose {
+                if u64::from(from.0) != self.shared.telemetry.order.leader.get() {
+                    return Err(Reject::NotLeader);
+                }
                 let input = Input::Proposed { from, raw };
                 return self.to_order.push(input).map_err(|_| Reject::QueueFull);
+            }
+            // A peer that sends blocks nobody asked for must not take all buffers, nor the time of
+            // the verifier.
+            let committed = self.shared.telemetry.order.committed_slot.get();
+            if slot.0 <= committed {
+                return Err(Reject::AlreadyHeld);
+            }
+            if slot.0 > committed + WINDOW {
+                return Err(Reject::OutsideWindow);
+            }
+            if self.to_verify.queued() >= FETCHED_WAITING_MAX {
+                return Err(Reject::QueueFull);
             }
             let job = Job::Fetched { from, raw };
             return self.to_verify.push(job).map_err(|_| Reject::QueueFull);
@@ -125,6 +143,9 @@ impl Net {
         match kind {
             Kind::Request | Kind::Open => self.request(&client, whole(body), driver),
             Kind::Read => {
+                if self.to_execute.queued() >= self.client_share {
+                    return Err(Reject::QueueFull);
+                }
                 let input = ExecuteInput::Read {
                     client,
                     body: whole(body),
@@ -167,11 +188,9 @@ impl Net {
             };
             return self.to_execute.push(input).map_err(|_| Reject::QueueFull);
         }
-        if telemetry.order.pending_transactions.get() >= self.waiting_max {
-            self.busy(driver, client, first, BUSY_QUEUE);
-            return Err(Reject::QueueFull);
-        }
-        if self.to_verify.push(Job::Request(bytes)).is_err() {
+        let waiting = telemetry.order.pending_transactions.get() as usize;
+        let full = self.to_verify.queued() >= self.client_share || waiting >= self.client_share;
+        if full || self.to_verify.push(Job::Request(bytes)).is_err() {
             self.busy(driver, client, first, BUSY_QUEUE);
             return Err(Reject::QueueFull);
         }
