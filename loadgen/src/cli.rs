@@ -95,7 +95,7 @@ pub struct Run {
     pub bundle: usize,
 
     /// How long an open bundle waits for more transactions. `auto`: as long as it takes to fill at
-    /// this rate, at most 1ms; nothing at up to 2k transactions a second
+    /// this rate, at most 500us; nothing at up to 2k transactions a second
     #[arg(long, default_value = "auto")]
     pub linger: Linger,
 

@@ -21,13 +21,13 @@ h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:36px 0 10px}
 .sub{color:var(--soft);margin:0 0 20px}.tag{display:inline-block;padding:2px 12px;border-radius:99px;
 font-weight:600;font-size:14px;color:var(--card);vertical-align:3px;margin-left:10px}
 .good{background:var(--good)}.bad{background:var(--bad)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px}
 .tile,figure,.box{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:14px 16px}
-.tile b{display:block;font-size:22px;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}
+.tile b{display:block;white-space:nowrap;font-size:22px;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}
 figure{margin:0 0 16px}figcaption{display:flex;justify-content:space-between;flex-wrap:wrap;gap:8px;margin-bottom:6px}
 .legend span{margin-left:14px;color:var(--soft);font-size:13px}.legend i{display:inline-block;width:12px;height:3px;
 margin-right:6px;vertical-align:middle}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}svg .grid{stroke:var(--rule)}
+svg{width:100%;min-width:520px;height:auto;display:block}figure{overflow-x:auto}svg text{fill:var(--soft);font-size:12px}svg .grid{stroke:var(--rule)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:6px 10px;border-bottom:1px solid var(--rule);white-space:nowrap}
 th{color:var(--soft);font-weight:500}th:first-child,td:first-child{text-align:left}

@@ -278,14 +278,14 @@ impl Linger {
     pub fn resolve_ns(self, rate: f64, bundle_max: usize) -> u64 {
         /// Below this rate a request for each transaction is no burden, and waiting finds nobody.
         const FEW: f64 = 2_000.0;
-        const LONG_NS: f64 = 1e6;
+        const LONG_NS: f64 = 500_000.0;
         match self {
             Linger::Fixed(span) => span.0,
             Linger::Auto if bundle_max <= 1 => 0,
             Linger::Auto if rate <= FEW => 0,
             Linger::Auto => {
                 let fill_ns = bundle_max as f64 / rate * 1e9;
-                (fill_ns * 1.25).min(LONG_NS) as u64
+                fill_ns.min(LONG_NS) as u64
             }
         }
     }
@@ -356,8 +356,8 @@ mod tests {
 
     #[test]
     fn linger_follows_the_rate() {
-        assert_eq!(Linger::Auto.resolve_ns(100_000.0, 64), 800_000);
-        assert_eq!(Linger::Auto.resolve_ns(10_000.0, 64), 1_000_000);
+        assert_eq!(Linger::Auto.resolve_ns(100_000.0, 64), 500_000);
+        assert_eq!(Linger::Auto.resolve_ns(200_000.0, 64), 320_000);
         assert_eq!(Linger::Auto.resolve_ns(1_000.0, 64), 0);
         assert_eq!(Linger::Auto.resolve_ns(1_000.0, 1), 0);
         assert_eq!(Linger::Fixed(Span(5)).resolve_ns(1e6, 64), 5);
