@@ -190,6 +190,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     reads: usize,
     counts: Counts,
     log_full: Option<WalFull>,
+    more_expected: bool,
     /// End of the START record: nothing is sent before it is durable (R4).
     started_at: Option<Position>,
     durable: Position,
@@ -218,6 +219,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             spare_outbox: Some(Outbox::new()),
             batch,
             seen: Seen::new(1 << 16),
+            more_expected: false,
             blocks: Blocks::new(),
             ledger,
             writer,
@@ -329,6 +331,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// The next thing to do, oldest first.
     pub fn next_output(&mut self) -> Option<Output<Bu>> {
         self.outputs.pop_front()
+    }
+
+    /// Says whether more requests are about to come out of verification. A leader that has nothing
+    /// undecided then waits for them, tau at most: under load each signature check would otherwise
+    /// end in a block of its own.
+    pub fn expect_more(&mut self, more: bool) {
+        self.more_expected = more;
     }
 
     pub fn has_output(&self) -> bool {

@@ -3,10 +3,13 @@
 //! Expected cost: one strict Ed25519 verification a request (20-33 us) and one a block header.
 //! `verify_strict` is the only judge, on every path.
 
+use std::cell::Cell;
+
 use wire::block::BlockView;
 use wire::bytes::Buffers;
 use wire::ids::{Digest, NodeId, Slot, View};
 use wire::reject::Reject;
+use wire::request::checked_requests;
 use wire::seal::{self, Verified, Verifier};
 
 use crate::blocks::Raw;
@@ -44,6 +47,7 @@ pub enum Verdict<Bu: Buffers> {
 pub struct Verifying<V: Verifier> {
     verifier: V,
     replicas: u64,
+    signatures: Cell<u64>,
 }
 
 impl<V: Verifier> Verifying<V> {
@@ -51,16 +55,29 @@ impl<V: Verifier> Verifying<V> {
         Verifying {
             verifier,
             replicas: replicas as u64,
+            signatures: Cell::new(0),
         }
+    }
+
+    /// Signatures checked so far.
+    pub fn signatures(&self) -> u64 {
+        self.signatures.get()
+    }
+
+    fn count(&self, signatures: u64) {
+        self.signatures.set(self.signatures.get() + signatures);
     }
 
     /// Does one job.
     pub fn handle<Bu: Buffers>(&self, job: Job<Bu>) -> Verdict<Bu> {
         match job {
-            Job::Request(bytes) => match seal::verify_request(&self.verifier, bytes) {
-                Ok(verified) => Verdict::Request(verified),
-                Err(reject) => Verdict::Rejected(reject),
-            },
+            Job::Request(bytes) => {
+                self.count(1);
+                match seal::verify_request(&self.verifier, bytes) {
+                    Ok(verified) => Verdict::Request(verified),
+                    Err(reject) => Verdict::Rejected(reject),
+                }
+            }
             Job::Proposed {
                 slot,
                 digest,
@@ -74,6 +91,7 @@ impl<V: Verifier> Verifying<V> {
                 }
             }
             Job::Fetched { from, raw } => {
+                self.count_block(raw.message());
                 let leader = |view| self.leader(view);
                 match seal::verify_block(&self.verifier, leader, raw, |raw| raw.message()) {
                     Ok(raw) => Verdict::Fetched { from, raw },
@@ -85,11 +103,18 @@ impl<V: Verifier> Verifying<V> {
 
     /// N2: the leader's signature, and every request's form and signature.
     pub fn block(&self, message: &[u8]) -> Result<(), Reject> {
+        self.count_block(message);
         seal::check_block(
             &self.verifier,
             |view| self.leader(view),
             &BlockView::frame(message)?,
         )
+    }
+
+    fn count_block(&self, message: &[u8]) {
+        if let Ok(view) = BlockView::frame(message) {
+            self.count(1 + checked_requests(view.payload).count() as u64);
+        }
     }
 
     /// leader(v) = v mod n.

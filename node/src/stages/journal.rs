@@ -109,6 +109,11 @@ impl JournalStage {
         Ok(progress)
     }
 
+    /// Records and reads that wait.
+    pub fn queued(&self) -> usize {
+        self.from_order.queued() + usize::from(self.overflow.is_some())
+    }
+
     /// Queues a record; one that finds the queue full waits, and nothing more is taken in.
     fn push(&mut self, sealed: Sealed<Bytes>) -> Result<(), Failure> {
         match self.journal.push(sealed) {
@@ -126,7 +131,9 @@ impl JournalStage {
             && let Some(batch) = self.journal.next_batch()
         {
             let mut parts = Parts::new();
+            let mut batch_bytes = 0;
             for sealed in batch.parts {
+                batch_bytes += sealed.shared.0.len();
                 parts.push(sealed.shared.0.clone());
             }
             let histograms = &self.shared.telemetry.histograms;
@@ -141,6 +148,11 @@ impl JournalStage {
                 token: batch.token.raw(),
             });
             self.written_at_ns = now_ns;
+            self.shared
+                .telemetry
+                .log
+                .written_bytes
+                .add(batch_bytes as u64);
         }
         if let Some(write) = self.postponed.take()
             && let Err(write) = driver.write(write)
@@ -157,6 +169,7 @@ impl JournalStage {
         token: u64,
         result: Result<(), i32>,
     ) -> Result<(), Failure> {
+        self.shared.telemetry.log.flushes.add(1);
         let durable = self
             .journal
             .complete(Token::from_raw(token), result)

@@ -57,6 +57,11 @@ impl<T> Outlet<T> {
 }
 
 impl<T> Inlet<T> {
+    /// Items that wait.
+    pub fn queued(&self) -> usize {
+        self.ring.len()
+    }
+
     pub fn pop(&mut self) -> Option<T> {
         self.ring.pop()
     }

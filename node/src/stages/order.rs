@@ -11,7 +11,7 @@ use super::journal::JournalInput;
 use super::links::{Inlet, Outlet};
 use super::net::NetInput;
 use crate::buffers::Pooled;
-use crate::telemetry::LogFull;
+use crate::telemetry::{LogFull, Stage};
 
 /// Inputs of one turn from each ring.
 const INPUTS_PER_TURN: usize = 64;
@@ -37,6 +37,8 @@ impl Order {
     /// Takes a bounded number of inputs; true when there was one.
     pub fn turn(&mut self, now: Instant) -> bool {
         let mut progress = self.hand_out();
+        let verifying = self.shared.telemetry.queue_depth.of(Stage::Verify).get();
+        self.ordering.expect_more(verifying > 0);
         // Answers of the disk first: votes wait for them. Then what peers sent, then new requests.
         progress |= self.take(now, |order| order.from_journal.pop());
         progress |= self.take(now, |order| order.from_execute.pop());
@@ -57,6 +59,14 @@ impl Order {
         self.to_execute.wake();
         self.to_verify.wake();
         progress
+    }
+
+    /// Inputs that wait.
+    pub fn queued(&self) -> usize {
+        self.from_journal.queued()
+            + self.from_execute.queued()
+            + self.from_net.queued()
+            + self.from_verify.queued()
     }
 
     fn take(

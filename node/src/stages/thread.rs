@@ -140,6 +140,26 @@ impl HotThread {
             net.housekeeping(now);
         }
         let telemetry = &self.shared.telemetry;
+        let depth = |stage, items: usize| telemetry.queue_depth.of(stage).set(items as u64);
+        let stages = &self.stages;
+        if let Some(net) = &stages.net {
+            depth(
+                Stage::Net,
+                net.from_order.queued() + net.from_execute.queued(),
+            );
+        }
+        if let Some(order) = &stages.order {
+            depth(Stage::Order, order.queued());
+        }
+        if let Some(journal) = &stages.journal {
+            depth(Stage::Journal, journal.queued());
+        }
+        if let Some(execute) = &stages.execute {
+            depth(
+                Stage::Execute,
+                execute.from_order.queued() + execute.from_net.queued(),
+            );
+        }
         for stage in self.sequence {
             telemetry.heartbeat_ns.of(*stage).set(now.0);
             telemetry

@@ -7,6 +7,7 @@ use wire::seal::Ed25519Verifier;
 use super::links::{Inlet, Outlet};
 use super::{ORDER_ROOM_MIN, Shared};
 use crate::buffers::Pooled;
+use crate::telemetry::Stage;
 
 /// Jobs of one turn: about 100 us of work, so that a stage on the same thread is not starved.
 const JOBS_PER_TURN: usize = 4;
@@ -30,6 +31,10 @@ impl Verify {
                 break;
             };
             done += 1;
+            // Told before the result is handed over: the ordering stage waits for what is left.
+            let left = self.from_order.queued() + self.from_net.queued();
+            let telemetry = &self.shared.telemetry;
+            telemetry.queue_depth.of(Stage::Verify).set(left as u64);
             let input = match self.verifying.handle(job) {
                 Verdict::Request(request) => Input::Request(request),
                 Verdict::Checked {
@@ -43,13 +48,18 @@ impl Verify {
                 },
                 Verdict::Fetched { from, raw } => Input::Fetched { from, raw },
                 Verdict::Rejected(reject) => {
-                    self.shared.telemetry.rejects.count(reject);
+                    telemetry.verify.failures.add(1);
+                    telemetry.rejects.count(reject);
                     continue;
                 }
             };
             if self.to_order.push(input).is_err() {
                 unreachable!("room was checked");
             }
+        }
+        if done > 0 {
+            let signatures = self.verifying.signatures();
+            self.shared.telemetry.verify.signatures.set(signatures);
         }
         self.to_order.wake();
         done > 0

@@ -135,8 +135,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    /// N1: sends when no own block is undecided (`EAGER_BLOCKS`), when a block is full, or when the
-    /// oldest request has waited for tau.
+    /// N1: sends when no own block is undecided (`EAGER_BLOCKS`) and no request is about to come out
+    /// of verification, when a block is full, or when the oldest request has waited for tau.
     fn propose_if_due(&mut self, now: Instant) {
         if !self.is_started() {
             return;
@@ -144,7 +144,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         while let Some((slot, parent)) = self.core.proposal_parent() {
             // Requests wait without an open block when no buffer was free for one.
             self.batch.refill(&mut self.block_buffers);
-            let eager = self.core.undecided() < EAGER_BLOCKS;
+            let eager = self.core.undecided() < EAGER_BLOCKS && !self.more_expected;
             if !self.batch.due(now, eager) {
                 return;
             }
