@@ -19,6 +19,11 @@ pub enum PlatformError {
     )]
     MemlockTooLow { needed: u64, have: u64 },
     #[error(
+        "the limit of open files (RLIMIT_NOFILE) is too low for io_uring: {have} allowed, {needed} \
+         needed. Raise it (ulimit -Hn, LimitNOFILE=), or set backend = \"mmsg\""
+    )]
+    OpenFilesTooLow { needed: u64, have: u64 },
+    #[error(
         "{path} cannot be opened with O_DIRECT ({source}): this filesystem does not support it. \
          Choose another one, or set direct = false"
     )]

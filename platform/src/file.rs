@@ -131,11 +131,16 @@ impl LogFile {
         sync_parent(&self.path)
     }
 
-    /// Opens an existing file; its size is what it is.
+    /// Opens an existing file; its size is what it is. Without `direct`, reads see the disk and not
+    /// what an earlier process left in the page cache, see `forget_cached`.
     pub fn open(path: &Path, direct: bool) -> Result<LogFile, PlatformError> {
         let file = open_file(path, direct, false)?;
         let what = || format!("cannot read the size of {}", path.display());
         let bytes = file.metadata().map_err(PlatformError::io(what()))?.len();
+        if !direct {
+            let what = format!("cannot drop cached pages of {}", path.display());
+            forget_cached(&file).map_err(PlatformError::io(what))?;
+        }
         Ok(LogFile {
             file,
             path: path.to_owned(),
@@ -215,6 +220,26 @@ impl AsFd for LogFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Drops the clean pages of a file from the page cache.
+///
+/// When a flush fails, ext4 and others mark the pages clean although they never reached the disk,
+/// and tell only who has the file open. A process that dies of such a failure leaves them behind;
+/// its successor would read them, take them for durable, and lose them at the next power cut. So
+/// they go before the first read, which then comes from the disk.
+///
+/// No fdatasync before this: it would turn dirty pages into such clean ones if it fails, and could
+/// use up an error that somebody still has to see. Dirty pages stay: their write-back is under way
+/// or yet to come, so the next flush through this file covers them and reports their errors.
+fn forget_cached(file: &File) -> io::Result<()> {
+    // No length means the whole file.
+    Ok(rustix::fs::fadvise(
+        file,
+        0,
+        None,
+        rustix::fs::Advice::DontNeed,
+    )?)
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

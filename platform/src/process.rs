@@ -1,6 +1,9 @@
-//! What /proc says of processes and of the machine.
+//! What /proc says of processes and of the machine, and limits of the own process.
 
 use std::fs;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// CPU seconds (user and system) that a process has used; `None` when it is gone.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
@@ -17,6 +20,27 @@ pub fn rss_bytes(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
+}
+
+/// Raises the soft limit of open files to `needed`, or as far as the hard limit allows, and returns
+/// the limit then in force. The kernel allows so many files at once, and as many registered with
+/// one io_uring; the usual soft limit of 1,024 is only for programs that use select(2).
+pub fn raise_open_files(needed: u64) -> u64 {
+    // Threads open their drivers at once: one that read the limit before must not lower it again.
+    static CHANGING: Mutex<()> = Mutex::new(());
+    let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    let limit = getrlimit(Resource::Nofile);
+    let have = limit.current.unwrap_or(u64::MAX);
+    let wanted = needed.min(limit.maximum.unwrap_or(u64::MAX));
+    if wanted > have {
+        let raised = Rlimit {
+            current: Some(wanted),
+            ..limit
+        };
+        // A sandbox may forbid it; the limit read below says what came of it.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// The machine in a few words, without its name.

@@ -25,6 +25,7 @@ use crate::PlatformError;
 use crate::file::LogFile;
 use crate::idle::Wait;
 use crate::pool::Pool;
+use crate::process;
 use crate::socket::Socket;
 use crate::waker::Waker;
 
@@ -85,7 +86,16 @@ impl Uring {
             .next_power_of_two()
             .max(2 * SUBMISSIONS as usize);
         let completions = u32::try_from(completions).unwrap_or(u32::MAX >> 1);
-        let (ring, flags) = match make_ring(completions) {
+        // A place for the socket, and one for each file.
+        let places = options.files_max as u64 + 1;
+        let room = match process::raise_open_files(places) {
+            room if room < places => Err(PlatformError::OpenFilesTooLow {
+                needed: places,
+                have: room,
+            }),
+            _ => Ok(()),
+        };
+        let (ring, flags) = match room.and_then(|()| make_ring(completions)) {
             Ok(made) => made,
             Err(error) => return Err((error, options)),
         };
@@ -140,12 +150,17 @@ impl Uring {
 
     /// Puts an entry into the submission queue, submitting what is there when it is full.
     fn push(&mut self, entry: &squeue::Entry) -> Result<(), PlatformError> {
+        self.push_all(std::slice::from_ref(entry))
+    }
+
+    /// As `push`, all entries or none: a link must not be cut by a queue that is full.
+    fn push_all(&mut self, entries: &[squeue::Entry]) -> Result<(), PlatformError> {
         for _ in 0..2 {
             // SAFETY: every entry is built by this module from memory that lives in slots of this
             // structure, or in the receive ring, until its completion was taken.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                self.in_flight += 1;
-                self.counters.submissions += 1;
+            if unsafe { self.ring.submission().push_multiple(entries) }.is_ok() {
+                self.in_flight += entries.len();
+                self.counters.submissions += entries.len() as u64;
                 return Ok(());
             }
             self.enter(0)?;
@@ -158,14 +173,20 @@ impl Uring {
 
     /// One system call: submits everything and runs what the kernel deferred.
     fn enter(&mut self, wait_for: u32) -> Result<(), PlatformError> {
-        self.counters.enters += 1;
         let queued = self.ring.submission().len() as u32;
-        // SAFETY: no argument is passed; entries are valid as said in `push`.
+        self.enter_with(queued, wait_for)
+    }
+
+    /// As `enter`, submitting only the first `submit` entries.
+    fn enter_with(&mut self, submit: u32, wait_for: u32) -> Result<(), PlatformError> {
+        self.counters.enters += 1;
+        // SAFETY: no argument is passed; entries are valid as said in `push_all`.
         let entered = unsafe {
             self.ring
                 .submitter()
-                .enter::<libc::sigset_t>(queued, wait_for, ENTER_GETEVENTS, None)
+                .enter::<libc::sigset_t>(submit, wait_for, ENTER_GETEVENTS, None)
         };
+        self.note_cut();
         match entered {
             Ok(_) => Ok(()),
             // Interrupted, or completions must be taken first: the next turn goes on.
@@ -184,6 +205,14 @@ impl Uring {
         }
     }
 
+    /// After every system call that submits: the kernel may have stopped within a link.
+    fn note_cut(&mut self) {
+        let left = self.ring.submission().len() as u64;
+        if left > 0 {
+            self.disk.stopped_before(self.counters.submissions - left);
+        }
+    }
+
     fn wait(&mut self, wait: std::time::Duration) -> Result<(), PlatformError> {
         if !self.wake_armed {
             let event = io_uring::types::Fd(self.waker.fd());
@@ -198,7 +227,9 @@ impl Uring {
             .sec(wait.as_secs())
             .nsec(wait.subsec_nanos());
         let arguments = SubmitArgs::new().timespec(&limit);
-        match self.ring.submitter().submit_with_args(1, &arguments) {
+        let waited = self.ring.submitter().submit_with_args(1, &arguments);
+        self.note_cut();
+        match waited {
             Ok(_) => Ok(()),
             Err(error)
                 if matches!(
@@ -387,7 +418,9 @@ impl Uring {
     fn wait_for_any(&mut self) -> Result<(), PlatformError> {
         let limit = Timespec::new().nsec(20_000_000);
         let arguments = SubmitArgs::new().timespec(&limit);
-        match self.ring.submitter().submit_with_args(1, &arguments) {
+        let waited = self.ring.submitter().submit_with_args(1, &arguments);
+        self.note_cut();
+        match waited {
             Ok(_) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
             Err(source) => Err(PlatformError::Io {

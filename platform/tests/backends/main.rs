@@ -1,9 +1,11 @@
 //! One suite for both backends of the driver.
 
 mod allocations;
+mod cache;
 mod datagrams;
 mod disk;
 mod host;
+mod limits;
 mod starved;
 
 use std::alloc::System;

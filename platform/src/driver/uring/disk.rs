@@ -1,4 +1,10 @@
 //! Writes with their flush, and reads.
+//!
+//! A durable write is a write and a flush that the kernel links: the flush begins when the write is
+//! whole. The link holds only if the kernel takes both with one system call, and it may stop
+//! anywhere when it is short of memory. Then both run at once, and a flush that began before its
+//! write ended proves nothing, whichever of them completes first. So a slot ends only when both
+//! have completed, and is good only if the link held.
 
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{opcode, squeue};
@@ -17,8 +23,13 @@ pub(super) const OPERATIONS_MAX: usize = 2 * WRITES_MAX + READS_MAX;
 struct WriteSlot {
     write: Option<Write>,
     iovecs: [libc::iovec; WRITE_PARTS_MAX],
-    /// Result of the write while its flush is under way.
-    written: Result<(), i32>,
+    /// What has completed. Until all has, the kernel uses the slot and its completions name it.
+    written: Option<Result<(), i32>>,
+    flushed: Option<Result<(), i32>>,
+    /// Which submission of the driver the flush is.
+    flush_number: u64,
+    /// The kernel took the write without its flush.
+    cut: bool,
 }
 
 struct ReadSlot {
@@ -42,7 +53,10 @@ impl Disk {
         let write = || WriteSlot {
             write: None,
             iovecs: [NOTHING; WRITE_PARTS_MAX],
-            written: Ok(()),
+            written: None,
+            flushed: None,
+            flush_number: 0,
+            cut: false,
         };
         Disk {
             writes: (0..WRITES_MAX).map(|_| write()).collect(),
@@ -64,15 +78,12 @@ impl Disk {
     ) {
         let slot = &mut self.writes[index];
         let Some(write) = &slot.write else { return };
-        slot.written = match result {
+        slot.written = Some(match result {
             error if error < 0 => Err(-error),
             bytes if bytes as usize == write.parts.bytes() => Ok(()),
             _ => Err(libc::EIO),
-        };
-        // A linked flush ends the slot, also when it was cancelled because the write failed.
-        if write.sync != Sync::Fdatasync {
-            self.end_write(index, events, counters);
-        }
+        });
+        self.end_write(index, events, counters);
     }
 
     pub(super) fn flushed(
@@ -83,20 +94,45 @@ impl Disk {
         counters: &mut Counters,
     ) {
         let slot = &mut self.writes[index];
-        if result < 0 && slot.written.is_ok() {
-            slot.written = Err(-result);
-        }
+        slot.flushed = Some(match result {
+            error if error < 0 => Err(-error),
+            // It overtook its write, or may have.
+            _ if slot.cut || slot.written.is_none() => Err(libc::EIO),
+            _ => Ok(()),
+        });
         self.end_write(index, events, counters);
     }
 
+    /// Ends the slot if the kernel is done with it.
     fn end_write(&mut self, index: usize, events: &mut EventQueue, counters: &mut Counters) {
         let slot = &mut self.writes[index];
+        let flushed = match &slot.write {
+            Some(write) if write.sync == Sync::Fdatasync => slot.flushed,
+            _ => Some(Ok(())),
+        };
+        let (Some(written), Some(flushed)) = (slot.written, flushed) else {
+            return;
+        };
         if let Some(write) = slot.write.take() {
             counters.writes += 1;
             events.push(Event::Written {
                 token: write.token,
-                result: slot.written,
+                // The write's own error first: the flush of a failed write is only cancelled.
+                result: written.and(flushed),
             });
+        }
+    }
+
+    /// The kernel stopped before this submission: if it is a flush, its write went alone.
+    pub(super) fn stopped_before(&mut self, submission: u64) {
+        for slot in &mut self.writes {
+            if let Some(write) = &slot.write
+                && write.sync == Sync::Fdatasync
+                && slot.flushed.is_none()
+                && slot.flush_number == submission
+            {
+                slot.cut = true;
+            }
         }
     }
 
@@ -153,27 +189,34 @@ impl Uring {
             .rw_flags(flags)
             .build()
             .user_data(user_data(Kind::Write, index));
-        let flush = (write.sync == Sync::Fdatasync).then(|| {
-            opcode::Fsync::new(file)
+        slot.written = None;
+        slot.flushed = None;
+        slot.flush_number = u64::MAX;
+        slot.cut = false;
+        // The entries point into the slot: it is taken before the kernel can see them.
+        let linked = write.sync == Sync::Fdatasync;
+        slot.write = Some(write);
+        let pushed = if linked {
+            let flush = opcode::Fsync::new(file)
                 .flags(FsyncFlags::DATASYNC)
                 .build()
-                .user_data(user_data(Kind::Flush, index))
-        });
-        slot.written = Ok(());
-        // Both go into the queue together, or the link would be cut; and once the first is in it,
-        // the slot belongs to the kernel.
-        if !self.make_room(2) {
-            return Err(write);
-        }
-        self.disk.writes[index].write = Some(write);
-        let pushed = match flush {
-            None => self.push(&entry),
-            Some(flush) => self
-                .push(&entry.flags(squeue::Flags::IO_LINK))
-                .and_then(|()| self.push(&flush)),
+                .user_data(user_data(Kind::Flush, index));
+            let pushed = self.push_all(&[entry.flags(squeue::Flags::IO_LINK), flush]);
+            if pushed.is_ok() {
+                self.disk.writes[index].flush_number = self.counters.submissions - 1;
+            }
+            pushed
+        } else {
+            self.push(&entry)
         };
-        assert!(pushed.is_ok(), "there was room");
-        Ok(())
+        match pushed {
+            Ok(()) => Ok(()),
+            // Neither is in the queue.
+            Err(_) => match self.disk.writes[index].write.take() {
+                Some(write) => Err(write),
+                None => Ok(()),
+            },
+        }
     }
 
     pub(super) fn submit_read(&mut self, read: Read) -> Result<(), Read> {
@@ -214,19 +257,121 @@ impl Uring {
         }
         Ok(())
     }
+}
 
-    /// Whether the queue has places for so many entries, if need be after submitting.
-    fn make_room(&mut self, entries: usize) -> bool {
-        for _ in 0..2 {
-            let submission = self.ring.submission();
-            if submission.capacity() - submission.len() >= entries {
-                return true;
-            }
-            drop(submission);
-            if self.enter(0).is_err() {
-                return false;
+#[cfg(test)]
+mod tests {
+    use super::super::super::{FileIndex, Parts};
+    use super::*;
+    use crate::pool::Pool;
+
+    const BYTES: i32 = 4096;
+
+    fn durable_write(pool: &Pool) -> Write {
+        let mut parts = Parts::new();
+        parts.push(pool.take().unwrap().freeze());
+        Write {
+            file: FileIndex(0),
+            offset: 0,
+            parts,
+            sync: Sync::Fdatasync,
+            token: 7,
+        }
+    }
+
+    /// What a durable write says when its completions come in this order.
+    fn outcome(completions: [(Kind, i32); 2], cut: bool) -> Result<(), i32> {
+        let pool = Pool::new("slot", 1, BYTES as usize).unwrap();
+        let mut disk = Disk::new();
+        let mut counters = Counters::default();
+        let mut events = EventQueue::with_capacity(4);
+        disk.writes[0].write = Some(durable_write(&pool));
+        disk.writes[0].flush_number = 5;
+        disk.stopped_before(if cut { 5 } else { 4 });
+        for (kind, result) in completions {
+            assert!(events.is_empty(), "the other has not completed");
+            assert_eq!(pool.free(), 0, "the kernel may still use the buffers");
+            if kind == Kind::Write {
+                disk.wrote(0, result, &mut events, &mut counters);
+            } else {
+                disk.flushed(0, result, &mut events, &mut counters);
             }
         }
-        false
+        let Some(Event::Written { token: 7, result }) = events.pop() else {
+            panic!("both have completed");
+        };
+        assert_eq!((events.len(), pool.free(), counters.writes), (0, 1, 1));
+        result
+    }
+
+    #[test]
+    fn a_durable_write_ends_when_both_have_completed_in_any_order() {
+        use Kind::{Flush, Write};
+        assert_eq!(outcome([(Write, BYTES), (Flush, 0)], false), Ok(()));
+        for (completions, errno) in [
+            ([(Write, BYTES), (Flush, -libc::ENOSPC)], libc::ENOSPC),
+            ([(Write, BYTES - 512), (Flush, 0)], libc::EIO),
+            ([(Write, -libc::ENOSPC), (Flush, 0)], libc::ENOSPC),
+            (
+                [(Write, -libc::ENOSPC), (Flush, -libc::ECANCELED)],
+                libc::ENOSPC,
+            ),
+            // Overtaken.
+            ([(Flush, 0), (Write, BYTES)], libc::EIO),
+            ([(Flush, -libc::EDQUOT), (Write, BYTES)], libc::EDQUOT),
+            ([(Flush, 0), (Write, -libc::ENOSPC)], libc::ENOSPC),
+        ] {
+            assert_eq!(outcome(completions, false), Err(errno), "{completions:?}");
+        }
+        let cut = outcome([(Write, BYTES), (Flush, 0)], true);
+        assert_eq!(cut, Err(libc::EIO), "the flush may have begun first");
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn a_flush_that_the_kernel_took_later_than_its_write_proves_nothing() {
+        use super::super::super::{Backend, Driver, Options};
+        use crate::PlatformError;
+        use crate::file::LogFile;
+        use crate::idle::Wait;
+
+        let mut uring = match Uring::open(Options {
+            backend: Backend::Uring,
+            socket: None,
+            receive_pool: None,
+            files_max: 1,
+            sends_max: 1,
+        }) {
+            Ok(uring) => uring,
+            Err((error @ PlatformError::UringDisabled { .. }, _)) => {
+                eprintln!("NOT RUN: {error}");
+                return;
+            }
+            Err((error, _)) => panic!("{error}"),
+        };
+        let path = std::env::temp_dir().join(format!("platform-cut-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let bytes = 4 * BYTES as u64;
+        let log = LogFile::create(&path, bytes, false, std::time::Duration::ZERO).unwrap();
+        uring.add_file(&log).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let pool = Pool::new("cut", 1, BYTES as usize).unwrap();
+        for cut in [false, true, false] {
+            uring.write(durable_write(&pool)).unwrap();
+            if cut {
+                uring.enter_with(1, 0).unwrap();
+            }
+            let mut events = EventQueue::with_capacity(4);
+            let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            let result = loop {
+                if let Some(Event::Written { result, .. }) = events.pop() {
+                    break result;
+                }
+                assert!(std::time::Instant::now() < limit, "the write does not end");
+                uring.turn(Wait::No, &mut events).unwrap();
+            };
+            let expected = if cut { Err(libc::EIO) } else { Ok(()) };
+            assert_eq!((result, pool.free()), (expected, 1));
+        }
     }
 }
