@@ -4,6 +4,7 @@
 //! signs votes, and turns effects into messages. Votes are released by durability alone: the core
 //! emits one only after [`Input::Durable`] has covered the record.
 
+mod answers;
 mod handle;
 
 use std::collections::VecDeque;

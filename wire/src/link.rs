@@ -15,6 +15,7 @@ mod client_link;
 mod clients;
 mod cookie;
 mod endpoint;
+mod incoming;
 
 use std::ops::Deref;
 
@@ -24,9 +25,9 @@ use zeroize::Zeroizing;
 
 pub use client_link::{ClientLink, FromNode, Heard};
 pub use endpoint::{
-    BLOCK_REASSEMBLY, Body, Endpoint, EndpointConfig, EndpointCounts, FromClient, FromPeer,
-    Incoming, LinkError, MESSAGE_REASSEMBLY,
+    BLOCK_REASSEMBLY, Endpoint, EndpointConfig, EndpointCounts, LinkError, MESSAGE_REASSEMBLY,
 };
+pub use incoming::{Body, FromClient, FromPeer, Incoming};
 
 use crate::committee::Member;
 use crate::header::Header;

@@ -172,10 +172,48 @@ fn a_peer_that_has_not_heard_us_may_only_say_where_it_stands() {
     assert_eq!(refusal(&mut a, &status), Reject::OldBoot);
 }
 
+/// A peer's earlier processes can be heard again by whoever recorded them; the present one gets
+/// through all the same.
+#[test]
+fn recordings_of_earlier_boots_do_not_cut_a_link() {
+    let mut earlier = node(0, 3);
+    let recording = sealed(&mut earlier, 1, Kind::Status, b"status");
+    let (mut a, mut b) = (node(0, 7), node(1, 5));
+    let status = sealed(&mut b, 0, Kind::Status, b"status");
+    hear(&mut a, &status).unwrap().unwrap();
+    // b restarts and hears the recording first.
+    let mut b = node(1, 6);
+    assert!(hear(&mut b, &recording).unwrap().is_some());
+    assert_eq!(refusal(&mut b, &recording), Reject::StalePeerBoot);
+    speak_until_linked(&mut a, &mut b).unwrap();
+    assert_eq!(refusal(&mut b, &recording), Reject::OldBoot);
+    // Nor do they hide what the present process says, though the counters are the same.
+    let (mut a, mut b) = (node(0, 3), node(1, 6));
+    assert!(hear(&mut b, &recording).unwrap().is_some());
+    speak_until_linked(&mut a, &mut b).unwrap();
+}
+
+/// Each says where it stands, as replicas do all the time; then votes pass both ways.
+fn speak_until_linked(a: &mut Node, b: &mut Node) -> Result<(), Reject> {
+    for _ in 0..2 {
+        let status = sealed(a, 1, Kind::Status, b"status");
+        let _ = hear(b, &status);
+        let status = sealed(b, 0, Kind::Status, b"status");
+        let _ = hear(a, &status);
+    }
+    let vote = sealed(a, 1, Kind::Vote, b"vote");
+    hear(b, &vote)?;
+    let vote = sealed(b, 0, Kind::Vote, b"vote");
+    hear(a, &vote)?;
+    Ok(())
+}
+
 #[test]
 fn strangers_and_misdirected_datagrams_are_refused() {
     let (mut a, mut b) = acquainted();
     let mut c = node(2, 1);
+    let status = sealed(&mut c, 0, Kind::Status, b"status");
+    hear(&mut a, &status).unwrap().unwrap();
     let mut for_c = vec![];
     for _ in 0..5 {
         for_c = sealed(&mut a, 2, Kind::Status, b"status");
@@ -730,6 +768,44 @@ proptest! {
         }
         prop_assert_eq!(there.counts(), Default::default());
         prop_assert_eq!(there.peer_boot(NodeId(0)), Boot(0));
+    }
+
+    /// Restarts of both ends, with anything ever said played back at any time.
+    #[test]
+    fn no_recording_cuts_a_link(
+        steps in proptest::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..60),
+    ) {
+        let mut ends = [node(0, 1), node(1, 1)];
+        let mut boots = [1, 1];
+        let mut said: Vec<(usize, Vec<u8>)> = vec![];
+        let mut taken = std::collections::BTreeSet::new();
+        for (step, pick) in steps {
+            let id = usize::from(step % 2);
+            match step {
+                0 | 1 => {
+                    boots[id] += 1;
+                    ends[id] = node(id, boots[id]);
+                }
+                2 | 3 => {
+                    for kind in [Kind::Status, Kind::Vote] {
+                        said.push((1 - id, sealed(&mut ends[id], 1 - id, kind, b"word")));
+                    }
+                }
+                _ if said.is_empty() => {}
+                _ => {
+                    let index = pick.index(said.len());
+                    let (to, datagram) = &said[index];
+                    if hear(&mut ends[*to], datagram).is_ok() {
+                        // A vote is for one process of its receiver, a status once for each.
+                        let vote = datagram[5] == Kind::Vote as u8;
+                        let process = if vote { 0 } else { boots[*to] };
+                        prop_assert!(taken.insert((index, process)), "taken twice");
+                    }
+                }
+            }
+        }
+        let [a, b] = &mut ends;
+        prop_assert_eq!(speak_until_linked(a, b), Ok(()));
     }
 
     /// Fragments over a bad network: in any order, some twice, some never.

@@ -239,6 +239,36 @@ fn a_block_needs_its_leader_and_every_client() {
     assert_eq!(judged(swapped), Err(Reject::PayloadDigestMismatch));
 }
 
+/// Verifiers keep decompressed keys of clients, many clients to a place.
+#[test]
+fn clients_that_share_a_place_of_the_key_cache_are_told_apart() {
+    let verifier = Ed25519Verifier::new(&committee(4));
+    let clients: Vec<_> = (1..=255)
+        .map(|seed| Ed25519ClientSigner::new(CLUSTER, &client_secret(seed)))
+        .collect();
+    let place = |client: &Ed25519ClientSigner| {
+        let key = client.client().0;
+        u16::from_le_bytes([key[8], key[9]]) % 1024
+    };
+    let pair = clients.iter().enumerate().find_map(|(at, one)| {
+        let other = clients[at + 1..].iter();
+        other
+            .clone()
+            .find(|other| place(other) == place(one))
+            .map(|other| (one, other))
+    });
+    let (one, other) = pair.expect("255 keys at 1,024 places");
+    for _ in 0..2 {
+        for (signer, owner) in [(one, one), (other, other), (one, other), (other, one)] {
+            let mut frame = request(owner.client());
+            let signed = ClientSigner::sign(signer, &RequestView::parse(&frame).unwrap());
+            set_signature(&mut frame, &signed);
+            let valid = verify_request(&verifier, &frame[..]).is_ok();
+            assert_eq!(valid, std::ptr::eq(signer, owner));
+        }
+    }
+}
+
 /// The group order, little-endian: s + L is the same scalar, not reduced.
 const ORDER: [u8; 32] = [
     0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,

@@ -3,7 +3,7 @@
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
 use wire::block::{BlockPrefix, BlockRef, BlockView};
-use wire::bytes::{Buffers, SharedBytes};
+use wire::bytes::Buffers;
 use wire::ids::{Digest, Instant, NodeId, Position, Signature, Slot};
 use wire::limits::{
     BLOCK_MESSAGE_BYTES_MAX, BLOCK_PREFIX_BYTES, EAGER_BLOCKS, IN_FLIGHT, RECORD_HEADER_BYTES,
@@ -12,9 +12,9 @@ use wire::limits::{
 use wire::messages::EvidenceBody;
 use wire::request::RequestView;
 use wire::seal::{Signer, Statement, Verified, Verifier};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
-use super::{COMMIT_RECORD_EVERY, Input, Ordering, Output, READS_MAX, REPAIR_BYTES_MAX, ReadBack};
+use super::{COMMIT_RECORD_EVERY, Input, Ordering, Output};
 use crate::blocks::{self, RETAINED_BLOCKS, Raw};
 use crate::peer::PeerMessage;
 
@@ -290,7 +290,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// A message of this replica; nothing leaves before START is durable (R4).
-    fn send(&mut self, to: Recipient, message: PeerMessage) {
+    pub(super) fn send(&mut self, to: Recipient, message: PeerMessage) {
         if self.is_started() {
             self.outputs.push_back(Output::Send { to, message });
         }
@@ -492,108 +492,6 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if self.record(RecordKind::Evidence, body.as_bytes()).is_some() {
             self.counts.evidence += 1;
             self.core.evidence_stored();
-        }
-    }
-
-    fn send_decided(&mut self, to: NodeId, slot: Slot) {
-        if let Some(digest) = self.core.digest_at(slot) {
-            self.send(Recipient::One(to), PeerMessage::Decided { slot, digest });
-        } else {
-            self.read_back(to, slot, true);
-        }
-    }
-
-    fn send_blocks(&mut self, to: NodeId, first: Slot, last: Slot, newest_first: bool) {
-        let mut bytes = 0;
-        for step in 0..=last.0.saturating_sub(first.0) {
-            let slot = Slot(if newest_first {
-                last.0 - step
-            } else {
-                first.0 + step
-            });
-            bytes += match self.blocks.get(slot) {
-                Some(message) => message.len(),
-                None => self
-                    .ledger
-                    .locate(slot)
-                    .map_or(0, |(_, n)| n as usize * SECTOR_BYTES),
-            };
-            if step > 0 && bytes > REPAIR_BYTES_MAX {
-                return;
-            }
-            self.send_block(to, slot, false);
-        }
-    }
-
-    fn send_block(&mut self, to: NodeId, slot: Slot, only_grains: bool) {
-        if !self.is_started() {
-            return;
-        }
-        let Some(message) = self.blocks.get(slot).cloned() else {
-            return self.read_back(to, slot, false);
-        };
-        let grains = if only_grains { self.asked } else { None };
-        self.push_block(to, slot, message, grains);
-    }
-
-    fn push_block(
-        &mut self,
-        to: NodeId,
-        slot: Slot,
-        message: Bu::Shared,
-        grains: Option<crate::peer::Grains>,
-    ) {
-        let Ok((prefix, _)) = BlockPrefix::ref_from_prefix(&message) else {
-            return;
-        };
-        let (view, digest) = (prefix.header.view(), prefix.header.digest());
-        self.outputs.push_back(Output::SendBlock {
-            to: Recipient::One(to),
-            propose: false,
-            view,
-            slot,
-            digest,
-            message: message.clone(),
-            grains,
-        });
-    }
-
-    /// Asks for a record of the log; bounded, the asker repeats itself.
-    fn read_back(&mut self, to: NodeId, slot: Slot, claim_only: bool) {
-        if self.reads >= READS_MAX {
-            return;
-        }
-        let Some((start, sectors)) = self.ledger.locate(slot) else {
-            return;
-        };
-        let Some((segment, offset)) = self.writer.locate(start) else {
-            return;
-        };
-        self.reads += 1;
-        self.outputs.push_back(Output::Read(ReadBack {
-            slot,
-            segment,
-            offset,
-            bytes: sectors as usize * SECTOR_BYTES,
-            to,
-            claim_only,
-        }));
-    }
-
-    fn on_record(&mut self, read: ReadBack, record: &Bu::Shared) {
-        self.reads -= 1;
-        let Some((message_bytes, digest)) = blocks::message_in_record(record, read.slot) else {
-            return;
-        };
-        if read.claim_only {
-            let message = PeerMessage::Decided {
-                slot: read.slot,
-                digest,
-            };
-            self.send(Recipient::One(read.to), message);
-        } else {
-            let message = record.slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + message_bytes);
-            self.push_block(read.to, read.slot, message, None);
         }
     }
 }

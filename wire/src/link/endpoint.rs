@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 
 use super::clients::ClientTable;
 use super::cookie::{COOKIE_BYTES, CookieBody, CookieJar, HelloBody, WelcomeBody};
+use super::incoming::{Body, FromClient, FromPeer, Incoming};
 use super::{BodyHash, LinkKeys, Linked, Role, ShortDatagram, member_key};
 use crate::bytes::{Buffers, SharedBytes};
 use crate::committee::{Admission, Committee};
@@ -79,70 +80,24 @@ pub enum LinkError {
     DatagramBytes { bytes: usize },
 }
 
-/// The bytes of a message.
-pub enum Body<Bu: Buffers> {
-    /// Part of the datagram; no copy was made.
-    Whole(Bu::Shared),
-    /// In a buffer of its own, behind the room for a record header, with this length. PROPOSE and
-    /// BLOCK always come so.
-    Assembled(Bu::Unique, usize),
-}
-
-impl<Bu: Buffers> Body<Bu> {
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Body::Whole(bytes) => bytes,
-            Body::Assembled(buffer, length) => {
-                let start = crate::limits::RECORD_HEADER_BYTES;
-                &buffer[start..start + length]
-            }
-        }
-    }
-}
-
-impl<Bu: Buffers> fmt::Debug for Body<Bu> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({} bytes)", self.bytes().len())
-    }
-}
-
-/// A replica's message.
-#[derive(Debug)]
-pub struct FromPeer<Bu: Buffers> {
-    pub from: NodeId,
-    pub kind: Kind,
-    pub view: View,
-    pub slot: Slot,
-    pub body: Body<Bu>,
-}
-
-/// A client's message: REQUEST, OPEN or READ.
-#[derive(Debug)]
-pub struct FromClient<Bu: Buffers> {
-    pub client: PublicKey,
-    pub kind: Kind,
-    pub body: Body<Bu>,
-}
-
-/// What a datagram turned out to be.
-#[derive(Debug)]
-pub enum Incoming<Bu: Buffers> {
-    Peer(Linked<FromPeer<Bu>>),
-    Client(Linked<FromClient<Bu>>),
-    /// Part of a greeting: send these bytes there.
-    Respond {
-        to: SocketAddr,
-        datagram: ShortDatagram,
-    },
-}
-
 #[derive(Debug)]
 struct Peer {
     address: SocketAddr,
     /// None for ourselves.
     keys: Option<LinkKeys>,
+    /// What it said to this process of ours.
     heard: ReplayWindow,
+    /// The highest boot it said it has while it did not name ours. Whoever recorded an earlier boot
+    /// can play that back to a process that has heard nothing else, so this only rises, and what
+    /// the present process says replaces it.
+    claimed: Boot,
     counter: u64,
+}
+
+impl Peer {
+    fn boot(&self) -> Boot {
+        self.heard.boot().max(self.claimed)
+    }
 }
 
 /// A replica's links. Takes no memory after construction but from its buffers.
@@ -206,6 +161,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
                 address: member.address,
                 keys,
                 heard: ReplayWindow::new(),
+                claimed: Boot(0),
                 counter: 0,
             });
         }
@@ -262,14 +218,22 @@ impl<Bu: Buffers> Endpoint<Bu> {
             .ok_or(Reject::NotInCommittee)?;
         let keys = peer.keys.as_ref().ok_or(Reject::FromOurselves)?;
         let route = header.peer_route();
-        // A peer that has not heard us since its start can say where it stands, no more.
-        let unheard = kind == Kind::Status && route.peer_boot() == Boot(0);
-        if route.peer_boot() != self.boot && !unheard {
-            return Err(Reject::StalePeerBoot);
+        if route.peer_boot() == self.boot {
+            peer.heard.check(route.boot(), route.counter())?;
+            keys.check(header, body)?;
+            peer.heard.accept(route.boot(), route.counter())?;
+        } else {
+            // A peer that has not heard this process of ours may say where it stands, once for
+            // each of its own, and no more. So both learn what to name, whatever was played back.
+            if route.boot() < peer.boot() {
+                return Err(Reject::OldBoot);
+            }
+            if kind != Kind::Status || route.boot() == peer.boot() {
+                return Err(Reject::StalePeerBoot);
+            }
+            keys.check(header, body)?;
+            peer.claimed = route.boot();
         }
-        peer.heard.check(route.boot(), route.counter())?;
-        keys.check(header, body)?;
-        peer.heard.accept(route.boot(), route.counter())?;
         let place = MessagePlace {
             view: route.view(),
             slot: route.slot(),
@@ -453,7 +417,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
         assert_eq!(kind.direction(), Direction::BetweenNodes);
         let peer = &mut self.peers[to.index()];
         let keys = peer.keys.as_ref().expect("not to ourselves");
-        let route = PeerRoute::new(self.boot, peer.heard.boot(), peer.counter, view, slot);
+        let route = PeerRoute::new(self.boot, peer.boot(), peer.counter, view, slot);
         peer.counter += 1;
         let route = Route::Peer(route);
         let mut header = Header::new(kind, self.me, self.cluster_key, route, fragment, body_bytes);
@@ -485,9 +449,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
 
     /// The highest boot heard from a replica; 0 when it was not heard since our start.
     pub fn peer_boot(&self, id: NodeId) -> Boot {
-        self.peers
-            .get(id.index())
-            .map_or(Boot(0), |peer| peer.heard.boot())
+        self.peers.get(id.index()).map_or(Boot(0), Peer::boot)
     }
 
     /// Where a replica listens, as the committee says.
