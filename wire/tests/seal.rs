@@ -5,7 +5,7 @@ mod support;
 use curve25519_dalek::constants::EIGHT_TORSION;
 use curve25519_dalek::edwards::EdwardsPoint;
 use curve25519_dalek::scalar::Scalar;
-use ed25519_dalek::{Digest as _, Sha512};
+use ed25519_dalek::{Digest as _, Sha512, Verifier as _, VerifyingKey};
 use support::{client_secret, committee, parts, secret};
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
 use wire::committee::Committee;
@@ -331,6 +331,67 @@ fn a_torsion_part_in_r_is_refused() {
     for torsion in &EIGHT_TORSION[1..] {
         assert_eq!(forged(*torsion), Err(Reject::BadSignature));
     }
+}
+
+/// Keys and R with every torsion part, R of small order, encodings that are not canonical: one
+/// predicate, however it is computed.
+#[test]
+fn the_judge_agrees_with_verify_strict() {
+    let verifier = Ed25519Verifier::new(&committee(4));
+    let judged = |key: PublicKey, nonce: Scalar, point: [u8; 32], secret: Scalar| {
+        let mut frame = request(key);
+        let digest = request_digest(CLUSTER, &RequestView::parse(&frame).unwrap()).0;
+        let s = nonce + challenge(&point, &key.0, &digest) * secret;
+        let mut signature = Signature([0; 64]);
+        signature.0[..32].copy_from_slice(&point);
+        signature.0[32..].copy_from_slice(s.as_bytes());
+        set_signature(&mut frame, &signature);
+        let ours = verify_request(&verifier, &frame[..]).is_ok();
+        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+        let key = VerifyingKey::from_bytes(&key.0).ok();
+        let strict = key.is_some_and(|key| key.verify_strict(&digest, &signature).is_ok());
+        assert_eq!(ours, strict, "{point:02x?} under {key:?}");
+        (
+            strict,
+            key.is_some_and(|key| key.verify(&digest, &signature).is_ok()),
+        )
+    };
+    let mut valid = 0;
+    let mut valid_but_weak = 0;
+    for seed in 1..=16 {
+        let secret = Scalar::from_bytes_mod_order([seed; 32]);
+        let nonce = Scalar::from_bytes_mod_order([seed + 100; 32]);
+        for (secret, nonce) in [
+            (secret, nonce),
+            (secret, Scalar::ZERO),
+            (Scalar::ZERO, nonce),
+            (Scalar::ZERO, Scalar::ZERO),
+        ] {
+            for of_key in EIGHT_TORSION {
+                let key = (EdwardsPoint::mul_base(&secret) + of_key).compress().0;
+                for of_r in EIGHT_TORSION {
+                    let point = (EdwardsPoint::mul_base(&nonce) + of_r).compress().0;
+                    let (strict, plain) = judged(PublicKey(key), nonce, point, secret);
+                    valid += usize::from(strict);
+                    valid_but_weak += usize::from(plain && !strict);
+                }
+            }
+        }
+        // p + 1 and p, with either sign: other encodings of points of small order.
+        for low in [0xed, 0xee] {
+            for high in [0x7f, 0xff] {
+                let mut point = [0xff; 32];
+                (point[0], point[31]) = (low, high);
+                let key = EdwardsPoint::mul_base(&secret).compress().0;
+                judged(PublicKey(key), Scalar::ZERO, point, secret);
+                judged(PublicKey(point), nonce, key, Scalar::ZERO);
+            }
+        }
+    }
+    assert!(
+        valid > 16 && valid_but_weak > 16,
+        "{valid} {valid_but_weak}"
+    );
 }
 
 /// Ed25519's challenge: SHA-512 of R, A and the message, as a scalar.
