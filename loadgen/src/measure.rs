@@ -36,6 +36,8 @@ pub struct Measured {
     pub generator_cpu_seconds: f64,
     /// Heap allocations of the generator threads in the measured window.
     pub generator_allocations: u64,
+    /// The generator's socket driver, as it was chosen.
+    pub backend: String,
     pub started: SystemTime,
     /// What could not be measured, besides what the verdict says anyway.
     pub warnings: Vec<String>,
@@ -214,6 +216,7 @@ fn gather(
         log: Vec::new(),
         last_end_ns: 0,
     };
+    let mut backend = String::new();
     while finished < plan.threads {
         let now = plan::now();
         let next = match (&before, &after) {
@@ -245,8 +248,15 @@ fn gather(
                 // A worker that has finished takes nothing back.
                 let _ = desk.empties[thread].send(empty);
             }
-            Ok((_, Report::Finished(part))) => {
-                figures.add(&part);
+            Ok((
+                _,
+                Report::Finished {
+                    measured,
+                    backend: used,
+                },
+            )) => {
+                figures.add(&measured);
+                backend = used;
                 finished += 1;
             }
             Ok((thread, Report::Failed(error))) => {
@@ -286,6 +296,7 @@ fn gather(
         statuses,
         generator_cpu_seconds: (use_after.0 - use_before.0).max(0.0),
         generator_allocations: use_after.1 - use_before.1,
+        backend,
         started,
         warnings,
     })

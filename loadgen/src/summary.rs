@@ -124,7 +124,7 @@ pub fn summarize(
             max_in_flight: flags.in_flight(),
             arrival: plan.arrival.to_string(),
             seed: plan.seed,
-            backend: flags.backend.to_string(),
+            backend: last.backend.clone(),
             idle: flags.idle.to_string(),
         },
         offered_tps: middle(|run| run.offered_tps),
@@ -313,6 +313,7 @@ mod tests {
             statuses: vec![NodeStatus::default()],
             generator_cpu_seconds: 0.5,
             generator_allocations: 0,
+            backend: "uring".to_string(),
             started: UNIX_EPOCH,
             warnings: Vec::new(),
         }

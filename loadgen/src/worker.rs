@@ -47,8 +47,13 @@ pub enum Report {
         index: u64,
         figures: Box<Interval>,
     },
-    /// All is answered, or given up. The measured window's figures.
-    Finished(Box<Interval>),
+    /// All is answered, or given up.
+    Finished {
+        /// The figures of the measured window.
+        measured: Box<Interval>,
+        /// The socket driver that was in use.
+        backend: String,
+    },
     Failed(String),
 }
 
@@ -97,7 +102,7 @@ impl Worker {
     pub fn run(self) {
         let (thread, reports) = (self.thread, self.reports.clone());
         let report = match Engine::new(self).and_then(Engine::run) {
-            Ok(figures) => Report::Finished(figures),
+            Ok(finished) => finished,
             Err(error) => Report::Failed(format!("{error:#}")),
         };
         // The coordinator may have given up already.
@@ -151,7 +156,7 @@ impl Engine {
             .map_err(|_| anyhow::anyhow!("the coordinator has gone"))
     }
 
-    fn run(mut self) -> anyhow::Result<Box<Interval>> {
+    fn run(mut self) -> anyhow::Result<Report> {
         self.connect()?;
         self.report(Report::Ready)?;
         if self.worker.plan.preload {
@@ -172,7 +177,10 @@ impl Engine {
             !self.ledger.history_failed,
             "the history could not be written"
         );
-        Ok(self.ledger.measured)
+        Ok(Report::Finished {
+            measured: self.ledger.measured,
+            backend: self.port.backend_name(),
+        })
     }
 
     /// Takes whatever has been received and lets it act.

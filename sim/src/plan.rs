@@ -15,7 +15,7 @@ pub const S: u64 = 1_000_000_000;
 pub const BEGIN_NS: u64 = S;
 /// After the faults have ended, everything demanded happens within this virtual time. Replicas need
 /// a fraction of a second; a client that met many losses pauses for seconds before it asks again.
-pub const LIVENESS_NS: u64 = 60 * S;
+pub const LIVENESS_NS: u64 = 10 * S;
 
 /// A bug planted outside of the product, to show that the checks can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
