@@ -12,7 +12,9 @@ use wire::committee::Committee;
 use wire::ids::{Instant, NodeId, Sequence, Slot};
 use wire::ops::{Condition, Operation, Outcome};
 
-use crate::{Client, Completion, ConfigError, Failure, Options, Outbox, Secret, SubmitError};
+use crate::{
+    Client, Completion, ConfigError, Failure, Options, Outbox, Pushback, Secret, SubmitError,
+};
 
 /// Settings of a [`Connection`].
 #[derive(Clone, Debug)]
@@ -44,11 +46,15 @@ pub enum Error {
         up: usize,
         replicas: usize,
         needed: usize,
-        hint: &'static str,
+        hint: String,
     },
     /// The operation may or may not have been executed.
-    #[error("{0}")]
-    Unknown(Failure),
+    #[error("{failure}{}", said(*.pushback))]
+    Unknown {
+        failure: Failure,
+        /// What the leader said meanwhile.
+        pushback: Option<Pushback>,
+    },
     /// The one replica asked for a stale read did not answer.
     #[error("replica {0} did not answer in time")]
     ReplicaSilent(NodeId),
@@ -64,6 +70,10 @@ pub enum Error {
     ResultTooLarge,
 }
 
+fn said(pushback: Option<Pushback>) -> String {
+    pushback.map_or(String::new(), |pushback| format!("; {pushback}"))
+}
+
 impl Error {
     /// Whether too few replicas answered in time (exit code 3 of the command line).
     pub fn is_no_quorum_or_timeout(&self) -> bool {
@@ -71,7 +81,10 @@ impl Error {
             self,
             Error::NoQuorum { .. }
                 | Error::ReplicaSilent(_)
-                | Error::Unknown(Failure::Timeout | Failure::Expired | Failure::Stale)
+                | Error::Unknown {
+                    failure: Failure::Timeout | Failure::Expired | Failure::Stale,
+                    ..
+                }
         )
     }
 }
@@ -266,10 +279,14 @@ impl Connection {
                     up,
                     replicas: self.wires.addresses.len(),
                     needed,
-                    hint: if up < needed {
-                        "are the nodes running, and is this their committee?"
-                    } else {
-                        "links stand, but no session was ordered: is there a leader?"
+                    hint: match self.client.pushback(self.now()) {
+                        _ if up < needed => {
+                            "are the nodes running, and is this their committee?".to_owned()
+                        }
+                        Some(pushback) => pushback.to_string(),
+                        None => {
+                            "links stand, but no session was ordered: is there a leader?".to_owned()
+                        }
                     },
                 });
             }
@@ -357,7 +374,14 @@ impl Connection {
         let tag = self.tag();
         let now = self.now();
         self.client.submit(now, operation, tag, &mut self.wires)?;
-        self.wait(tag).map_err(Error::Unknown)
+        self.wait_ordered(tag)
+    }
+
+    fn wait_ordered(&mut self, tag: u64) -> Result<Answer<Vec<u8>>, Error> {
+        self.wait(tag).map_err(|failure| Error::Unknown {
+            failure,
+            pushback: self.client.pushback(self.now()),
+        })
     }
 
     fn read(
@@ -369,7 +393,10 @@ impl Connection {
             ReadMode::Fenced => Err(SubmitError::FencedUnsupported.into()),
             // A read may simply be made again when its bytes were lost.
             ReadMode::Ordered => match self.ordered(operation) {
-                Err(Error::Unknown(Failure::ResultLost)) => self.ordered(operation),
+                Err(Error::Unknown {
+                    failure: Failure::ResultLost,
+                    ..
+                }) => self.ordered(operation),
                 other => other,
             },
             ReadMode::Stale(node) => {
@@ -445,7 +472,7 @@ impl Connection {
         let now = self.now();
         self.client
             .submit_txn(now, conditions, operations, tag, &mut self.wires)?;
-        let answer = self.wait(tag).map_err(Error::Unknown)?;
+        let answer = self.wait_ordered(tag)?;
         let outcome = match Outcome::parse(&answer.value) {
             Ok(Outcome::TxnRefused(index)) => TxnOutcome::Refused(usize::from(index)),
             Ok(Outcome::TxnDone(results)) => TxnOutcome::Done(

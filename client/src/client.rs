@@ -17,7 +17,7 @@ use wire::request::{
 
 use crate::bundles::{Bundle, Bundles, Pacer};
 use crate::links::Links;
-use crate::options::{Counters, Dissemination, Options, Outbox, SubmitError};
+use crate::options::{Counters, Dissemination, Options, Outbox, Pushback, SubmitError};
 use crate::reads::Reads;
 use crate::session::{Hints, Session};
 use crate::window::Window;
@@ -33,6 +33,9 @@ struct OpenBundle {
     /// Closed, and waiting for a session.
     held: bool,
 }
+
+/// How long a word of the leader counts as its latest.
+const PUSHBACK_NS: u64 = 2_000_000_000;
 
 /// A client of one cluster. Time arrives as an argument, datagrams leave through an [`Outbox`].
 ///
@@ -52,7 +55,10 @@ pub struct Client {
     pacer: Pacer,
     quorum: usize,
     counters: Counters,
+    /// What the leader last said instead of an answer, and when.
+    pushback: Option<(Instant, Pushback)>,
 }
+
 impl Client {
     /// A client of `committee` whose identity is `secret` (an Ed25519 secret key). Sends nothing
     /// before the first [`Client::tick`].
@@ -94,6 +100,7 @@ impl Client {
             ),
             quorum,
             counters: Counters::default(),
+            pushback: None,
             options,
         })
     }
@@ -111,6 +118,12 @@ impl Client {
     /// The session, once it is open.
     pub fn session(&self) -> Option<SessionId> {
         self.session.id()
+    }
+
+    /// Why the leader ordered nothing new within the last two seconds, if it said so.
+    pub fn pushback(&self, now: Instant) -> Option<Pushback> {
+        let (at, pushback) = self.pushback?;
+        (now.since_ns(at) < PUSHBACK_NS).then_some(pushback)
     }
 
     /// Replicas with which a link stands.

@@ -25,6 +25,7 @@ mod window;
 
 pub use client::Client;
 pub use options::{
-    Completion, ConfigError, Counters, Dissemination, Failure, Options, Outbox, SubmitError,
+    Completion, ConfigError, Counters, Dissemination, Failure, Options, Outbox, Pushback,
+    SubmitError,
 };
 pub use wire::keys::ClientSecret as Secret;

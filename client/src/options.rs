@@ -1,5 +1,7 @@
 //! How a client behaves; everything has a default that suits a local network.
 
+use std::fmt;
+
 use wire::header::HEADER_BYTES;
 use wire::ids::{Instant, NodeId, Sequence, Slot};
 use wire::limits::{BUNDLE_MAX, DATAGRAM_BYTES_MAX, GRAIN_BYTES, SESSION_WINDOW};
@@ -127,6 +129,30 @@ pub enum Failure {
     Stale,
     #[error("executed, but no replica still has the whole result; read again")]
     ResultLost,
+}
+
+/// Why the leader orders nothing new: its own word, a hint and never an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushback {
+    QueueFull,
+    LogFull,
+    /// It is starting, or may not propose.
+    NotReady,
+}
+
+impl fmt::Display for Pushback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pushback::QueueFull => "the leader says that its queue is full",
+            Pushback::LogFull => {
+                "the leader says that its log is full: new transactions are refused, stale reads \
+                 go on; `hippo status` has the reason"
+            }
+            Pushback::NotReady => {
+                "the leader says that it may not propose; `hippo status` has the reason"
+            }
+        })
+    }
 }
 
 /// Why an operation was not taken. Nothing was sent.

@@ -153,3 +153,27 @@ fn too_few_replicas_are_no_quorum_but_stale_reads_go_on() {
         .unwrap_err();
     assert!(matches!(silent, Error::ReplicaSilent(NodeId(0))));
 }
+
+/// With a session and without one the error says what the leader said.
+#[test]
+fn a_full_log_is_named() {
+    let full = Arc::new(AtomicBool::new(true));
+    let network = Network::start(|cluster| {
+        cluster.log_full = Arc::clone(&full);
+        cluster.table.insert(b"k".to_vec(), b"v".to_vec());
+    });
+    let mut connection = network.connect(Duration::from_secs(2));
+    let error = connection.put(b"k", b"w").unwrap_err();
+    assert!(matches!(error, Error::NoQuorum { .. }), "{error}");
+    assert!(error.to_string().contains("log is full"), "{error}");
+    let stale = connection.get(b"k", ReadMode::Stale(NodeId(0))).unwrap();
+    assert_eq!(stale.value.as_deref(), Some(&b"v"[..]));
+
+    full.store(false, Ordering::Release);
+    connection.put(b"k", b"x").unwrap();
+    full.store(true, Ordering::Release);
+    let error = connection.put(b"k", b"y").unwrap_err();
+    assert!(matches!(error, Error::Unknown { .. }), "{error}");
+    assert!(error.to_string().contains("log is full"), "{error}");
+    assert!(error.is_no_quorum_or_timeout());
+}

@@ -81,7 +81,12 @@ fn ask(admins: &[SocketAddr], warnings: &mut Vec<String>) -> Vec<(usize, NodeSta
     let mut statuses = Vec::new();
     for (index, &address) in admins.iter().enumerate() {
         match status::fetch(address) {
-            Ok(status) => statuses.push((index, status)),
+            Ok(status) => {
+                if let Some(reason) = status.reason.as_ref().filter(|reason| !reason.is_empty()) {
+                    warnings.push(format!("node {index}: {}: {reason}", status.state));
+                }
+                statuses.push((index, status));
+            }
             Err(error) => warnings.push(format!("node {index}: {error:#}")),
         }
     }

@@ -308,8 +308,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// Whether this replica takes new requests now: it leads and its log has room.
     pub fn leads(&self) -> bool {
+        self.may_propose() && self.log_full.is_none()
+    }
+
+    /// Whether this replica leads and has not restarted within the view (R4).
+    pub fn may_propose(&self) -> bool {
         let summary = self.core.summary();
-        summary.leader == self.config.me && !summary.barred && self.log_full.is_none()
+        summary.leader == self.config.me && !summary.barred
     }
 
     /// Takes over what recovery found: the bytes of undecided blocks, and that everything decided

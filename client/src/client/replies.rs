@@ -2,13 +2,13 @@
 
 use wire::ids::{Instant, NodeId, Sequence, Slot, View};
 use wire::limits::SESSION_WINDOW;
-use wire::reply::{Answer, BusyBody, Run};
+use wire::reply::{Answer, BUSY_LOG_FULL, BUSY_QUEUE, BusyBody, Run};
 
 use super::Client;
 use crate::bundles::{Bundles, Pacer};
-use crate::links::{Heard, Links};
-use crate::options::{Completion, Counters, Failure, Outbox};
-use crate::session::{Hints, Session};
+use crate::links::Heard;
+use crate::options::{Completion, Counters, Failure, Outbox, Pushback};
+use crate::session::Session;
 use crate::window::{Claim, Verdict, Window};
 
 /// Claims of one reply that are looked at: an honest one never holds more.
@@ -32,6 +32,7 @@ impl Client {
             reads,
             pacer,
             counters,
+            pushback,
             ..
         } = self;
         let heard = match links.receive(now, datagram, out) {
@@ -88,7 +89,15 @@ impl Client {
             Heard::Busy { node, view, busy } => {
                 views.note(node, view.0);
                 counters.busy += 1;
-                Self::busy(now, node, links, views, bundles, pacer, &busy);
+                if node != links.leader(View(views.trusted().unwrap_or(0))) {
+                    return;
+                }
+                *pushback = match busy.reason {
+                    BUSY_QUEUE => Some((now, Pushback::QueueFull)),
+                    BUSY_LOG_FULL => Some((now, Pushback::LogFull)),
+                    _ => Some((now, Pushback::NotReady)),
+                };
+                Self::busy(now, bundles, pacer, &busy);
             }
             Heard::ReadReply { node, head, result } => {
                 reads.answered(node, head.number(), |read| {
@@ -106,18 +115,7 @@ impl Client {
     }
 
     /// The leader has no room for a bundle: try it again, there, after the pause it asks for.
-    fn busy(
-        now: Instant,
-        node: NodeId,
-        links: &Links,
-        views: &Hints,
-        bundles: &mut Bundles,
-        pacer: &mut Pacer,
-        busy: &BusyBody,
-    ) {
-        if node != links.leader(View(views.trusted().unwrap_or(0))) {
-            return;
-        }
+    fn busy(now: Instant, bundles: &mut Bundles, pacer: &mut Pacer, busy: &BusyBody) {
         let Some(bundle) = bundles.holding(busy.first_sequence().0) else {
             return;
         };

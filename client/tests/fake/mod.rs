@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use wire::bytes::{HeapBuffers, HeapShared};
 use wire::committee::{Committee, CommitteeParts, Member, Preset};
@@ -13,7 +15,9 @@ use wire::keys::NodeSecret;
 use wire::limits::{CACHED_RESULT_BYTES_MAX, RECORD_HEADER_BYTES, REQUEST_BYTES_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, Incoming, MESSAGE_REASSEMBLY};
 use wire::ops::{Operation, ResultBuffer, operations};
-use wire::reply::{Answer, BusyBody, ReadHead, ReadReplyHead, ReplyBuilder, result_digest};
+use wire::reply::{
+    Answer, BUSY_LOG_FULL, BusyBody, ReadHead, ReadReplyHead, ReplyBuilder, result_digest,
+};
 use wire::request::RequestView;
 use wire::seal::{Ed25519Verifier, Verifier};
 use zerocopy::IntoBytes;
@@ -67,6 +71,8 @@ pub struct FakeCluster {
     pub liar: Option<NodeId>,
     /// Replicas that never say anything.
     pub silent: Vec<NodeId>,
+    /// The leader, replica 0, orders nothing and says so.
+    pub log_full: Arc<AtomicBool>,
     /// Check signatures; costs public-key work.
     pub verify: bool,
     /// Operations that were executed a second time: must stay 0.
@@ -120,6 +126,7 @@ impl FakeCluster {
             table: HashMap::new(),
             liar: None,
             silent: Vec::new(),
+            log_full: Arc::default(),
             verify: true,
             executed_twice: 0,
             bad_signatures: 0,
@@ -161,6 +168,16 @@ impl FakeCluster {
                 let message = message.into_inner();
                 let body = message.body.bytes();
                 match message.kind {
+                    Kind::Open | Kind::Request if self.log_full.load(Ordering::Acquire) => {
+                        let Ok(request) = RequestView::parse(body) else {
+                            return;
+                        };
+                        if node == NodeId(0) {
+                            let busy = BusyBody::new(request.first_sequence(), 1000, BUSY_LOG_FULL);
+                            let to = &message.client;
+                            self.send(node, to, Kind::Busy, 0, busy.as_bytes(), out);
+                        }
+                    }
                     Kind::Open => self.open(&message.client, body, out),
                     Kind::Request => self.request(node, &message.client, body, out),
                     Kind::Read => self.read(node, &message.client, body, out),

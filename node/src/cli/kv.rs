@@ -359,7 +359,10 @@ mod tests {
     #[test]
     fn errors_have_their_codes() {
         use client::{Failure, SubmitError};
-        let timeout = refusal(Error::Unknown(Failure::Timeout));
+        let timeout = refusal(Error::Unknown {
+            failure: Failure::Timeout,
+            pushback: None,
+        });
         assert_eq!(timeout.exit, Exit::NoQuorum);
         let silent = refusal(Error::ReplicaSilent(NodeId(1)));
         assert_eq!(silent.exit, Exit::NoQuorum);

@@ -179,7 +179,7 @@ impl Order {
         order.view.set(summary.view.0);
         order.leader.set(u64::from(summary.leader.0));
         order.is_leader.set(summary.leader == self.shared.me);
-        order.may_propose.set(self.ordering.leads());
+        order.may_propose.set(self.ordering.may_propose());
         order.committed_slot.set(summary.decided.0);
         order.fast_commits.set(counts.fast_blocks);
         order.slow_commits.set(0);
