@@ -10,7 +10,7 @@ use std::sync::Arc;
 use client::{Client, Completion, Failure, Options, Outbox, Secret, SubmitError};
 use fake::FakeCluster;
 use proptest::prelude::*;
-use wire::ids::{Instant, NodeId};
+use wire::ids::{Instant, NodeId, Sequence};
 use wire::ops::{Operation, Outcome};
 
 const CLIENT: ([u8; 4], u16) = ([127, 0, 0, 1], 9);
@@ -279,6 +279,37 @@ fn no_session_without_a_quorum() {
     world.submit(&Operation::Get { key: b"k" }, 1).unwrap();
     assert!(world.run_until(20_000_000_000, |_, air| air.ended.len() == 1));
     assert_eq!(world.air.ended[&1][0].result, Err(Failure::Timeout));
+}
+
+/// A leader that lies, or a recording of what an honest one once said.
+#[test]
+fn refusals_without_end_hold_no_request_back() {
+    let mut world = World::new(6, CALM, options(), 1472);
+    world.connect();
+    world.cluster.deaf_leader = true;
+    let put = Operation::Put {
+        key: b"k",
+        value: b"v",
+    };
+    world.submit(&put, 1).unwrap();
+    let now = world.air.now;
+    world.client.flush(now, &mut world.air);
+    let client = *world.client.identity();
+    for _ in 0..40 {
+        for busy in world.cluster.say_busy(&client, Sequence(1)) {
+            let now = world.air.now;
+            world.client.receive(now, &busy.bytes, &mut world.air);
+        }
+        if world.run_until(50_000_000, |_, air| air.ended.contains_key(&1)) {
+            break;
+        }
+    }
+    let ended = world
+        .air
+        .ended
+        .get(&1)
+        .expect("the others have it within 2 s");
+    assert!(ended[0].result.is_ok());
 }
 
 #[test]

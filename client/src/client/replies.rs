@@ -92,11 +92,14 @@ impl Client {
                 if node != links.leader(View(views.trusted().unwrap_or(0))) {
                     return;
                 }
-                *pushback = match busy.reason {
-                    BUSY_QUEUE => Some((now, Pushback::QueueFull)),
-                    BUSY_LOG_FULL => Some((now, Pushback::LogFull)),
-                    _ => Some((now, Pushback::NotReady)),
-                };
+                let opening = matches!(session, Session::Opening(_));
+                if opening || bundles.holding(busy.first_sequence().0).is_some() {
+                    *pushback = match busy.reason {
+                        BUSY_QUEUE => Some((now, Pushback::QueueFull)),
+                        BUSY_LOG_FULL => Some((now, Pushback::LogFull)),
+                        _ => Some((now, Pushback::NotReady)),
+                    };
+                }
                 Self::busy(now, bundles, pacer, &busy);
             }
             Heard::ReadReply { node, head, result } => {
@@ -119,8 +122,9 @@ impl Client {
         let Some(bundle) = bundles.holding(busy.first_sequence().0) else {
             return;
         };
-        // A liar cannot hold a request back: after a few sendings all replicas have it.
-        if bundle.attempts > BUSY_ATTEMPTS_MAX {
+        // A liar cannot hold a request back: each sending is refused once, and after a few of them
+        // all replicas have it.
+        if bundle.busy || bundle.attempts > BUSY_ATTEMPTS_MAX {
             return;
         }
         let asked_ns = u64::from(busy.retry_after_us()) * 1000;

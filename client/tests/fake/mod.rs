@@ -71,6 +71,8 @@ pub struct FakeCluster {
     pub liar: Option<NodeId>,
     /// Replicas that never say anything.
     pub silent: Vec<NodeId>,
+    /// Replica 0 ignores requests.
+    pub deaf_leader: bool,
     /// The leader, replica 0, orders nothing and says so.
     pub log_full: Arc<AtomicBool>,
     /// Check signatures; costs public-key work.
@@ -126,6 +128,7 @@ impl FakeCluster {
             table: HashMap::new(),
             liar: None,
             silent: Vec::new(),
+            deaf_leader: false,
             log_full: Arc::default(),
             verify: true,
             executed_twice: 0,
@@ -168,6 +171,7 @@ impl FakeCluster {
                 let message = message.into_inner();
                 let body = message.body.bytes();
                 match message.kind {
+                    Kind::Request if self.deaf_leader && node == NodeId(0) => {}
                     Kind::Open | Kind::Request if self.log_full.load(Ordering::Acquire) => {
                         let Ok(request) = RequestView::parse(body) else {
                             return;
@@ -186,6 +190,14 @@ impl FakeCluster {
             }
             _ => {}
         }
+    }
+
+    /// Replica 0 refuses the bundle that begins with `first`, asking for a pause of 100 ms.
+    pub fn say_busy(&mut self, client: &PublicKey, first: Sequence) -> Vec<Sent> {
+        let busy = BusyBody::new(first, 100_000, BUSY_LOG_FULL);
+        let mut out = Vec::new();
+        self.send(NodeId(0), client, Kind::Busy, 0, busy.as_bytes(), &mut out);
+        out
     }
 
     fn signature_holds(&mut self, request: &RequestView<'_>) -> bool {

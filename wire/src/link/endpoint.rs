@@ -218,6 +218,9 @@ impl<Bu: Buffers> Endpoint<Bu> {
             .ok_or(Reject::NotInCommittee)?;
         let keys = peer.keys.as_ref().ok_or(Reject::FromOurselves)?;
         let route = header.peer_route();
+        if route.boot() < peer.boot() {
+            return Err(Reject::OldBoot);
+        }
         if route.peer_boot() == self.boot {
             peer.heard.check(route.boot(), route.counter())?;
             keys.check(header, body)?;
@@ -225,9 +228,6 @@ impl<Bu: Buffers> Endpoint<Bu> {
         } else {
             // A peer that has not heard this process of ours may say where it stands, once for
             // each of its own, and no more. So both learn what to name, whatever was played back.
-            if route.boot() < peer.boot() {
-                return Err(Reject::OldBoot);
-            }
             if kind != Kind::Status || route.boot() == peer.boot() {
                 return Err(Reject::StalePeerBoot);
             }

@@ -171,9 +171,9 @@ impl Net {
         let (session, first, count) = (view.session(), view.first_sequence(), view.count() as u16);
         let open = view.is_open();
         let telemetry = self.shared.telemetry.clone();
-        if !telemetry.order.may_propose.get() {
+        let full = telemetry.log.full.get() != LogFull::No;
+        if full || !telemetry.order.may_propose.get() {
             if telemetry.order.is_leader.get() {
-                let full = telemetry.log.full.get() != LogFull::No;
                 let reason = if full { BUSY_LOG_FULL } else { BUSY_NOT_READY };
                 self.busy(driver, client, first, reason);
             }
