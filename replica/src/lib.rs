@@ -16,6 +16,7 @@
 /// The agreement that this crate drives, for programs that build a server from its parts.
 pub use consensus as agreement;
 
+pub mod admission;
 pub mod batch;
 pub mod blocks;
 pub mod execution;

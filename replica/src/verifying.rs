@@ -1,7 +1,7 @@
 //! Signature checks, off the ordering path; any number of instances.
 //!
 //! Expected cost: one strict Ed25519 verification a request (19-29 us) and one a block header.
-//! `verify_strict` is the only judge, on every path.
+//! The predicate of `verify_strict` is the only judge, on every path.
 
 use std::cell::Cell;
 

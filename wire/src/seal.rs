@@ -2,7 +2,8 @@
 //!
 //! Every signature is over H("sig", type, cluster, epoch, committee digest, fields) with fields of
 //! one fixed layout per type; clients leave out epoch and committee digest, so that a
-//! reconfiguration does not void their requests (protocol §2). The predicate of `verify_strict` is the only judge.
+//! reconfiguration does not void their requests (protocol §2). The predicate of `verify_strict` is
+//! the only judge.
 //!
 //! [`Verified`] is made in this room alone: by checking a signature or by making one. [`Signer`] and
 //! [`Verifier`] are the seam at which the simulator's core profile replaces public-key work by

@@ -9,11 +9,11 @@ use wire::ids::{Instant, PublicKey};
 use wire::limits::RECORD_HEADER_BYTES;
 use wire::link::{Body, FromClient, FromPeer, Incoming};
 use wire::reject::Reject;
-use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE};
 use wire::request::RequestView;
 use wire::seal::{Signer, Verifier};
 
 use super::{Effect, JOBS_MAX, Query, Replica};
+use crate::admission::{Admission, Standing};
 use crate::blocks::Raw;
 use crate::ordering;
 use crate::peer::PeerMessage;
@@ -107,8 +107,7 @@ where
         Ok(())
     }
 
-    /// Admission (§9.4): whoever does not lead answers from its sessions; a leader with full
-    /// queues says Busy before any signature work.
+    /// Says Busy, or answers what was executed, before any signature work; or has it verified.
     fn request(
         &mut self,
         client: &PublicKey,
@@ -121,23 +120,28 @@ where
         }
         let (session, first, count) = (view.session(), view.first_sequence(), view.count() as u16);
         let open = view.is_open();
-        if !self.ordering.leads() {
-            if self.ordering.summary().leader == self.me {
-                let full = self.ordering.log_full().is_some();
-                let reason = if full { BUSY_LOG_FULL } else { BUSY_NOT_READY };
+        let standing = Standing {
+            is_leader: self.ordering.summary().leader == self.me,
+            may_propose: self.ordering.may_propose(),
+            log_full: self.ordering.log_full().is_some(),
+            queues_full: self.ordering.depth() >= self.waiting_max
+                || self.request_jobs.len() >= JOBS_MAX,
+        };
+        match standing.admit() {
+            Admission::Verify => self.request_jobs.push_back(Job::Request(bytes)),
+            Admission::Refuse(reason) => {
                 self.busy(client, first, reason, out);
+                return Err(Reject::QueueFull);
             }
-            if open {
-                return Ok(());
+            Admission::Resend { busy } => {
+                if let Some(reason) = busy {
+                    self.busy(client, first, reason, out);
+                }
+                if !open {
+                    return self.query(Query::Resend(*client, session, first, count));
+                }
             }
-            return self.query(Query::Resend(*client, session, first, count));
         }
-        let full = self.ordering.depth() >= self.waiting_max;
-        if full || self.request_jobs.len() >= JOBS_MAX {
-            self.busy(client, first, BUSY_QUEUE, out);
-            return Err(Reject::QueueFull);
-        }
-        self.request_jobs.push_back(Job::Request(bytes));
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use platform::driver::{Driver, Outgoing};
 use platform::pool;
+use replica::admission::{Admission, Standing};
 use replica::blocks::Raw;
 use replica::ordering::Input;
 use replica::peer::PeerMessage;
@@ -14,7 +15,6 @@ use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, WINDOW};
 use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
 use wire::reject::Reject;
-use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE};
 use wire::request::RequestView;
 
 use super::super::execute::ExecuteInput;
@@ -156,8 +156,7 @@ impl Net {
         }
     }
 
-    /// Admission (§9.4, reliability 4): whoever does not lead answers from its sessions; a leader
-    /// with full queues says Busy before any signature work.
+    /// Says Busy, or answers what was executed, before any signature work; or has it verified.
     fn request(
         &mut self,
         client: &PublicKey,
@@ -171,30 +170,40 @@ impl Net {
         let (session, first, count) = (view.session(), view.first_sequence(), view.count() as u16);
         let open = view.is_open();
         let telemetry = self.shared.telemetry.clone();
-        let full = telemetry.log.full.get() != LogFull::No;
-        if full || !telemetry.order.may_propose.get() {
-            if telemetry.order.is_leader.get() {
-                let reason = if full { BUSY_LOG_FULL } else { BUSY_NOT_READY };
-                self.busy(driver, client, first, reason);
-            }
-            if open {
-                return Ok(());
-            }
-            let input = ExecuteInput::Resend {
-                client: *client,
-                session,
-                first,
-                count,
-            };
-            return self.to_execute.push(input).map_err(|_| Reject::QueueFull);
-        }
         let waiting = telemetry.order.pending_transactions.get() as usize;
-        let full = self.to_verify.queued() >= self.client_share || waiting >= self.client_share;
-        if full || self.to_verify.push(Job::Request(bytes)).is_err() {
-            self.busy(driver, client, first, BUSY_QUEUE);
-            return Err(Reject::QueueFull);
+        let standing = Standing {
+            is_leader: telemetry.order.is_leader.get(),
+            may_propose: telemetry.order.may_propose.get(),
+            log_full: telemetry.log.full.get() != LogFull::No,
+            queues_full: self.to_verify.queued() >= self.client_share
+                || self.to_verify.room() == 0
+                || waiting >= self.client_share,
+        };
+        match standing.admit() {
+            Admission::Verify => self
+                .to_verify
+                .push(Job::Request(bytes))
+                .map_err(|_| Reject::QueueFull),
+            Admission::Refuse(reason) => {
+                self.busy(driver, client, first, reason);
+                Err(Reject::QueueFull)
+            }
+            Admission::Resend { busy } => {
+                if let Some(reason) = busy {
+                    self.busy(driver, client, first, reason);
+                }
+                if open {
+                    return Ok(());
+                }
+                let input = ExecuteInput::Resend {
+                    client: *client,
+                    session,
+                    first,
+                    count,
+                };
+                self.to_execute.push(input).map_err(|_| Reject::QueueFull)
+            }
         }
-        Ok(())
     }
 
     /// Now and then: what a WELCOME tells, and messages that never became whole.
