@@ -234,6 +234,11 @@ fn saturation_says_that_its_loop_is_closed() {
     assert!(text(&output).contains("closed loop"));
     let result = json(&out.join("result.json"));
     assert_eq!(result["load"]["loop_kind"], "closed");
+    let backend = result["load"]["backend"].as_str().unwrap();
+    assert!(
+        backend.starts_with("uring") || backend.starts_with("mmsg"),
+        "{backend}"
+    );
     assert!(result["achieved_tps"].as_f64().unwrap() > 1000.0);
     assert_eq!(result["load"]["bundle_mean"], 64.0);
     // Request frames of clients that reach a new depth; nothing for each transaction.

@@ -1,0 +1,169 @@
+//! What a restart makes of a log whose last blocks were appended before their signatures were
+//! checked (R2), and what a replica says to a client whose session is gone.
+
+use std::io;
+
+use replica::execution::{Execution, Replies};
+use replica::recovery::{Restarted, restart};
+use replica::verifying::Verifying;
+use storage::machine::Noop;
+use storage::record::Kind;
+use storage::{Geometry, Identity, LogId, SegmentInfo, SegmentSource, Writer, recover};
+use wire::block::{BlockHeader, BlockPrefix, payload_digest};
+use wire::bytes::{Buffers, HeapBuffers};
+use wire::ids::{
+    ClusterId, Digest, Epoch, NodeId, PublicKey, Sequence, SessionId, Signature, Slot, View,
+};
+use wire::limits::{BLOCK_BUFFER_BYTES, RECORD_HEADER_BYTES};
+use wire::reject::Reject;
+use wire::reply::{Answer, ReplyView};
+use wire::request::RequestView;
+use wire::seal::{Statement, Verifier};
+use zerocopy::IntoBytes;
+
+const GENESIS: Digest = Digest([9; 32]);
+const GOOD: Signature = Signature([1; 64]);
+const BAD: Signature = Signature([2; 64]);
+
+struct Disk(Vec<Vec<u8>>);
+
+impl SegmentSource for Disk {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        let info = |(index, bytes): (usize, &Vec<u8>)| SegmentInfo {
+            index: index as u32,
+            bytes: bytes.len() as u64,
+        };
+        self.0.iter().enumerate().map(info).collect()
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        into.copy_from_slice(&self.0[segment as usize][offset as usize..][..into.len()]);
+        Ok(())
+    }
+}
+
+/// Takes GOOD for every member's signature.
+struct Judge;
+
+impl Verifier for Judge {
+    fn member(&self, _: NodeId, _: &Statement, signature: &Signature) -> Result<(), Reject> {
+        if *signature == GOOD {
+            Ok(())
+        } else {
+            Err(Reject::BadSignature)
+        }
+    }
+
+    fn request(&self, _: &RequestView<'_>) -> Result<(), Reject> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Said(Vec<Vec<u8>>);
+
+impl Replies for Said {
+    fn reply(&mut self, _: &PublicKey, _: Slot, body: &[u8]) {
+        self.0.push(body.to_vec());
+    }
+}
+
+const GEOMETRY: Geometry = Geometry {
+    segment_bytes: 8 << 20,
+    segments_max: 2,
+    reserve_bytes: 4 << 20,
+};
+
+const IDENTITY: Identity = Identity {
+    cluster: ClusterId([1; 16]),
+    node: NodeId(1),
+    log: LogId([3; 16]),
+};
+
+fn buffers() -> HeapBuffers {
+    HeapBuffers {
+        bytes_each: BLOCK_BUFFER_BYTES,
+    }
+}
+
+/// A restart on a chain of empty blocks with these signatures by the leader, none known to be
+/// decided.
+fn restarted(signatures: &[Signature]) -> Restarted<HeapBuffers> {
+    let mut disk = Disk(vec![vec![0; GEOMETRY.segment_bytes as usize]; 2]);
+    let blank = recover(&mut disk, &GEOMETRY, &IDENTITY, &mut |_| {}).unwrap();
+    let mut writer = Writer::new(GEOMETRY, IDENTITY, blank.tail);
+    let mut parent = GENESIS;
+    for (at, signature) in signatures.iter().enumerate() {
+        let slot = Slot(at as u64 + 1);
+        let payload = payload_digest(&[]);
+        let header = BlockHeader::new(Epoch(0), View(0), slot, 0, parent, payload);
+        parent = header.digest();
+        let prefix = BlockPrefix::new(header, *signature, 0);
+        let body = prefix.as_bytes();
+        let mut buffer = buffers().take().unwrap();
+        buffer[RECORD_HEADER_BYTES..][..body.len()].copy_from_slice(body);
+        let sealed = writer.seal(Kind::Block, buffer, body.len()).unwrap();
+        let offset = sealed.offset_in_segment as usize;
+        disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
+            .copy_from_slice(&sealed.shared);
+    }
+    restart(
+        &mut disk,
+        &GEOMETRY,
+        &IDENTITY,
+        GENESIS,
+        &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
+        &Verifying::new(Judge, 4),
+        &mut buffers(),
+    )
+    .unwrap()
+}
+
+#[test]
+fn blocks_that_hold_are_taken_up_again() {
+    let restarted = restarted(&[GOOD, GOOD, GOOD]);
+    assert_eq!(restarted.recovered.blocks.len(), 3);
+    assert!(!restarted.recovered.voting_stopped);
+    assert_eq!(restarted.undecided.len(), 3);
+}
+
+/// As when the check fails in a running replica: the branch is left, and no vote follows in this
+/// view, since the log may stand for a vote on it.
+#[test]
+fn a_block_that_does_not_hold_ends_the_chain_and_voting() {
+    let restarted = restarted(&[GOOD, BAD, GOOD]);
+    let slots: Vec<_> = restarted
+        .recovered
+        .blocks
+        .iter()
+        .map(|block| block.header.slot())
+        .collect();
+    assert_eq!(slots, [Slot(1)]);
+    assert!(restarted.recovered.voting_stopped);
+    assert_eq!(restarted.undecided.len(), 1);
+}
+
+/// A session that was opened in a slot executed here and is not held has been evicted; of one
+/// opened later this replica knows nothing yet.
+#[test]
+fn a_session_that_is_gone_is_said_to_be_and_a_later_one_is_not() {
+    let mut execution = Execution::new(NodeId(1), 4, Noop, 1400);
+    let client = PublicKey([5; 32]);
+    let mut said = Said::default();
+    let later = SessionId::opened_at(Slot(1), 7);
+    execution.resend(&client, later, Sequence(1), 2, &mut said);
+    assert!(said.0.is_empty());
+    let gone = SessionId::opened_at(Slot(0), 7);
+    execution.resend(&client, gone, Sequence(1), 2, &mut said);
+    let [body] = &said.0[..] else {
+        panic!("one reply");
+    };
+    let reply = ReplyView::parse(body).unwrap();
+    assert_eq!(reply.session, gone);
+    assert!(
+        reply
+            .runs()
+            .all(|run| run.answer == Answer::Expired && run.count == 2)
+    );
+    assert_eq!(reply.runs().count(), 1);
+}
