@@ -1,14 +1,25 @@
 //! The state of one replica and the dispatch of inputs.
 
-use wire::ids::{Digest, Epoch, Instant, NodeId, Position, Slot, View};
-use wire::limits::{IN_FLIGHT, WINDOW};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::chain::Chain;
-use crate::input::{Effect, Input, Outbox};
-use crate::peers::{OwnVote, Peer};
+use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
+use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Slot, View};
+use wire::limits::{IN_FLIGHT, WINDOW};
+use wire::seal::{Rules, Signed, Signer, Statement, Verified};
+
+use crate::branch::Branch;
+use crate::change::Change;
+use crate::checkpoint::Statements;
+use crate::input::{Effect, Input, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
+use crate::peers::{OwnWord, Peer};
 use crate::quorum::Quorums;
 use crate::repair::Repair;
 use crate::restart::Recovered;
+use crate::timers::Timers;
+use crate::tree::Tree;
+use crate::wish::Wishing;
+use crate::words::Book;
 
 /// What does not change while the process runs.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +29,33 @@ pub struct Config {
     pub epoch: Epoch,
     /// Digest of slot 0.
     pub genesis: Digest,
+    /// Count of process starts.
+    pub boot: Boot,
     /// Blocks above the executed slot whose bytes the caller can hold.
     pub blocks_held_max: u64,
+    /// K: slots between checkpoints.
+    pub interval: u64,
+    /// T_prog is never below this, in nanoseconds.
+    pub patience_ns_min: u64,
+    /// Votes carry signatures; always so where COMMITs are sent.
+    pub sign_votes: bool,
+    /// A replica that is further behind a certified checkpoint takes the state over, in slots.
+    pub transfer_beyond: u64,
+}
+
+impl Config {
+    /// W: slots above the own stable checkpoint in which this replica votes.
+    pub fn window(&self) -> u64 {
+        2 * self.interval
+    }
 }
 
 /// Where the replica stands, for gauges and reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     pub view: View,
+    /// Highest view entered; above `view` while views change.
+    pub stage: View,
     pub leader: NodeId,
     pub linked: Slot,
     pub linked_digest: Digest,
@@ -33,78 +63,167 @@ pub struct Summary {
     pub decided: Slot,
     pub decided_digest: Digest,
     pub executed: Slot,
+    /// Slot of the own stable checkpoint.
+    pub low: Slot,
     /// The leader of the view is this replica, and it may not propose because it restarted (R4).
     pub barred: bool,
     /// Sends no vote any more in this view.
     pub voting_stopped: bool,
 }
 
+/// A message that waits for its record to be durable.
+#[derive(Clone, Debug)]
+pub(crate) enum Spoken {
+    Nothing,
+    Install,
+    ViewChange(ViewChangeRef),
+    NewView(NewViewRef),
+    Ack(Verified<Signed>),
+    Commit(Signed, OwnWord),
+    Stable(Slot),
+}
+
 /// One replica's part in the agreement. See the crate documentation.
 #[derive(Debug)]
-pub struct Core {
+pub struct Core<S: Signer> {
     pub(crate) config: Config,
-    /// Highest view entered, and highest installed; equal until views can change.
+    pub(crate) rules: Rules,
+    pub(crate) signer: S,
+    /// Highest view entered, and highest installed.
     pub(crate) stage: View,
     pub(crate) installed: View,
     /// (epoch, stage) as durable when this process started; `None` on the first boot (R4).
     pub(crate) restarted_in: Option<(Epoch, View)>,
-    pub(crate) chain: Chain,
-    /// Own record durable, and block valid, for every slot up to these.
+    pub(crate) tree: Tree,
+    pub(crate) branch: Branch,
+    /// Of the installed view.
+    pub(crate) base: Place,
+    pub(crate) certificate: Option<Arc<NewViewCertificate>>,
+    /// End of the record of the installed view, once it was written.
+    pub(crate) install_end: Option<Position>,
+    /// End of the chain of block records in the installed view, and how far that chain is known to
+    /// be valid: what a view change claims.
+    pub(crate) recorded: Place,
+    pub(crate) tip: Place,
+    /// Deepest block of the installed view for which COMMIT was sent.
+    pub(crate) quorum: Option<Arc<QuorumCertificate>>,
+    /// Own record durable, and block valid, for every slot of the branch up to these.
     pub(crate) durable: Slot,
     pub(crate) valid: Slot,
-    pub(crate) voted: Slot,
-    pub(crate) decided: Slot,
-    pub(crate) decided_digest: Digest,
+    /// Highest slot voted for, or skipped, in the installed view.
+    pub(crate) voted: Option<Slot>,
+    pub(crate) decided: Place,
+    /// The view whose votes decided it, if they were counted here.
+    pub(crate) decided_in: Option<View>,
     pub(crate) executed: Slot,
+    /// Slot of the own stable checkpoint, its certificate, and the newest certificate known.
+    pub(crate) low: Slot,
+    pub(crate) checkpoint: Option<Arc<CheckpointCertificate>>,
+    pub(crate) newest_checkpoint: Option<Arc<CheckpointCertificate>>,
+    pub(crate) statements: Statements,
+    /// Lowest slot whose block can still be sent to others.
+    pub(crate) retained_from: Slot,
+    /// A state that is being taken over.
+    pub(crate) transferring: Option<Slot>,
+    /// A block that is final though it is not on the branch.
+    pub(crate) final_place: Option<Place>,
     pub(crate) durable_position: Position,
     /// No vote any more in this view: the own branch is proven wrong, or held an invalid block.
     pub(crate) voting_stopped: bool,
+    /// Says nothing that counts (R3).
+    pub(crate) silent: bool,
+    /// The process is about to end: the leader hands over.
+    pub(crate) stopping: bool,
     /// The log takes no more blocks.
     pub(crate) log_full: bool,
     /// A block without its parent is held.
     pub(crate) holds_unlinked: bool,
-    pub(crate) own_vote: Option<OwnVote>,
+    pub(crate) own_vote: Option<OwnWord>,
+    pub(crate) own_commit: Option<OwnWord>,
+    /// What was said in the installed view, the one before, and the one being entered.
+    pub(crate) books: Vec<Book>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) repair: Repair,
-    /// Views in which evidence was emitted; one each.
+    pub(crate) timers: Timers,
+    /// When the oldest request that is pending at this replica became so (T1).
+    pub(crate) pending_since: Option<Instant>,
+    /// A request was not executed in time (T2).
+    pub(crate) request_overdue: bool,
+    pub(crate) wishing: Wishing,
+    pub(crate) change: Option<Change>,
+    pub(crate) view_changes: Vec<ViewChangeRef>,
+    pub(crate) new_views: Vec<NewViewRef>,
+    pub(crate) acks: Vec<Verified<Signed>>,
+    /// Newest view whose leader is known to have lied.
     pub(crate) accused: Option<View>,
+    /// Messages whose records have no place in the log yet, and those that wait for it.
+    pub(crate) unplaced: VecDeque<Spoken>,
+    pub(crate) awaiting: VecDeque<(Position, Spoken)>,
 }
 
-impl Core {
+impl<S: Signer> Core<S> {
     /// The replica as its log left it.
-    pub fn new(config: Config, recovered: Recovered, now: Instant) -> Core {
+    pub fn new(config: Config, signer: S, recovered: Recovered, now: Instant) -> Core<S> {
         assert!(
             config.me.index() < config.quorums.n,
             "a member of the committee"
         );
-        assert!((4 * IN_FLIGHT..=WINDOW).contains(&config.blocks_held_max));
-        crate::restart::restore(config, recovered, now)
+        assert!(config.blocks_held_max >= 4 * IN_FLIGHT);
+        assert!(config.interval >= 2 && config.window() <= WINDOW);
+        assert!(config.sign_votes || !config.quorums.has_slow_path());
+        crate::restart::restore(config, signer, recovered, now)
+    }
+
+    /// What compound messages of others are measured by.
+    pub fn rules(config: &Config) -> Rules {
+        Rules {
+            n: config.quorums.n,
+            slow: config.quorums.slow(),
+            view_change: config.quorums.view_change(),
+            window: config.window(),
+            epoch: config.epoch,
+            genesis: config.genesis,
+        }
     }
 
     /// leader(v) = v mod n.
     pub fn leader(&self, view: View) -> NodeId {
-        NodeId((view.0 % self.config.quorums.n as u64) as u16)
+        self.rules.leader(view)
+    }
+
+    pub fn signer(&self) -> &S {
+        &self.signer
+    }
+
+    pub(crate) fn genesis(&self) -> Place {
+        Place {
+            slot: Slot(0),
+            digest: self.config.genesis,
+        }
     }
 
     pub fn summary(&self) -> Summary {
         let leader = self.leader(self.installed);
+        let top = self.branch.top();
         Summary {
             view: self.installed,
+            stage: self.stage,
             leader,
-            linked: self.chain.linked,
-            linked_digest: self.chain.linked_digest,
-            voted: self.voted,
-            decided: self.decided,
-            decided_digest: self.decided_digest,
+            linked: top.slot,
+            linked_digest: top.digest,
+            voted: self.voted.unwrap_or(self.base.slot),
+            decided: self.decided.slot,
+            decided_digest: self.decided.digest,
             executed: self.executed,
+            low: self.low,
             barred: leader == self.config.me && !self.may_lead(),
             voting_stopped: self.voting_stopped,
         }
     }
 
-    /// Digest of the block at `slot` on the chain, while the core remembers it.
+    /// Digest of the block at `slot` on the branch, while the core remembers it.
     pub fn digest_at(&self, slot: Slot) -> Option<Digest> {
-        self.chain.linked_digest_at(slot)
+        self.branch.digest_at(slot)
     }
 
     /// When the last word of a replica came.
@@ -124,6 +243,78 @@ impl Core {
         self.log_full = full;
     }
 
+    /// The process is about to end: the leader resigns (Y5).
+    pub fn set_stopping(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Since when the oldest request waits here, and whether one waits too long (T1, T2).
+    pub fn set_pending(&mut self, since: Option<Instant>, overdue: bool) {
+        (self.pending_since, self.request_overdue) = (since, overdue);
+    }
+
+    /// Lowest slot whose block the caller can still send.
+    pub fn set_retained_from(&mut self, slot: Slot) {
+        self.retained_from = slot;
+    }
+
+    /// T_prog: how long the leader may take, in nanoseconds.
+    pub fn progress_ns(&self) -> u64 {
+        self.timers.progress_ns()
+    }
+
+    pub(crate) fn install_is_durable(&self) -> bool {
+        self.install_end
+            .is_some_and(|end| end <= self.durable_position)
+    }
+
+    /// Opens a book for `view`; the one that is needed least makes room.
+    pub(crate) fn open_book(&mut self, view: View) {
+        if self.books.iter().any(|book| book.view == view) {
+            return;
+        }
+        let installed = self.installed;
+        let closed = self.books.iter_mut().filter(|book| book.view != installed);
+        let closed = closed.min_by_key(|book| book.view);
+        closed.expect("three books for two views").reopen(view);
+    }
+
+    /// Has something written; `spoken` waits for it.
+    pub(crate) fn record(&mut self, record: Record, spoken: Spoken, out: &mut Outbox) {
+        self.unplaced.push_back(spoken);
+        out.push(Effect::Record(record));
+    }
+
+    fn on_recorded(&mut self, end: Position) {
+        let spoken = self.unplaced.pop_front().expect("a record was asked for");
+        if let Spoken::Install = spoken {
+            self.install_end = Some(end);
+        }
+        self.awaiting.push_back((end, spoken));
+    }
+
+    /// Durable before spoken: sends what waited for the log.
+    fn speak(&mut self, out: &mut Outbox) {
+        while let Some((end, _)) = self.awaiting.front()
+            && *end <= self.durable_position
+            && let Some((_, spoken)) = self.awaiting.pop_front()
+        {
+            match spoken {
+                Spoken::Commit(signed, word) => {
+                    if word.block.view == self.installed && self.is_active() {
+                        self.own_commit = Some(word);
+                        self.hear(self.config.me, word.block, word.signature, false);
+                        let to = Recipient::All;
+                        out.push(Effect::Say { to, signed });
+                    }
+                }
+                Spoken::Stable(slot) => out.push(Effect::Stable { slot }),
+                Spoken::Nothing | Spoken::Install => {}
+                change => self.speak_change(change, out),
+            }
+        }
+    }
+
     /// Takes one input in and leaves its effects in `out`.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Outbox) {
         if let Some(from) = input.sender() {
@@ -132,6 +323,22 @@ impl Core {
             }
             self.peers[from.index()].heard_at = Some(now);
         }
+        self.dispatch(now, input, out);
+        self.speak(out);
+        self.gather_checkpoint(out);
+        self.find_final_elsewhere();
+        if self.sought().is_some() {
+            self.pursue_goal(out);
+        }
+        self.advance(now, out);
+        self.move_window(out);
+        self.wish_if_due(now, out);
+        self.pursue_view(now, out);
+        self.repair_when_due(now, out);
+        self.check_invariants();
+    }
+
+    fn dispatch(&mut self, now: Instant, input: Input, out: &mut Outbox) {
         match input {
             Input::Block {
                 from,
@@ -139,22 +346,15 @@ impl Core {
                 header,
                 signature,
                 digest,
-            } => {
-                self.on_block(now, from, source, header, signature, digest, out);
-            }
+            } => self.on_block(now, from, source, header, signature, digest, out),
             Input::Own {
                 header,
                 signature,
                 digest,
-            } => {
-                self.on_own(now, header, signature, digest, out);
-            }
-            Input::Checked {
-                slot,
-                digest,
-                valid,
-            } => self.on_checked(slot, digest, valid, out),
-            Input::Appended { slot, end } => self.on_appended(slot, end),
+            } => self.on_own(now, header, signature, digest, out),
+            Input::Checked { place, valid } => self.on_checked(place, valid, out),
+            Input::Appended { place, end } => self.on_appended(place, end),
+            Input::Recorded { end } => self.on_recorded(end),
             Input::Durable { position } => {
                 assert!(
                     position >= self.durable_position,
@@ -162,46 +362,92 @@ impl Core {
                 );
                 self.durable_position = position;
             }
-            Input::Vote { from, vote } => self.on_vote(from, vote),
-            Input::Decided { from, slot, digest } => self.on_decided(from, slot, digest, out),
-            Input::Status { from, view, status } => self.on_status(now, from, view, status, out),
+            Input::Vote {
+                from,
+                vote,
+                signature,
+            } => self.on_vote(from, vote, signature),
+            Input::Signed(signed) => self.on_signed(now, signed),
+            Input::Decided { from, slot, digest } => self.on_decided(from, slot, digest),
+            Input::Status { from, status } => self.on_status(now, from, status, out),
+            Input::ViewChange(message) => self.on_view_change(message),
+            Input::NewView(message) => self.on_new_view(message),
+            Input::WishCertificate(found) => self.on_wish_certificate(now, found, out),
+            Input::NewViewCertificate(found) => self.on_new_view_certificate(now, found, out),
+            Input::CheckpointCertificate(found) => self.adopt_checkpoint(found.into_inner(), out),
+            Input::Evidence { view } => {
+                if view >= self.installed {
+                    self.accused = self.accused.max(Some(view));
+                }
+            }
             Input::FetchBlock {
                 from,
-                slot,
-                digest,
+                place,
                 have,
                 grains,
-            } => {
-                self.on_fetch_block(now, from, slot, digest, have, grains, out);
-            }
+            } => self.on_fetch_block(now, from, place, have, grains, out),
             Input::FetchRange { from, first, count } => {
                 self.on_fetch_range(now, from, first, count, out);
             }
+            Input::FetchViewChange { from, digest } => self.on_fetch_view_change(from, digest, out),
             Input::Executed { slot } => {
                 assert!(
-                    slot >= self.executed && slot <= self.decided,
+                    slot >= self.executed && slot <= self.decided.slot,
                     "execution follows decisions"
                 );
                 self.executed = slot;
             }
+            Input::Root { slot, root } => self.on_root(slot, root, out),
+            Input::Installed { certificate } => self.on_installed_state(*certificate, out),
             Input::Tick => {}
         }
-        self.advance(now, out);
-        self.repair_when_due(now, out);
-        self.check_invariants();
     }
 
-    /// I1, I3, I6, I7 in this crate's terms; always on.
+    fn on_signed(&mut self, now: Instant, signed: Verified<Signed>) {
+        let by = signed.by;
+        match signed.statement {
+            Statement::Commit { view, slot, digest } => {
+                let block = wire::block::BlockRef { view, slot, digest };
+                self.hear(by, block, signed.signature, false);
+            }
+            Statement::Wish {
+                view,
+                boot,
+                counter,
+            } => self.on_wish(now, by, view, (boot, counter), signed.signature),
+            Statement::Resign { view } => self.on_resign(by, view),
+            Statement::NewViewAck { .. } => self.on_ack(signed),
+            Statement::Checkpoint { .. } => self.on_checkpoint(signed),
+            // Each has a message of its own.
+            Statement::Propose { .. }
+            | Statement::Vote { .. }
+            | Statement::ViewChange { .. }
+            | Statement::NewView { .. } => {}
+        }
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn wake_at(&self) -> Instant {
+        self.repair_wake_at()
+            .min(self.wish_wake_at())
+            .min(self.change_wake_at())
+    }
+
+    /// I1-I7 in this crate's terms; always on.
     fn check_invariants(&self) {
+        let top = self.branch.top().slot;
         assert!(self.installed <= self.stage, "I6");
         assert!(
-            self.decided <= self.chain.linked,
-            "I7: what is decided is held by header"
+            self.decided.slot <= top,
+            "I7: what is decided is on the branch"
         );
-        assert!(self.executed <= self.decided);
-        assert!(self.durable <= self.chain.linked && self.valid <= self.chain.linked);
+        assert!(self.executed <= self.decided.slot && self.low <= self.executed);
+        assert!(self.durable <= top && self.valid <= top);
+        assert!(self.tip.slot <= self.recorded.slot, "I3");
+        assert!(self.change.is_some() == (self.stage > self.installed), "I6");
         if let Some(own) = &self.own_vote {
-            assert!(own.vote.slot <= self.voted, "I1");
+            assert!(own.block.view == self.installed, "I2");
+            assert!(Some(own.block.slot) <= self.voted, "I1");
         }
     }
 }
@@ -214,15 +460,17 @@ impl Input {
             | Input::Decided { from, .. }
             | Input::Status { from, .. }
             | Input::FetchBlock { from, .. }
-            | Input::FetchRange { from, .. } => Some(from),
+            | Input::FetchRange { from, .. }
+            | Input::FetchViewChange { from, .. } => Some(from),
+            Input::Signed(ref signed) => Some(signed.by),
             _ => None,
         }
     }
 }
 
 impl Effect {
-    /// Whether the effect offers the block of this slot a home.
-    pub fn keeps(&self, slot: Slot) -> bool {
-        matches!(*self, Effect::Append { slot: at, .. } | Effect::Hold { slot: at, .. } if at == slot)
+    /// Whether the effect offers this block a home.
+    pub fn keeps(&self, offered: Place) -> bool {
+        matches!(*self, Effect::Append { place, .. } | Effect::Hold { place, .. } if place == offered)
     }
 }

@@ -1,72 +1,144 @@
-//! N4 and N7: what is final, by votes counted here or learned from b + 1 replicas.
+//! N4, N6 and N7: what is final, by votes and COMMITs counted here or learned from others.
 
-use wire::ids::{Digest, Instant, NodeId, Slot};
+use wire::certificates::Place;
+use wire::ids::{Digest, Instant, NodeId, Signature, Slot, View};
+use wire::seal::Signer;
 
 use crate::core::Core;
-use crate::input::{Effect, Outbox};
+use crate::input::{Effect, Outbox, Way};
 use crate::quorum::reached_by;
+use crate::tree::Entry;
+use crate::words::{Word, Words};
 
-impl Core {
+impl<S: Signer> Core<S> {
     pub(crate) fn decide(&mut self, now: Instant, out: &mut Outbox) {
         let quorums = self.config.quorums;
-        let voted = self.peers.iter().map(|peer| peer.votes.linked.0);
-        let by_votes = Slot(reached_by(quorums.fast(), voted));
-        let claimed = self.peers.iter().map(|peer| peer.claims.linked.0);
-        let by_claims = Slot(reached_by(quorums.one_correct(), claimed));
-        let slot = by_votes.max(by_claims);
-        if slot <= self.decided {
-            return;
+        let mut best = (self.decided.slot, Way::Learned, None);
+        for book in &self.books {
+            let reached = |rank, words: &[Words]| {
+                Slot(reached_by(rank, words.iter().map(|words| words.linked.0)))
+            };
+            let fast = reached(quorums.fast(), &book.votes);
+            if fast > best.0 {
+                best = (fast, Way::Fast, Some(book.view));
+            }
+            if quorums.has_slow_path() {
+                let slow = reached(quorums.slow(), &book.commits);
+                if slow > best.0 {
+                    best = (slow, Way::Slow, Some(book.view));
+                }
+            }
         }
-        let entry = *self
-            .chain
-            .get(slot)
-            .expect("counted words lie on the chain");
-        self.repair.measure(now.since_ns(entry.seen_at));
-        self.decided = slot;
-        self.decided_digest = entry.digest;
-        out.push(Effect::Final {
-            slot,
-            digest: entry.digest,
-            fast: by_votes >= by_claims,
-        });
+        let claimed = self.peers.iter().map(|peer| peer.claims.linked.0);
+        let claimed = Slot(reached_by(quorums.one_correct(), claimed));
+        if claimed > best.0 {
+            best = (claimed, Way::Learned, None);
+        }
+        if let Some(known) = self.final_place
+            && known.slot > best.0
+            && self.branch.holds(known)
+        {
+            best = (known.slot, Way::Learned, None);
+        }
+        let (slot, way, view) = best;
+        if slot > self.decided.slot {
+            self.finalize(now, slot, way, view, out);
+        }
+    }
+
+    fn finalize(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        way: Way,
+        view: Option<View>,
+        out: &mut Outbox,
+    ) {
+        let place = self
+            .branch
+            .place_at(slot)
+            .expect("counted words lie on the branch");
+        let entry = self.tree.get(place).expect("undecided blocks are known");
+        let latency_ns = now.since_ns(entry.seen_at);
+        self.repair.measure(latency_ns);
+        self.timers.decided(now, latency_ns);
+        for slot in (self.decided.slot.0 + 1..=slot.0).map(Slot) {
+            let final_digest = self.branch.digest_at(slot);
+            let losers = self.tree.at(slot).map(Entry::place);
+            let losers = losers.filter(|place| Some(place.digest) != final_digest);
+            for place in losers.collect::<Vec<_>>() {
+                out.push(Effect::Forget { place });
+            }
+        }
+        self.decided = place;
+        self.decided_in = view;
+        out.push(Effect::Final { place, way });
     }
 
     /// N7: a claim of one replica; b + 1 of them include a correct one.
-    pub(crate) fn on_decided(
-        &mut self,
-        from: NodeId,
-        slot: Slot,
-        digest: Digest,
-        out: &mut Outbox,
-    ) {
-        self.peers[from.index()]
-            .claims
-            .hear_claim(&self.chain, slot, digest);
-        self.leave_a_wrong_branch(slot, digest, out);
+    pub(crate) fn on_decided(&mut self, from: NodeId, slot: Slot, digest: Digest) {
+        let word = Word {
+            place: Place { slot, digest },
+            signature: Signature([0; 64]),
+        };
+        let claims = &mut self.peers[from.index()].claims;
+        claims.hear_claim(&self.branch, &self.tree, word);
     }
 
-    /// b + 1 replicas say that (slot, digest) is decided, and another block stands there here: the
-    /// leader equivocated and the own branch is the losing one. It is left; what was voted stays
-    /// voted, so this view sees no further vote of this replica.
-    fn leave_a_wrong_branch(&mut self, slot: Slot, digest: Digest, out: &mut Outbox) {
-        let known = self.chain.linked_digest_at(slot);
-        if known.is_none_or(|known| known == digest) {
-            return;
+    /// Words of enough replicas for a block that is not on the branch: the leader equivocated, and
+    /// the own branch is the losing one.
+    pub(crate) fn find_final_elsewhere(&mut self) {
+        let top = self.branch.top().slot;
+        let quorums = self.config.quorums;
+        let off = |words: &Words| words.unlinked.filter(|word| word.place.slot <= top);
+        let claimed = self.peers.iter().filter_map(|peer| off(&peer.claims));
+        let equal = |place: Place| {
+            let claims = self.peers.iter().filter_map(|peer| off(&peer.claims));
+            claims.filter(|word| word.place == place).count()
+        };
+        let by_claims = claimed
+            .map(|word| word.place)
+            .find(|place| equal(*place) >= quorums.one_correct());
+        let mut found = by_claims;
+        for book in &self.books {
+            if found.is_some() {
+                break;
+            }
+            found = self.supported(&book.votes, quorums.fast(), top);
+            if found.is_none() && quorums.has_slow_path() {
+                found = self.supported(&book.commits, quorums.slow(), top);
+            }
         }
-        let equal = |unlinked: Option<(Slot, Digest)>| unlinked == Some((slot, digest));
-        let claims = self
-            .peers
-            .iter()
-            .filter(|peer| equal(peer.claims.unlinked))
-            .count();
-        if claims < self.config.quorums.one_correct() {
-            return;
-        }
+        let Some(place) = found else { return };
         assert!(
-            slot > self.decided,
-            "I7: b+1 replicas decided {digest} at slot {slot}, here {} is decided",
-            known.unwrap_or(Digest::ZERO)
+            place.slot > self.decided.slot,
+            "I7: {} is final at slot {}, here another block is decided",
+            place.digest,
+            place.slot
         );
-        self.abandon_branch(self.decided, out);
+        if self.final_place.is_none_or(|known| known.slot < place.slot) {
+            self.final_place = Some(place);
+        }
+    }
+
+    /// The deepest block off the branch that `rank` replicas' words cover.
+    fn supported(&self, words: &[Words], rank: usize, top: Slot) -> Option<Place> {
+        let off = |words: &Words| words.unlinked.filter(|word| word.place.slot <= top);
+        if words.iter().filter_map(off).count() < rank {
+            return None;
+        }
+        let covers = |said: Place, place: Place| {
+            let chain = self.tree.down_from(said).map(Entry::place);
+            said == place || { chain }.any(|below| below == place)
+        };
+        let said = words.iter().filter_map(off);
+        let said = said.map(|word| word.place).collect::<Vec<_>>();
+        let chains = said.iter().flat_map(|place| {
+            let chain = self.tree.down_from(*place).map(Entry::place);
+            chain.take_while(|below| !self.branch.holds(*below))
+        });
+        chains
+            .filter(|place| said.iter().filter(|said| covers(**said, *place)).count() >= rank)
+            .max_by_key(|place| place.slot)
     }
 }

@@ -1,9 +1,22 @@
 //! What enters the core and what leaves it.
 
+use std::sync::Arc;
+
 use wire::block::{BlockHeader, BlockRef};
+use wire::certificates::{
+    CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate, WishCertificate,
+};
 use wire::ids::{Digest, NodeId, Position, Signature, Slot, View};
 use wire::messages::{SignedHeader, Status};
 use wire::reject::Reject;
+use wire::seal::{CheckedViewChange, Signed, SignedNewView, Verified};
+
+use crate::tree::RecordAs;
+
+/// A verified view change, shared by those who keep it.
+pub type ViewChangeRef = Arc<Verified<CheckedViewChange>>;
+/// A verified NEW-VIEW.
+pub type NewViewRef = Arc<Verified<SignedNewView>>;
 
 /// How a block came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +28,10 @@ pub enum Source {
 }
 
 /// One thing that happened. Messages have passed the link MAC.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
     /// A whole block whose payload has the digest of its header; the caller keeps its bytes under
-    /// its slot when the answer is an [`Effect::Append`] or [`Effect::Hold`].
+    /// its place when the answer is an [`Effect::Append`] or [`Effect::Hold`].
     Block {
         from: NodeId,
         source: Source,
@@ -26,7 +39,8 @@ pub enum Input {
         signature: Signature,
         digest: Digest,
     },
-    /// The caller built this block on [`Core::proposal_parent`], signed it and keeps its bytes.
+    /// The caller built this block on [`crate::Core::proposal_parent`], signed it and keeps its
+    /// bytes.
     Own {
         header: BlockHeader,
         signature: Signature,
@@ -34,23 +48,30 @@ pub enum Input {
     },
     /// The leader's signature and all requests of a block were verified.
     Checked {
-        slot: Slot,
-        digest: Digest,
+        place: Place,
         valid: bool,
     },
     /// A block's log record ends here.
     Appended {
-        slot: Slot,
+        place: Place,
+        end: Position,
+    },
+    /// The record of the oldest unanswered [`Effect::Record`] ends here.
+    Recorded {
         end: Position,
     },
     /// The log is durable up to here.
     Durable {
         position: Position,
     },
+    /// A vote. Its signature was verified if COMMITs are sent in this committee (N4).
     Vote {
         from: NodeId,
         vote: BlockRef,
+        signature: Signature,
     },
+    /// COMMIT, WISH, RESIGN, NV-ACK or CHECKPOINT of the replica that signed it.
+    Signed(Verified<Signed>),
     Decided {
         from: NodeId,
         slot: Slot,
@@ -58,13 +79,20 @@ pub enum Input {
     },
     Status {
         from: NodeId,
-        view: View,
         status: Status,
+    },
+    ViewChange(ViewChangeRef),
+    NewView(NewViewRef),
+    WishCertificate(Verified<WishCertificate>),
+    NewViewCertificate(Verified<NewViewCertificate>),
+    CheckpointCertificate(Verified<CheckpointCertificate>),
+    /// The caller verified, and stored, evidence against the leader of this view (N9).
+    Evidence {
+        view: View,
     },
     FetchBlock {
         from: NodeId,
-        slot: Slot,
-        digest: Digest,
+        place: Place,
         have: Slot,
         grains: bool,
     },
@@ -73,11 +101,24 @@ pub enum Input {
         first: Slot,
         count: u64,
     },
+    FetchViewChange {
+        from: NodeId,
+        digest: Digest,
+    },
     /// Execution has finished this slot and all below.
     Executed {
         slot: Slot,
     },
-    /// Time passed; the caller woke at [`Core::wake_at`] or had nothing else to do.
+    /// The root of the state after this slot (K1).
+    Root {
+        slot: Slot,
+        root: Digest,
+    },
+    /// The state at this certified slot was taken over from others (K4).
+    Installed {
+        certificate: Box<CheckpointCertificate>,
+    },
+    /// Time passed; the caller woke at [`crate::Core::wake_at`] or had nothing else to do.
     Tick,
 }
 
@@ -88,34 +129,82 @@ pub enum Recipient {
     One(NodeId),
 }
 
+/// A message that is too large to be copied about.
+#[derive(Clone, Debug)]
+pub enum Large {
+    ViewChange(ViewChangeRef),
+    NewView(NewViewRef),
+    WishCertificate(Arc<WishCertificate>),
+    NewViewCertificate(Arc<NewViewCertificate>),
+    CheckpointCertificate(Arc<CheckpointCertificate>),
+}
+
+/// What the log keeps beside blocks.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Own view change, with the stage (V1).
+    ViewChange(ViewChangeRef),
+    /// Own NEW-VIEW, one per view (V2).
+    NewView(NewViewRef),
+    /// Own NV-ACK, one per view (V3).
+    Ack(Verified<Signed>),
+    /// A view installed (V4).
+    Install(Arc<NewViewCertificate>),
+    /// The tip jumped to this decided block without a vote (N2).
+    Skip {
+        view: View,
+        place: Place,
+    },
+    /// Own COMMIT for the block of this certificate (N5).
+    Commit(Arc<QuorumCertificate>),
+    Checkpoint(Arc<CheckpointCertificate>),
+}
+
+/// By what the newest final slot became final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// F votes of one view (N4).
+    Fast,
+    /// q COMMITs of one view (N6).
+    Slow,
+    /// Claims of b + 1 replicas or a checkpoint (N7).
+    Learned,
+}
+
 /// What the caller must do, in this order.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Effect {
-    /// Write the kept block as a block record, which is the vote record (R2), and answer with
-    /// [`Input::Appended`]. With `verify` its signature and requests are to be checked as well.
+    /// Write the kept block to the log and answer with [`Input::Appended`]. With `verify` its
+    /// signature and requests are to be checked as well.
     Append {
-        slot: Slot,
-        digest: Digest,
+        place: Place,
+        kind: RecordAs,
         verify: bool,
     },
-    /// Keep the block, its parent is missing.
+    /// Keep the block; it is not written yet.
     Hold {
-        slot: Slot,
-        digest: Digest,
+        place: Place,
+        verify: bool,
     },
     /// Drop the bytes of the block just offered.
     Refuse {
         slot: Slot,
         reject: Reject,
     },
-    /// Drop the kept bytes of this slot: the block was found invalid or superseded.
+    /// Drop the kept bytes of this block.
     Forget {
-        slot: Slot,
+        place: Place,
     },
-    /// Sign and send a VOTE.
-    Vote {
+    /// Write this to the log and answer with [`Input::Recorded`].
+    Record(Record),
+    /// Send this statement of the own replica.
+    Say {
         to: Recipient,
-        vote: BlockRef,
+        signed: Signed,
+    },
+    Tell {
+        to: Recipient,
+        message: Large,
     },
     Status {
         to: Recipient,
@@ -127,8 +216,7 @@ pub enum Effect {
     },
     FetchBlock {
         to: NodeId,
-        slot: Slot,
-        digest: Digest,
+        place: Place,
         have: Slot,
     },
     FetchRange {
@@ -136,26 +224,51 @@ pub enum Effect {
         first: Slot,
         count: u64,
     },
-    /// Send the blocks of these slots, ascending or newest first.
+    FetchViewChange {
+        to: NodeId,
+        digest: Digest,
+    },
+    /// Send this block and its ancestors above `have`, newest first.
+    Ancestors {
+        to: NodeId,
+        place: Place,
+        have: Slot,
+    },
+    /// Send the final blocks of these slots, ascending.
     Blocks {
         to: NodeId,
         first: Slot,
         last: Slot,
-        newest_first: bool,
     },
     /// Send the named fragments of one block, as the request that is being handled lists them.
     Grains {
         to: NodeId,
-        slot: Slot,
+        place: Place,
     },
-    /// Every slot up to this one is final. `fast`: by votes counted here (N4), else learned (N7).
+    /// Every slot up to this one is final.
     Final {
-        slot: Slot,
-        digest: Digest,
-        fast: bool,
+        place: Place,
+        way: Way,
     },
-    /// Store this proof against a leader (N9, E1).
+    /// Another view is installed: a new leader takes requests.
+    Installed {
+        view: View,
+    },
+    /// Store this proof against a leader (N9, E1) and answer with [`Input::Evidence`].
     Evidence(Evidence),
+    /// The state at this slot is certified and everything below was executed here (K2).
+    Stable {
+        slot: Slot,
+    },
+    /// Blocks up to this certified state will not come any more, or too slowly: take the state
+    /// over, then answer [`Input::Installed`] (K4).
+    Transfer(Arc<CheckpointCertificate>),
+    /// The own state differs from a certified one (K3).
+    Diverged {
+        slot: Slot,
+        own: Digest,
+        certified: Digest,
+    },
 }
 
 /// A proof that the leader of a view lied.
@@ -175,7 +288,7 @@ pub struct Outbox {
 
 /// Effects that one input can cause at most: a parent arrives and releases every held block, and
 /// each of them changes what is asked and voted.
-pub const EFFECTS_PER_INPUT_MAX: usize = 1024;
+pub const EFFECTS_PER_INPUT_MAX: usize = 4096;
 
 impl Default for Outbox {
     fn default() -> Self {

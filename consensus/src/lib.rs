@@ -25,7 +25,11 @@
 //! the caller, which carries the effects out in order. Everything is bounded by the window.
 #![forbid(unsafe_code)]
 
-mod chain;
+mod blocks;
+mod branch;
+mod change;
+mod chase;
+mod checkpoint;
 mod core;
 mod decide;
 mod evidence;
@@ -35,9 +39,18 @@ mod propose;
 pub mod quorum;
 mod repair;
 mod restart;
+mod select;
+mod timers;
+mod tree;
 mod vote;
+mod wish;
+mod words;
 
 pub use crate::core::{Config, Core, Summary};
-pub use chain::Validity;
-pub use input::{Effect, Evidence, Input, Outbox, Recipient, Source};
+pub use input::{
+    Effect, Evidence, Input, Large, NewViewRef, Outbox, Recipient, Record, Source, ViewChangeRef,
+    Way,
+};
 pub use restart::{Recovered, RecoveredBlock};
+pub use select::{Selected, select};
+pub use tree::{RecordAs, Validity};

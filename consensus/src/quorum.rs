@@ -1,7 +1,5 @@
 //! Every quorum sum of the product (protocol §1.1), and the k-th largest of the replicas' slots.
 
-use std::fmt;
-
 use wire::limits::REPLICAS_MAX;
 
 /// Sizes of the quorums of one epoch.
@@ -15,45 +13,37 @@ pub struct Quorums {
     pub u: usize,
     /// Replicas whose absence the fast path tolerates.
     pub p: usize,
+    /// A leader that view changes prove to be an equivocator is not counted (SELECT-3).
+    pub exclusion: bool,
 }
-
-/// A configuration that this version does not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NeedsSlowPath {
-    pub fast: usize,
-    pub slow: usize,
-}
-
-impl fmt::Display for NeedsSlowPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the fast quorum F = {} is larger than the slow quorum q = {}: this version has no slow \
-             path; choose n, b and p with n - p = ceil((n+b+1)/2), for example n = 4, b = u = p = 1",
-            self.fast, self.slow
-        )
-    }
-}
-
-impl std::error::Error for NeedsSlowPath {}
 
 impl Quorums {
-    /// Parameters that the committee has checked against C1-C7.
-    pub fn new(n: usize, b: usize, u: usize, p: usize) -> Result<Quorums, NeedsSlowPath> {
+    /// Parameters that the committee has checked against C1-C7; again here, because everything
+    /// rests on them (I13).
+    pub fn new(n: usize, b: usize, u: usize, p: usize, exclusion: bool) -> Quorums {
+        let quorums = Quorums {
+            n,
+            b,
+            u,
+            p,
+            exclusion,
+        };
+        assert!(1 <= b && p <= u && u < n && n <= REPLICAS_MAX, "I13: range");
+        let (slow, fast, change) = (quorums.slow(), quorums.fast(), quorums.view_change());
+        let both = n + b + 1;
+        assert!(2 * slow >= both && slow <= change, "I13: C1, C2");
+        assert!(fast + slow >= both && 2 * fast >= both, "I13: C3, C4");
         assert!(
-            n <= REPLICAS_MAX && u < n && p <= u,
-            "the committee checks C1-C7 first"
+            slow + change >= both && fast + change >= both,
+            "I13: C5, C6"
         );
-        let quorums = Quorums { n, b, u, p };
-        // C1 by definition of q; C2 and C4 again, because everything rests on them (I13).
-        assert!(2 * quorums.slow() > n + b && 2 * quorums.fast() > n + b);
-        if quorums.fast() > quorums.slow() {
-            return Err(NeedsSlowPath {
-                fast: quorums.fast(),
-                slow: quorums.slow(),
-            });
-        }
-        Ok(quorums)
+        let explained = if exclusion {
+            2 * (p + b) - 1
+        } else {
+            2 * (p + b) + 1
+        };
+        assert!(change >= explained, "I13: C7");
+        quorums
     }
 
     /// q = ceil((n+b+1)/2).
@@ -74,6 +64,17 @@ impl Quorums {
     /// b + 1: one of them is correct.
     pub fn one_correct(&self) -> usize {
         self.b + 1
+    }
+
+    /// Whether COMMITs are sent: where F = q the votes alone decide.
+    pub fn has_slow_path(&self) -> bool {
+        self.fast() > self.slow()
+    }
+
+    /// p + b - e: view changes that may miss a block which was decided fast; `excluded` of the
+    /// liars are known (SELECT-5).
+    pub fn missing_at_most(&self, excluded: usize) -> usize {
+        self.p + self.b - excluded
     }
 }
 
@@ -100,25 +101,28 @@ mod tests {
 
     #[test]
     fn four_replicas_decide_with_three_votes() {
-        let quorums = Quorums::new(4, 1, 1, 1).unwrap();
+        let quorums = Quorums::new(4, 1, 1, 1, true);
         assert_eq!(
             (quorums.fast(), quorums.slow(), quorums.view_change()),
             (3, 3, 3)
         );
         assert_eq!(quorums.one_correct(), 2);
+        assert!(!quorums.has_slow_path());
     }
 
     #[test]
-    fn a_configuration_with_a_slow_path_is_refused() {
-        assert_eq!(
-            Quorums::new(7, 2, 2, 1),
-            Err(NeedsSlowPath { fast: 6, slow: 5 })
-        );
-        assert_eq!(
-            Quorums::new(4, 1, 1, 0),
-            Err(NeedsSlowPath { fast: 4, slow: 3 })
-        );
-        assert!(Quorums::new(7, 1, 2, 2).is_ok());
+    fn some_configurations_have_a_slow_path() {
+        let seven = Quorums::new(7, 2, 2, 1, true);
+        assert_eq!((seven.fast(), seven.slow()), (6, 5));
+        assert!(seven.has_slow_path());
+        assert!(Quorums::new(4, 1, 1, 0, false).has_slow_path());
+        assert!(!Quorums::new(7, 1, 2, 2, true).has_slow_path());
+    }
+
+    #[test]
+    #[should_panic(expected = "C7")]
+    fn too_fast_a_path_is_refused() {
+        Quorums::new(7, 2, 2, 2, true);
     }
 
     #[test]

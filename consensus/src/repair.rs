@@ -1,13 +1,17 @@
 //! §11: STATUS, and asking for what is missing. UDP loses, doubles and reorders; everything here
 //! is idempotent and paced by the measured commit latency.
 
-use wire::ids::{Digest, Instant, NodeId, Slot, View};
+use std::sync::Arc;
+
+use wire::certificates::Place;
+use wire::ids::{Digest, Instant, NodeId, Slot};
 use wire::limits::REPAIR_BLOCKS_MAX;
 use wire::messages::{STATUS_HELLO, STATUS_LOG_FULL, Status};
+use wire::seal::{Signed, Signer, Statement};
 
 use crate::core::Core;
-use crate::input::{Effect, Outbox, Recipient};
-use crate::peers::wanted;
+use crate::input::{Effect, Large, Outbox, Recipient};
+use crate::peers::{OwnWord, Peer};
 use crate::quorum::reached_by;
 
 /// STATUS while something happens, and while nothing does.
@@ -31,19 +35,19 @@ pub(crate) struct Repair {
     status_due: Instant,
     /// Last moment at which the chain or the decided prefix moved.
     pub(crate) progress_at: Instant,
-    progress_mark: (Slot, Slot, Slot),
+    progress_mark: (Place, Slot, Slot),
     ask_due: Instant,
     /// Doublings of the timeout since the last progress.
     attempts: u32,
 }
 
 impl Repair {
-    pub(crate) fn new(now: Instant) -> Repair {
+    pub(crate) fn new(now: Instant, top: Place) -> Repair {
         Repair {
             latency_ns: 0,
             status_due: now,
             progress_at: now,
-            progress_mark: (Slot(0), Slot(0), Slot(0)),
+            progress_mark: (top, Slot(0), Slot(0)),
             ask_due: NEVER,
             attempts: 0,
         }
@@ -72,14 +76,13 @@ impl Repair {
     }
 }
 
-impl Core {
-    /// When [`crate::Input::Tick`] is due at the latest.
-    pub fn wake_at(&self) -> Instant {
+impl<S: Signer> Core<S> {
+    pub(crate) fn repair_wake_at(&self) -> Instant {
         self.repair.status_due.min(self.repair.ask_due)
     }
 
     pub(crate) fn repair_when_due(&mut self, now: Instant, out: &mut Outbox) {
-        let mark = (self.chain.linked, self.decided, self.durable);
+        let mark = (self.branch.top(), self.decided.slot, self.durable);
         if mark != self.repair.progress_mark {
             self.repair.progress_mark = mark;
             self.repair.progress_at = now;
@@ -102,8 +105,9 @@ impl Core {
             self.repair.ask_due = now.after_ns(self.repair.backoff_ns());
         }
         if status_to_all || now >= self.repair.status_due {
-            let active =
-                now.since_ns(self.repair.progress_at) < ACTIVITY_NS || self.undecided() > 0;
+            let active = now.since_ns(self.repair.progress_at) < ACTIVITY_NS
+                || self.undecided() > 0
+                || self.change.is_some();
             let period = if active {
                 STATUS_ACTIVE_NS
             } else {
@@ -120,23 +124,37 @@ impl Core {
 
     /// A block, a vote or a decision that others have, or should have, is not here.
     fn lacks_something(&self) -> bool {
-        self.undecided() > 0
-            || self.peers.iter().any(|peer| {
-                peer.votes
-                    .unlinked
-                    .is_some_and(|(slot, _)| slot > self.decided)
-                    || peer.status.is_some_and(|status| {
-                        status.installed == self.installed
-                            && status.committed.max(status.voted_slot) > self.decided
-                    })
+        let decided = self.decided.slot;
+        let said = |peer: &Peer| peer.claims.unlinked.is_some_and(|w| w.place.slot > decided);
+        let further = |peer: &Peer| {
+            peer.status.is_some_and(|status| {
+                let voted = status.installed == self.installed;
+                let voted = if voted { status.voted_slot } else { Slot(0) };
+                status.committed.max(voted) > decided
             })
+        };
+        self.undecided() > 0
             || self.holds_unlinked
+            || !self.base_is_linked()
+            || self.sought().is_some_and(|(_, missing)| missing.is_some())
+            || self.peers.iter().any(|peer| said(peer) || further(peer))
+            || self.current_votes_unlinked().next().is_some()
+    }
+
+    fn current_votes_unlinked(&self) -> impl Iterator<Item = Place> {
+        let (installed, decided) = (self.installed, self.decided.slot);
+        let book = self.books.iter().find(move |book| book.view == installed);
+        let votes = book.into_iter().flat_map(|book| &book.votes);
+        votes
+            .filter_map(|words| words.unlinked)
+            .map(|word| word.place)
+            .filter(move |place| place.slot > decided)
     }
 
     /// Asks every replica to answer with its STATUS: sent until each was heard once.
     fn hello(&self) -> u32 {
         let me = self.config.me.index();
-        let silent = |(id, peer): (usize, &crate::peers::Peer)| id != me && peer.status.is_none();
+        let silent = |(id, peer): (usize, &Peer)| id != me && peer.status.is_none();
         if self.peers.iter().enumerate().any(silent) {
             STATUS_HELLO
         } else {
@@ -144,17 +162,17 @@ impl Core {
         }
     }
 
-    fn status(&self) -> Status {
-        let voted_digest = self.own_vote.map_or(Digest::ZERO, |own| own.vote.digest);
+    pub(crate) fn status(&self) -> Status {
+        let voted = self.own_vote.map(|own| own.block);
         Status {
             stage: self.stage,
             installed: self.installed,
-            committed: self.decided,
-            committed_digest: self.decided_digest,
-            voted_slot: self.own_vote.map_or(Slot(0), |own| own.vote.slot),
-            voted_digest,
-            checkpoint: Slot(0),
-            retained_from: Slot(1),
+            committed: self.decided.slot,
+            committed_digest: self.decided.digest,
+            voted_slot: voted.map_or(Slot(0), |block| block.slot),
+            voted_digest: voted.map_or(Digest::ZERO, |block| block.digest),
+            checkpoint: self.low,
+            retained_from: self.retained_from,
             lease: Slot(0),
             flags: self.hello() | if self.log_full { STATUS_LOG_FULL } else { 0 },
         }
@@ -164,42 +182,26 @@ impl Core {
         &mut self,
         now: Instant,
         from: NodeId,
-        view: View,
         status: Status,
         out: &mut Outbox,
     ) {
-        if view != self.installed {
-            return;
+        self.peers[from.index()].status = Some(status);
+        let committed = Place {
+            slot: status.committed,
+            digest: status.committed_digest,
+        };
+        if committed.slot > self.peers[from.index()].claims.linked && self.branch.holds(committed) {
+            self.on_decided(from, committed.slot, committed.digest);
         }
-        let (rto_ns, voted, decided) = (self.repair.rto_ns(), self.voted, self.decided);
-        let peer = &mut self.peers[from.index()];
-        peer.status = Some(status);
-        if status.committed > peer.claims.linked
-            && self.chain.holds(status.committed, &status.committed_digest)
-        {
-            peer.claims
-                .hear(&self.chain, status.committed, status.committed_digest);
+        if status.installed == self.installed {
+            self.repeat_words(now, from, &status, out);
         }
-        if status.committed < voted
-            && let Some(own) = self.own_vote
-            && now.since_ns(own.sent_at) >= rto_ns
-            && peer
-                .vote_resent_at
-                .is_none_or(|at| now.since_ns(at) >= rto_ns)
-        {
-            peer.vote_resent_at = Some(now);
-            out.push(Effect::Vote {
-                to: Recipient::One(from),
-                vote: own.vote,
-            });
-        }
-        if status.committed < decided && status.voted_slot >= decided {
+        if status.committed < self.decided.slot && status.voted_slot >= self.decided.slot {
             // It holds the blocks and lacks votes: b + 1 of these claims decide there.
-            out.push(Effect::Decided {
-                to: from,
-                slot: decided,
-            });
+            let slot = self.decided.slot;
+            out.push(Effect::Decided { to: from, slot });
         }
+        self.help(now, from, &status, out);
         if status.flags & STATUS_HELLO != 0 {
             let answer = Status {
                 flags: self.status().flags & !STATUS_HELLO,
@@ -212,20 +214,100 @@ impl Core {
         }
     }
 
+    /// Votes are cumulative: the deepest one, in one datagram, closes any gap.
+    fn repeat_words(&mut self, now: Instant, from: NodeId, status: &Status, out: &mut Outbox) {
+        let Some(voted) = self.own_vote else { return };
+        let rto_ns = self.repair.rto_ns();
+        let peer = &mut self.peers[from.index()];
+        let due = now.since_ns(voted.sent_at) >= rto_ns
+            && peer
+                .vote_resent_at
+                .is_none_or(|at| now.since_ns(at) >= rto_ns);
+        if status.committed >= voted.block.slot || !due {
+            return;
+        }
+        peer.vote_resent_at = Some(now);
+        let to = Recipient::One(from);
+        let own = |word: OwnWord, vote: bool| {
+            let wire::block::BlockRef { view, slot, digest } = word.block;
+            Signed {
+                by: self.config.me,
+                statement: if vote {
+                    Statement::Vote { view, slot, digest }
+                } else {
+                    Statement::Commit { view, slot, digest }
+                },
+                signature: word.signature,
+            }
+        };
+        let signed = own(voted, true);
+        out.push(Effect::Say { to, signed });
+        if let Some(commit) = self.own_commit {
+            let signed = own(commit, false);
+            out.push(Effect::Say { to, signed });
+        }
+    }
+
+    /// Certificates for a replica that lags behind in views or checkpoints.
+    fn help(&mut self, now: Instant, from: NodeId, status: &Status, out: &mut Outbox) {
+        let rto_ns = self.repair.rto_ns().max(STATUS_ACTIVE_NS);
+        let to = Recipient::One(from);
+        let peer = &mut self.peers[from.index()];
+        let due = peer.helped_at.is_none_or(|at| now.since_ns(at) >= rto_ns);
+        let behind = status.installed < self.installed
+            || status.stage < self.stage
+            || status.checkpoint < self.low
+            || status.committed == self.executed && self.executed > self.low;
+        if !due || !behind {
+            return;
+        }
+        peer.helped_at = Some(now);
+        if status.installed < self.installed
+            && let Some(certificate) = &self.certificate
+        {
+            let message = Large::NewViewCertificate(Arc::clone(certificate));
+            out.push(Effect::Tell { to, message });
+        }
+        if status.stage < self.stage
+            && self.stage > self.installed
+            && let Some(certificate) = &self.wishing.certificate
+        {
+            let message = Large::WishCertificate(Arc::clone(certificate));
+            out.push(Effect::Tell { to, message });
+        }
+        if status.checkpoint < self.low
+            && let Some(certificate) = &self.checkpoint
+        {
+            let message = Large::CheckpointCertificate(Arc::clone(certificate));
+            out.push(Effect::Tell { to, message });
+        }
+        self.repeat_checkpoints(from, status.checkpoint.max(self.low), out);
+    }
+
     /// Asks for the most useful missing thing; whom changes with every attempt.
     fn ask(&mut self, out: &mut Outbox) {
-        let linked = self.chain.linked;
-        let committed = |peer: &crate::peers::Peer| peer.status.map_or(0, |s| s.committed.0);
+        let top = self.branch.top().slot;
+        let attempts = self.repair.attempts as usize;
+        if let Some((_, Some(place))) = self.sought() {
+            let have = self.decided.slot.min(Slot(place.slot.0 - 1));
+            let to = self.pick(attempts);
+            out.push(Effect::FetchBlock { to, place, have });
+            if attempts.is_multiple_of(2) {
+                return;
+            }
+        }
+        let committed = |peer: &Peer| peer.status.map_or(0, |s| s.committed.0);
         let agreed = Slot(reached_by(
             self.config.quorums.one_correct(),
             self.peers.iter().map(committed),
         ));
-        if agreed.0 > linked.0 + 4 {
+        if agreed.0 > top.0 + 4 {
+            self.transfer_if_far(out);
             return self.ask_range(agreed, out);
         }
-        if agreed > self.decided && self.repair.attempts >= 2 {
+        if agreed > self.decided.slot && attempts >= 2 {
             // Blocks may be here, yet the votes lie on another branch or were lost for good.
-            let first = self.decided.next();
+            let first = self.decided.slot.next();
             self.each_other(|to| {
                 out.push(Effect::FetchRange {
                     to,
@@ -234,66 +316,78 @@ impl Core {
                 })
             });
         }
-        if let Some((slot, digest)) = self.missing_block() {
-            let to = self.pick(self.repair.attempts as usize);
+        if let Some(place) = self.missing_block() {
+            let to = self.pick(attempts);
             // A block at or below the top is another leader-signed one: only it is wanted.
-            let have = linked.min(Slot(slot.0 - 1));
-            out.push(Effect::FetchBlock {
-                to,
-                slot,
-                digest,
-                have,
-            });
+            let have = top.min(Slot(place.slot.0 - 1));
+            out.push(Effect::FetchBlock { to, place, have });
+        }
+    }
+
+    /// K4: blocks that nobody retains, or too many of them, are replaced by the state itself.
+    fn transfer_if_far(&mut self, out: &mut Outbox) {
+        let Some(newest) = &self.newest_checkpoint else {
+            return;
+        };
+        let slot = newest.header.slot();
+        if slot <= self.executed || self.transferring.is_some_and(|under_way| under_way >= slot) {
+            return;
+        }
+        let retained = |peer: &Peer| peer.status.map_or(0, |status| status.retained_from.0);
+        let lost = reached_by(
+            self.config.quorums.one_correct(),
+            self.peers.iter().map(retained),
+        );
+        let far = slot.0 - self.executed.0 > self.config.transfer_beyond;
+        if far || lost > self.decided.slot.0 + 1 {
+            self.transferring = Some(slot);
+            out.push(Effect::Transfer(Arc::clone(newest)));
         }
     }
 
     /// A block that is named by a child, a vote or a status and is not here. Statuses, and votes
     /// of liars, may name blocks that do not exist: each candidate has its turn of one attempt
     /// with every replica, the one that the leader signed for first.
-    fn missing_block(&self) -> Option<(Slot, Digest)> {
-        let linked = self.chain.linked;
-        let horizon = linked.0 + self.config.blocks_held_max;
-        let parent_of_held = (linked.0 + 2..=linked.0 + 64).map(Slot).find_map(|slot| {
-            let held = self.chain.get(slot)?;
-            let below = Slot(slot.0 - 1);
-            self.chain
-                .get(below)
-                .is_none()
-                .then_some((below, held.header.parent))
-        });
-        let by_votes = self.peers.iter().filter_map(|peer| {
-            wanted(self.installed, &peer.votes).map(|vote| (vote.slot, vote.digest))
+    fn missing_block(&self) -> Option<Place> {
+        let top = self.branch.top().slot;
+        let horizon = top.0 + self.config.blocks_held_max;
+        let parent_of_held = (top.0 + 1..=top.0 + 64).map(Slot).find_map(|slot| {
+            let mut held = self.tree.at(slot);
+            let orphan = held.find(|entry| {
+                let parent = entry.parent();
+                self.tree.get(parent).is_none() && !self.branch.holds(parent)
+            });
+            orphan.map(|entry| entry.parent())
         });
         let by_status = self.peers.iter().filter_map(|peer| {
-            peer.status
-                .filter(|status| status.installed == self.installed)
-                .map(|status| (status.voted_slot, status.voted_digest))
+            let status = peer.status?;
+            (status.installed == self.installed).then_some(Place {
+                slot: status.voted_slot,
+                digest: status.voted_digest,
+            })
         });
         let candidates = parent_of_held
             .into_iter()
-            .chain(by_votes)
-            .chain(by_status)
-            .filter(|(slot, digest)| {
-                *slot > self.decided
-                    && slot.0 <= horizon
-                    && !self.chain.holds(*slot, digest)
-                    && self
-                        .chain
-                        .get(*slot)
-                        .is_none_or(|held| held.digest != *digest)
-            });
-        let count = candidates.clone().count();
+            .chain(self.current_votes_unlinked())
+            .chain(by_status);
+        let lacked = |place: &Place| {
+            place.slot > self.decided.slot
+                && place.slot.0 <= horizon
+                && !self.branch.holds(*place)
+                && self.tree.get(*place).is_none()
+        };
+        let candidates = candidates.filter(lacked).collect::<Vec<_>>();
         let turn = self.repair.attempts as usize / self.config.quorums.n;
-        candidates.into_iter().nth(turn % count.max(1))
+        candidates.get(turn % candidates.len().max(1)).copied()
     }
 
     /// Far behind: blocks from one replica, the claim on the last of them from all.
     fn ask_range(&mut self, agreed: Slot, out: &mut Outbox) {
         let stuck = self.repair.attempts >= 3 && self.repair.attempts % 2 == 1;
         let first = if stuck {
-            self.decided.next()
+            self.decided.slot.next()
         } else {
-            self.chain.linked.next()
+            self.branch.top().slot.next()
         };
         let span = REPAIR_BLOCKS_MAX
             .min(self.config.blocks_held_max / 2)
@@ -324,7 +418,7 @@ impl Core {
         });
     }
 
-    fn each_other(&self, mut act: impl FnMut(NodeId)) {
+    pub(crate) fn each_other(&self, mut act: impl FnMut(NodeId)) {
         for id in 0..self.config.quorums.n as u16 {
             if NodeId(id) != self.config.me {
                 act(NodeId(id));
@@ -346,30 +440,28 @@ impl Core {
         &mut self,
         now: Instant,
         from: NodeId,
-        slot: Slot,
-        digest: Digest,
+        place: Place,
         have: Slot,
         grains: bool,
         out: &mut Outbox,
     ) {
-        let held = self
-            .chain
-            .get(slot)
-            .is_some_and(|entry| entry.digest == digest);
-        if !held || !self.may_answer(now, from) {
+        if self.tree.get(place).is_none() || !self.may_answer(now, from) {
             return;
         }
         if grains {
-            out.push(Effect::Grains { to: from, slot });
+            out.push(Effect::Grains { to: from, place });
             return;
         }
-        let lowest = slot.0.saturating_sub(REPAIR_BLOCKS_MAX - 1).max(1);
-        let first = Slot(lowest.max(have.0.saturating_add(1)).min(slot.0));
-        out.push(Effect::Blocks {
+        let lowest = place
+            .slot
+            .0
+            .saturating_sub(REPAIR_BLOCKS_MAX)
+            .min(place.slot.0 - 1);
+        let have = Slot(lowest.max(have.0.min(place.slot.0 - 1)));
+        out.push(Effect::Ancestors {
             to: from,
-            first,
-            last: slot,
-            newest_first: true,
+            place,
+            have,
         });
     }
 
@@ -381,12 +473,12 @@ impl Core {
         count: u64,
         out: &mut Outbox,
     ) {
-        if first > self.decided || first == Slot(0) {
+        if first > self.decided.slot || first < self.retained_from.max(Slot(1)) {
             return;
         }
         let count = count.min(REPAIR_BLOCKS_MAX);
         // At most `decided` plus a repair's length: no overflow.
-        let last = Slot((first.0 + count.max(1) - 1).min(self.decided.0));
+        let last = Slot((first.0 + count.max(1) - 1).min(self.decided.slot.0));
         out.push(Effect::Decided {
             to: from,
             slot: last,
@@ -396,7 +488,6 @@ impl Core {
                 to: from,
                 first,
                 last,
-                newest_first: false,
             });
         }
     }

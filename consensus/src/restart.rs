@@ -1,12 +1,24 @@
 //! R2, R4: the core as the log of earlier boots left it.
 
-use wire::block::BlockHeader;
-use wire::ids::{Digest, Epoch, Instant, Position, Signature, Slot, View};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::chain::{Chain, Entry, Validity};
+use wire::block::BlockHeader;
+use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
+use wire::ids::{Digest, Epoch, Instant, Position, Signature, Slot, View};
+use wire::seal::{Signed, Signer, Verified};
+
+use crate::branch::Branch;
+use crate::change::Change;
+use crate::checkpoint::Statements;
 use crate::core::{Config, Core};
-use crate::peers::{OwnVote, Peer};
+use crate::input::{NewViewRef, ViewChangeRef};
+use crate::peers::Peer;
 use crate::repair::Repair;
+use crate::timers::Timers;
+use crate::tree::{Entry, RecordAs, Tree, Validity};
+use crate::wish::Wishing;
+use crate::words::Book;
 
 /// A block of the log: its signatures hold, or it is known to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -14,22 +26,47 @@ pub struct RecoveredBlock {
     pub header: BlockHeader,
     pub signature: Signature,
     pub digest: Digest,
+    pub kind: RecordAs,
     /// End of its record.
     pub end: Position,
 }
 
-/// What the log says. `Recovered::blank(genesis)` on the first boot.
+impl RecoveredBlock {
+    pub fn place(&self) -> Place {
+        Place {
+            slot: self.header.slot(),
+            digest: self.digest,
+        }
+    }
+}
+
+/// What the log says. [`Recovered::blank`] on the first boot.
 #[derive(Clone, Debug)]
 pub struct Recovered {
     /// (epoch, stage) of the START records of earlier boots, `None` when there is none (R4).
     pub restarted_in: Option<(Epoch, View)>,
-    /// Highest slot that the log knows to be decided, and its digest.
-    pub decided: Slot,
-    pub decided_digest: Digest,
-    /// The chain, ascending and without gaps, up to the tip; it may begin anywhere at or below
-    /// `decided + 1`.
+    /// Highest view entered and highest installed, with its certificate (`None` in view 0).
+    pub stage: View,
+    pub installed: View,
+    pub certificate: Option<NewViewCertificate>,
+    /// Of the stage, while it is not installed.
+    pub view_change: Option<ViewChangeRef>,
+    pub new_view: Option<NewViewRef>,
+    pub ack: Option<Verified<Signed>>,
+    /// Deepest own COMMIT of the installed view.
+    pub quorum: Option<QuorumCertificate>,
+    /// End of the chain of own block records, or of the last jump, in the installed view.
+    pub tip: Place,
+    /// Own stable checkpoint.
+    pub checkpoint: Option<CheckpointCertificate>,
+    /// Highest place that the log knows to be decided; everything up to it was executed.
+    pub decided: Place,
+    /// Blocks of the log, ascending by position: those above `decided`, and as many below it as
+    /// the ring remembers.
     pub blocks: Vec<RecoveredBlock>,
-    /// The log holds a vote on a branch that was left: no further vote in this view.
+    /// Lowest slot whose block the log still holds.
+    pub retained_from: Slot,
+    /// The log holds a vote for a block that was found invalid: no further vote in this view.
     pub voting_stopped: bool,
     /// Everything in the log is durable up to here.
     pub durable_position: Position,
@@ -38,11 +75,24 @@ pub struct Recovered {
 impl Recovered {
     /// An empty log.
     pub fn blank(genesis: Digest) -> Recovered {
+        let place = Place {
+            slot: Slot(0),
+            digest: genesis,
+        };
         Recovered {
             restarted_in: None,
-            decided: Slot(0),
-            decided_digest: genesis,
+            stage: View(0),
+            installed: View(0),
+            certificate: None,
+            view_change: None,
+            new_view: None,
+            ack: None,
+            quorum: None,
+            tip: place,
+            checkpoint: None,
+            decided: place,
             blocks: Vec::new(),
+            retained_from: Slot(1),
             voting_stopped: false,
             durable_position: Position(0),
         }
@@ -51,66 +101,152 @@ impl Recovered {
 
 /// Rebuilds the core. What is in the log counts as voted (over-claiming is safe, §14), so the tip
 /// is the last block of the log; its vote is sent again once all up to it was verified.
-pub(crate) fn restore(config: Config, recovered: Recovered, now: Instant) -> Core {
-    let (base, base_digest) = match recovered.blocks.first() {
-        Some(first) => (Slot(first.header.slot().0 - 1), first.header.parent),
-        None => (recovered.decided, recovered.decided_digest),
+pub(crate) fn restore<S: Signer>(
+    config: Config,
+    signer: S,
+    recovered: Recovered,
+    now: Instant,
+) -> Core<S> {
+    let genesis = Place {
+        slot: Slot(0),
+        digest: config.genesis,
     };
-    assert!(
-        base <= recovered.decided,
-        "the recovered chain reaches down to what is decided"
-    );
-    let mut chain = Chain::new(base, base_digest);
+    let base = recovered.certificate.map_or(genesis, |known| known.base);
+    let mut tree = Tree::new();
     for block in &recovered.blocks {
-        chain.insert(
-            block.header.slot(),
-            Entry {
-                header: block.header,
-                signature: block.signature,
-                digest: block.digest,
-                validity: Validity::Valid,
-                end: Some(block.end),
-                seen_at: now,
-            },
-        );
-        chain.link_next();
+        let entry = Entry {
+            header: block.header,
+            signature: block.signature,
+            signature_good: true,
+            digest: block.digest,
+            validity: Validity::Valid,
+            record: Some(block.kind),
+            end: Some(block.end),
+            seen_at: now,
+        };
+        // A slot with more blocks than the ring remembers keeps those written first.
+        let _ = tree.insert(entry, |_| true);
     }
-    // The block right below the chain is known by its digest alone.
-    let at_base = recovered.decided == base && recovered.decided_digest == base_digest;
-    assert!(
-        at_base || chain.holds(recovered.decided, &recovered.decided_digest),
-        "I7"
-    );
-    let view = recovered.restarted_in.map_or(View(0), |(_, stage)| stage);
+    let low = recovered.checkpoint.map_or(genesis, |known| known.place());
+    let decided = recovered.decided;
+    let branch = remembered_branch(&tree, decided);
+    let n = config.quorums.n;
     let mut core = Core {
+        rules: Core::<S>::rules(&config),
         config,
-        stage: view,
-        installed: view,
+        signer,
+        stage: recovered.stage,
+        installed: recovered.installed,
         restarted_in: recovered.restarted_in,
-        durable: recovered.decided,
-        valid: recovered.decided,
-        voted: recovered.decided,
-        decided: recovered.decided,
-        decided_digest: recovered.decided_digest,
+        tree,
+        branch,
+        base,
+        certificate: recovered.certificate.map(Arc::new),
+        install_end: Some(Position(0)),
+        recorded: recovered.tip,
+        tip: recovered.tip,
+        quorum: recovered.quorum.map(Arc::new),
+        durable: decided.slot,
+        valid: decided.slot,
+        voted: None,
+        decided,
+        decided_in: None,
         executed: Slot(0),
+        low: low.slot,
+        checkpoint: recovered.checkpoint.map(Arc::new),
+        newest_checkpoint: recovered.checkpoint.map(Arc::new),
+        statements: Statements::new(n),
+        retained_from: recovered.retained_from,
+        transferring: None,
+        final_place: None,
         durable_position: recovered.durable_position,
         voting_stopped: recovered.voting_stopped,
+        silent: false,
+        stopping: false,
         log_full: false,
         holds_unlinked: false,
         own_vote: None,
-        peers: vec![Peer::new(); config.quorums.n],
-        repair: Repair::new(now),
+        own_commit: None,
+        books: vec![
+            Book::new(recovered.installed, n),
+            Book::new(recovered.stage, n),
+            Book::new(recovered.installed, n),
+        ],
+        peers: vec![Peer::default(); n],
+        repair: Repair::new(now, decided),
+        timers: Timers::new(config.patience_ns_min, now),
+        pending_since: None,
+        request_overdue: false,
+        wishing: Wishing::default(),
+        change: None,
+        view_changes: Vec::new(),
+        new_views: Vec::new(),
+        acks: Vec::new(),
         accused: None,
-        chain,
+        unplaced: VecDeque::new(),
+        awaiting: VecDeque::new(),
     };
-    if core.decided > Slot(0) && !core.voting_stopped {
-        let vote = wire::block::BlockRef {
-            view,
-            slot: core.decided,
-            digest: core.decided_digest,
-        };
-        core.own_vote = Some(OwnVote { vote, sent_at: now });
-        core.peers[config.me.index()].votes.linked = core.decided;
+    core.resume_branch();
+    if core.stage > core.installed {
+        core.timers.entered(now, false);
+        let mut change = Change::new(core.stage, now);
+        let known = recovered.view_change.iter().cloned();
+        core.view_changes.extend(known);
+        core.new_views.extend(recovered.new_view.clone());
+        core.acks.extend(recovered.ack);
+        change.resume(recovered.view_change, recovered.new_view, recovered.ack);
+        core.change = Some(change);
     }
     core
+}
+
+/// The decided chain as far down as its blocks are known.
+fn remembered_branch(tree: &Tree, decided: Place) -> Branch {
+    let chain = tree.down_from(decided);
+    let chain = chain.map(|entry| (entry.place(), entry.parent()));
+    let mut chain = chain.collect::<Vec<_>>();
+    chain.reverse();
+    let lowest = chain.first().map_or(decided, |(_, parent)| *parent);
+    let mut branch = Branch::new(lowest);
+    for (place, _) in chain {
+        branch.push(place);
+    }
+    branch
+}
+
+impl<S: Signer> Core<S> {
+    /// The undecided end of the branch: the chain of the tip, else that of the base.
+    fn resume_branch(&mut self) {
+        for target in [self.tip, self.base] {
+            let fork = self.branch.fork(&self.tree, target);
+            if target.slot > self.decided.slot && fork == Some(self.decided) {
+                let chain = self.tree.down_from(target).map(Entry::place);
+                let chain = chain.take_while(|place| place.slot > self.decided.slot);
+                for place in chain.collect::<Vec<_>>().into_iter().rev() {
+                    self.branch.push(place);
+                }
+                break;
+            }
+        }
+        self.link_recovered();
+    }
+
+    /// Fetched blocks of the installed view above the tip belong to the branch as well.
+    fn link_recovered(&mut self) {
+        loop {
+            let top = self.branch.top();
+            if top.slot < self.base.slot || !self.base_is_linked() {
+                return;
+            }
+            let above = self.tree.at(top.slot.next());
+            let next = above
+                .filter(|e| e.header.parent == top.digest && e.header.view() == self.installed)
+                .map(Entry::place)
+                .next();
+            match next {
+                Some(place) => self.branch.push(place),
+                None => return,
+            }
+        }
+    }
 }

@@ -1,39 +1,40 @@
-//! N2, N3, R2: when an own vote is due, and what the votes of others say.
+//! N2, N5, R2: when an own vote or COMMIT is due, and when the tip jumps.
+
+use std::sync::Arc;
 
 use wire::block::BlockRef;
-use wire::ids::{Digest, Instant, NodeId, Position, Slot};
-use wire::limits::{IN_FLIGHT, WINDOW};
+use wire::certificates::{CertifiedVote, CompactHeader, Place, QuorumCertificate};
+use wire::ids::{Instant, NodeId, Position, Signature, Slot};
+use wire::limits::{CERTIFICATE_HEADERS_MAX, IN_FLIGHT};
 use wire::messages::EVIDENCE_INVALID_PAYLOAD;
+use wire::seal::{Signed, Signer, Statement};
 
-use crate::chain::Validity;
-use crate::core::Core;
-use crate::input::{Effect, Outbox, Recipient};
-use crate::peers::OwnVote;
+use crate::core::{Core, Spoken};
+use crate::input::{Effect, Outbox, Recipient, Record};
+use crate::peers::OwnWord;
+use crate::quorum::reached_by;
+use crate::tree::{RecordAs, Validity};
+use crate::words::Word;
 
-impl Core {
-    pub(crate) fn on_appended(&mut self, slot: Slot, end: Position) {
-        let entry = self
-            .chain
-            .get_mut(slot)
-            .expect("appends what it was told to");
-        assert!(entry.end.is_none(), "R2: one record for one (view, slot)");
-        entry.end = Some(end);
+impl<S: Signer> Core<S> {
+    pub(crate) fn on_appended(&mut self, place: Place, end: Position) {
+        if let Some(entry) = self.tree.get_mut(place) {
+            assert!(entry.end.is_none(), "R2: one record for one block");
+            entry.end = Some(end);
+        }
     }
 
-    pub(crate) fn on_checked(&mut self, slot: Slot, digest: Digest, valid: bool, out: &mut Outbox) {
-        let linked = self.chain.linked;
-        let Some(entry) = self
-            .chain
-            .get_mut(slot)
-            .filter(|entry| entry.digest == digest)
-        else {
+    pub(crate) fn on_checked(&mut self, place: Place, valid: bool, out: &mut Outbox) {
+        let decided = self.decided.slot;
+        let Some(entry) = self.tree.get_mut(place) else {
             return;
         };
         if valid {
             entry.validity = Validity::Valid;
+            entry.signature_good = true;
             return;
         }
-        if slot <= self.decided {
+        if entry.signature_good || place.slot <= decided && self.branch.holds(place) {
             // Correct replicas voted for this digest, which binds the payload, so the block is
             // valid. What failed here is the leader's signature, which the digest does not bind:
             // the leader sent this replica a bad one.
@@ -41,100 +42,280 @@ impl Core {
             return;
         }
         entry.validity = Validity::Invalid;
-        let signed = entry.signed();
+        let (view, signed) = (entry.header.view(), entry.signed());
         self.accuse(EVIDENCE_INVALID_PAYLOAD, signed, signed, out);
-        if slot <= linked {
+        if view == self.installed {
             // No other block is voted at this slot in this view (R2).
-            self.abandon_branch(Slot(slot.0 - 1), out);
+            self.voting_stopped = true;
+            self.accused = Some(view);
         }
-    }
-
-    /// Drops the undecided blocks above `keep`; what was appended may count as voted, so no
-    /// further vote is sent in this view (N2, R2).
-    pub(crate) fn abandon_branch(&mut self, keep: Slot, out: &mut Outbox) {
-        assert!(keep >= self.decided, "decided blocks stay");
-        self.voting_stopped = true;
-        for slot in (keep.0 + 1..=self.chain.linked.0).map(Slot) {
-            self.chain.remove(slot);
-            out.push(Effect::Forget { slot });
-        }
-        let digest = if keep == self.decided {
-            self.decided_digest
-        } else {
-            self.chain
-                .get(keep)
-                .expect("kept blocks are on the chain")
-                .digest
-        };
-        self.chain.linked = keep;
-        self.chain.linked_digest = digest;
-        self.durable = self.durable.min(keep);
-        self.valid = self.valid.min(keep);
-        for peer in &mut self.peers {
-            peer.votes.cut(keep);
-            peer.claims.cut(keep);
+        if self.branch.holds(place) {
+            let below = Slot(place.slot.0 - 1);
+            self.cut(below);
+            if self.recorded.slot >= place.slot
+                && let Some(place) = self.branch.place_at(below)
+            {
+                self.recorded = place;
+            }
         }
     }
 
     /// N3: keeps the deepest linked and the newest unlinked vote of each replica.
-    pub(crate) fn on_vote(&mut self, from: NodeId, vote: BlockRef) {
-        if vote.view != self.installed || vote.slot.0 > self.executed.0 + WINDOW {
-            return;
-        }
-        self.peers[from.index()]
-            .votes
-            .hear(&self.chain, vote.slot, vote.digest);
+    pub(crate) fn on_vote(&mut self, from: NodeId, vote: BlockRef, signature: Signature) {
+        self.hear(from, vote, signature, true);
     }
 
-    /// Moves durable, valid and voted as far as they go, then decides.
+    pub(crate) fn hear(&mut self, from: NodeId, said: BlockRef, signature: Signature, vote: bool) {
+        if said.slot.0 > self.executed.0 + self.config.window() {
+            return;
+        }
+        let books = &mut self.books;
+        let Some(book) = books.iter_mut().find(|book| book.view == said.view) else {
+            return;
+        };
+        let words = if vote {
+            &mut book.votes
+        } else {
+            &mut book.commits
+        };
+        let place = Place {
+            slot: said.slot,
+            digest: said.digest,
+        };
+        let word = Word { place, signature };
+        words[from.index()].hear(&self.branch, &self.tree, word);
+    }
+
+    /// Whether this replica takes part in the installed view at all (I2).
+    pub(crate) fn is_active(&self) -> bool {
+        self.stage == self.installed && !self.silent
+    }
+
+    /// Whether blocks may still become votes in the installed view.
+    pub(crate) fn may_vote(&self) -> bool {
+        self.is_active() && !self.voting_stopped
+    }
+
+    /// Moves durable, valid, tip and voted as far as they go, then decides.
     pub(crate) fn advance(&mut self, now: Instant, out: &mut Outbox) {
-        let durable_position = self.durable_position;
-        while let Some(entry) = self.chain.get(self.durable.next())
-            && self.durable < self.chain.linked
-            && entry.end.is_some_and(|end| end <= durable_position)
-        {
+        self.extend();
+        self.vote_if_due(now, out);
+        self.commit_if_due(now, out);
+        self.decide(now, out);
+        self.jump_if_due(out);
+    }
+
+    fn extend(&mut self) {
+        let (top, durable_position) = (self.branch.top().slot, self.durable_position);
+        while self.durable < top {
+            let next = self.branch.place_at(self.durable.next());
+            let entry = next.and_then(|place| self.tree.get(place));
+            if !entry.is_some_and(|e| e.end.is_some_and(|end| end <= durable_position)) {
+                break;
+            }
             self.durable = self.durable.next();
         }
-        while let Some(entry) = self.chain.get(self.valid.next())
-            && self.valid < self.chain.linked
-            && (entry.validity == Validity::Valid || self.valid < self.decided)
-        {
+        while self.valid < top {
+            let next = self.branch.place_at(self.valid.next());
+            let entry = next.and_then(|place| self.tree.get(place));
+            let valid = entry.is_some_and(|entry| entry.validity == Validity::Valid);
+            if !valid && self.valid >= self.decided.slot {
+                break;
+            }
             self.valid = self.valid.next();
         }
-        self.vote_if_due(now, out);
-        self.decide(now, out);
+        // The tip is what the own log can be read to have voted for, as far as it is valid.
+        let claimed = self.valid.min(self.recorded.slot);
+        if claimed > self.tip.slot
+            && self.branch.holds(self.recorded)
+            && let Some(place) = self.branch.place_at(claimed)
+        {
+            self.tip = place;
+        }
     }
 
     /// Blocks are taken in a little above the highest slot that is voted: when all replicas but the
     /// leader stand at their limit, the leader's last vote, which they need to move on, lies at
     /// most D above it.
     fn vote_limit(&self) -> Slot {
-        Slot(self.executed.0 + WINDOW.min(self.config.blocks_held_max) - 2 * IN_FLIGHT)
+        let held = self.executed.0 + self.config.blocks_held_max - 2 * IN_FLIGHT;
+        Slot(held.min(self.low.0 + self.config.window()))
     }
 
     fn vote_if_due(&mut self, now: Instant, out: &mut Outbox) {
-        let due = self.durable.min(self.valid).min(self.vote_limit());
-        // I2: only while ACTIVE(installed).
-        if due <= self.voted || self.voting_stopped || self.stage != self.installed {
+        if !self.may_vote() || !self.base_is_linked() || !self.install_is_durable() {
             return;
         }
-        let digest = self
-            .chain
-            .linked_digest_at(due)
-            .expect("the voted block is on the chain");
-        // I1: each vote is a descendant of the one before, for both lie on the one chain.
-        self.voted = due;
-        let vote = BlockRef {
-            view: self.installed,
-            slot: due,
-            digest,
-        };
-        self.own_vote = Some(OwnVote { vote, sent_at: now });
-        let me = self.config.me.index();
-        self.peers[me].votes.linked = due;
-        out.push(Effect::Vote {
+        let base = self.base.slot;
+        if !self.branch.holds(self.recorded) {
+            return;
+        }
+        let due = self.durable.min(self.valid).min(self.recorded.slot);
+        let due = due.min(self.vote_limit());
+        // The base itself is voted for unless everyone has it already (N2).
+        let news = due > base || due == base && base > self.low;
+        if !news || due < base || self.voted.is_some_and(|voted| due <= voted) {
+            return;
+        }
+        let place = self
+            .branch
+            .place_at(due)
+            .expect("the voted block is on the branch");
+        if due > base {
+            let entry = self.tree.get(place);
+            let entry = entry.expect("blocks above the decided one are known");
+            assert_eq!(entry.header.view(), self.installed, "N2: a w-proper block");
+            assert_eq!(entry.record, Some(RecordAs::Vote), "R2");
+            if !entry.signature_good && due <= self.decided.slot {
+                // Voting for it would be a claim without the leader's signature.
+                return;
+            }
+        }
+        // I1: each vote is a descendant of the one before, for both lie on the one branch.
+        self.voted = Some(due);
+        let (signed, word) = self.own_word(now, place, true);
+        self.own_vote = Some(word);
+        self.hear(self.config.me, word.block, word.signature, true);
+        out.push(Effect::Say {
             to: Recipient::All,
-            vote,
+            signed,
         });
+    }
+
+    fn own_word(&self, now: Instant, place: Place, vote: bool) -> (Signed, OwnWord) {
+        let (view, slot, digest) = (self.installed, place.slot, place.digest);
+        let statement = if vote {
+            Statement::Vote { view, slot, digest }
+        } else {
+            Statement::Commit { view, slot, digest }
+        };
+        // Where votes are counted by their MAC and never shown to anyone, they need no signature.
+        let signature = if vote && !self.config.sign_votes {
+            Signature([0; 64])
+        } else {
+            self.signer.sign(&statement)
+        };
+        let word = OwnWord {
+            block: BlockRef { view, slot, digest },
+            signature,
+            sent_at: now,
+        };
+        let by = self.config.me;
+        let signed = Signed {
+            by,
+            statement,
+            signature,
+        };
+        (signed, word)
+    }
+
+    /// N5: COMMIT for the deepest block of the own voted chain that q replicas voted for.
+    fn commit_if_due(&mut self, now: Instant, out: &mut Outbox) {
+        if !self.config.quorums.has_slow_path() || !self.may_vote() || !self.base_is_linked() {
+            return;
+        }
+        let Some(voted) = self.voted.filter(|_| self.branch.holds(self.tip)) else {
+            return;
+        };
+        let slow = self.config.quorums.slow();
+        let installed = self.installed;
+        let Some(book) = self.books.iter().find(|book| book.view == installed) else {
+            return;
+        };
+        // Only words for blocks of the branch itself can be shown on one chain.
+        let exact = book.votes.iter().filter(|words| words.exact.is_some());
+        let reached = reached_by(slow, exact.map(|words| words.linked.0));
+        let slot = Slot(reached).min(voted).min(self.tip.slot);
+        let deeper = self.quorum.as_ref().is_none_or(|qc| slot > qc.block.slot);
+        // What is final here anyway needs no COMMIT.
+        if !deeper || slot < self.base.slot || slot <= self.decided.slot || slot <= self.low {
+            return;
+        }
+        let votes = (0..).map(NodeId).zip(&book.votes);
+        let votes = votes.filter_map(|(by, words)| {
+            let above = words.linked.0.checked_sub(slot.0)?;
+            let signature = words.exact?;
+            (above <= CERTIFICATE_HEADERS_MAX as u64).then_some(CertifiedVote {
+                by,
+                above: above as u16,
+                signature,
+            })
+        });
+        let mut votes = votes.collect::<Vec<_>>();
+        votes.sort_by_key(|vote| vote.above);
+        votes.truncate(slow);
+        if votes.len() < slow {
+            return;
+        }
+        let above = votes.last().map_or(0, |vote| u64::from(vote.above));
+        votes.sort_by_key(|vote| vote.by);
+        let headers = (slot.0 + 1..=slot.0 + above).map(|slot| {
+            let place = self.branch.place_at(Slot(slot));
+            let entry = place.and_then(|place| self.tree.get(place));
+            entry.map(|entry| CompactHeader::of(&entry.header))
+        });
+        let Some(above) = headers.collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        let block = self
+            .branch
+            .place_at(slot)
+            .expect("the tip lies on the branch");
+        let certificate = Arc::new(QuorumCertificate {
+            view: installed,
+            block,
+            above,
+            votes,
+        });
+        self.quorum = Some(Arc::clone(&certificate));
+        let (signed, word) = self.own_word(now, block, false);
+        self.record(
+            Record::Commit(certificate),
+            Spoken::Commit(signed, word),
+            out,
+        );
+    }
+
+    /// N2, skipping: a block of this view is final here and the own votes do not reach it: the tip
+    /// jumps there without a vote.
+    fn jump_if_due(&mut self, out: &mut Outbox) {
+        let place = self.decided;
+        if self.stage != self.installed || place.slot <= self.tip.slot || self.voting_stopped {
+            return;
+        }
+        let reaches = self.branch.holds(self.recorded) && self.recorded.slot >= place.slot;
+        if reaches || place.slot <= self.base.slot || !self.base_is_linked() {
+            return;
+        }
+        let transferred = self.low == place.slot && self.tree.get(place).is_none();
+        let view = if transferred {
+            self.checkpoint.as_ref().map(|known| known.header.view())
+        } else {
+            self.tree.get(place).map(|entry| entry.header.view())
+        };
+        let quorum = self.quorum.as_ref().map(|quorum| quorum.block);
+        let off_quorum = quorum.is_some_and(|block| !self.branch.holds(block));
+        let shown = self.branch.holds(self.tip);
+        let quorums = &self.config.quorums;
+        let risky = quorums.has_slow_path() && quorums.u >= quorums.b + 2 && !shown;
+        let counted_here = self.decided_in == Some(self.installed);
+        if view != Some(self.installed) || off_quorum || risky && !counted_here {
+            self.voting_stopped = true;
+            return;
+        }
+        let signed = self.tree.get(place).is_some_and(|e| e.signature_good);
+        if !transferred && !signed {
+            // The leader's good signature is asked for by repair; until then no jump.
+            return;
+        }
+        self.jump(place, out);
+    }
+
+    /// The tip goes to `place` without a vote; durable before any later vote or view change.
+    pub(crate) fn jump(&mut self, place: Place, out: &mut Outbox) {
+        let view = self.installed;
+        self.record(Record::Skip { view, place }, Spoken::Nothing, out);
+        (self.tip, self.recorded) = (place, place);
+        self.voted = self.voted.max(Some(place.slot));
     }
 }

@@ -11,7 +11,9 @@
 
 pub mod block;
 pub mod bytes;
+pub mod certificates;
 pub mod committee;
+mod cursor;
 pub mod fragment;
 pub mod header;
 pub mod ids;
@@ -25,3 +27,4 @@ pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod seal;
+pub mod view_change;

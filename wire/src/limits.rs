@@ -56,6 +56,12 @@ pub const IN_FLIGHT: u64 = 32;
 /// and costs an idle cluster nothing (ARCHITECTURE.md, "Where measurement changed the plan").
 pub const EAGER_BLOCKS: u64 = 1;
 
+/// Headers above the block of a quorum certificate at most.
+pub const CERTIFICATE_HEADERS_MAX: usize = 256;
+/// Views and slots that a peer may name: sums with them never overflow.
+pub const VIEW_MAX: u64 = 1 << 62;
+pub const SLOT_MAX: u64 = 1 << 46;
+
 /// Sessions kept (S_max).
 pub const SESSIONS_MAX: usize = 4096;
 /// First sequence of a request at most: arithmetic on sequences never overflows.

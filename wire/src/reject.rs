@@ -49,6 +49,7 @@ rejects! {
     NoBuffer => "no_buffer",
     // Signatures and forms.
     BadSignature => "bad_signature",
+    TooFewSignatures => "too_few_signatures",
     ReservedNotZero => "reserved_not_zero",
     TrailingBytes => "trailing_bytes",
     BodyMalformed => "body_malformed",

@@ -9,11 +9,15 @@
 //! [`Verifier`] are the seam at which the simulator's core profile replaces public-key work by
 //! [`FakeSeal`].
 
+mod compound;
 mod ed25519;
 mod fake;
 
 use std::ops::Deref;
 
+pub use compound::{
+    CheckedViewChange, Compound, Rules, SignedNewView, gather, sign_new_view, sign_view_change,
+};
 pub use ed25519::{Ed25519ClientSigner, Ed25519Signer, Ed25519Verifier, SealError};
 pub use fake::{FakeClientSigner, FakeSeal};
 

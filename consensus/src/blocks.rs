@@ -1,0 +1,332 @@
+//! How blocks of other replicas are taken in: linked to the branch, held, or refused with a reason.
+
+use wire::block::BlockHeader;
+use wire::certificates::Place;
+use wire::ids::{Digest, Instant, NodeId, Signature, Slot};
+use wire::limits::IN_FLIGHT;
+use wire::messages::{EVIDENCE_EQUIVOCATION, EVIDENCE_IMPROPER, SignedHeader};
+use wire::reject::Reject;
+use wire::seal::Signer;
+
+use crate::core::Core;
+use crate::input::{Effect, Evidence, Outbox, Source};
+use crate::tree::{Crowded, Entry, RecordAs, Validity};
+
+impl<S: Signer> Core<S> {
+    pub(crate) fn on_block(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        source: Source,
+        header: BlockHeader,
+        signature: Signature,
+        digest: Digest,
+        out: &mut Outbox,
+    ) {
+        let slot = header.slot();
+        let place = Place { slot, digest };
+        let verified = source == Source::Fetched;
+        let entry = Entry {
+            header,
+            signature,
+            signature_good: verified,
+            digest,
+            validity: if verified {
+                Validity::Valid
+            } else {
+                Validity::Unknown
+            },
+            record: None,
+            end: None,
+            seen_at: now,
+        };
+        let outcome = self.admissible(from, source, &entry, out);
+        let outcome = outcome.and_then(|()| {
+            self.insert(entry, out)
+                .map_err(|Crowded| Reject::ConflictingBlock)
+        });
+        if let Err(reject) = outcome {
+            out.push(Effect::Refuse { slot, reject });
+            return;
+        }
+        let linked = self.link_all(Some(place), out);
+        if linked {
+            return;
+        }
+        if self.is_sought(place) {
+            // Part of a chain that this replica must hold: into the log at once.
+            self.append(place, RecordAs::Fetched, out);
+            self.pursue_goal(out);
+        } else {
+            self.holds_unlinked = true;
+            let verify = !verified;
+            out.push(Effect::Hold { place, verify });
+        }
+    }
+
+    /// Puts a block into the tree; one that it supersedes is forgotten.
+    pub(crate) fn insert(&mut self, entry: Entry, out: &mut Outbox) -> Result<(), Crowded> {
+        let (branch, tree) = (&self.branch, &self.tree);
+        let (tip, sought) = (self.tip, self.sought());
+        let slot = entry.header.slot();
+        let claimed = tree.down_from(tip).take_while(|e| e.header.slot() >= slot);
+        let claimed = claimed.last().map(Entry::place);
+        let sought = sought.and_then(|(target, _)| {
+            let chain = tree.down_from(target);
+            chain
+                .take_while(|e| e.header.slot() >= slot)
+                .last()
+                .map(Entry::place)
+        });
+        let stage = self.stage;
+        let needs = |held: &Entry| {
+            let place = held.place();
+            branch.holds(place)
+                || claimed == Some(place)
+                || sought == Some(place)
+                || held.header.view() == stage
+        };
+        // The walks above are for the rare slot with several blocks.
+        if let Some(place) = self.tree.insert(entry, needs)? {
+            out.push(Effect::Forget { place });
+        }
+        Ok(())
+    }
+
+    fn admissible(
+        &mut self,
+        from: NodeId,
+        source: Source,
+        entry: &Entry,
+        out: &mut Outbox,
+    ) -> Result<(), Reject> {
+        let header = &entry.header;
+        let (view, place) = (header.view(), entry.place());
+        if header.epoch() != self.config.epoch {
+            return Err(Reject::WrongEpoch);
+        }
+        if view > self.stage {
+            return Err(Reject::WrongView);
+        }
+        let leader = self.leader(view);
+        if source == Source::Proposed && (leader == self.config.me || from != leader) {
+            return Err(Reject::NotLeader);
+        }
+        if place.slot <= self.decided.slot {
+            return Err(Reject::AlreadyHeld);
+        }
+        let held_max = self.executed.0 + self.config.blocks_held_max;
+        if place.slot.0 > held_max.min(self.low.0 + self.config.window()) {
+            return Err(Reject::OutsideWindow);
+        }
+        if self.log_full {
+            return Err(Reject::QueueFull);
+        }
+        if let Some(held) = self.tree.get_mut(place) {
+            if entry.signature_good && !held.signature_good {
+                (held.signature, held.signature_good) = (entry.signature, true);
+            }
+            return Err(Reject::AlreadyHeld);
+        }
+        let rival = self.tree.at(place.slot).find(|e| e.header.view() == view);
+        let rival = rival.copied();
+        if let Some(rival) = rival {
+            self.accuse(EVIDENCE_EQUIVOCATION, entry.signed(), rival.signed(), out);
+        }
+        self.accuse_if_improper(from, entry, out)?;
+        let sought = self.is_sought(place);
+        let wanted = source == Source::Fetched && (sought || self.is_named(place));
+        let is_news = rival.is_none() && view >= self.installed;
+        if is_news || wanted {
+            Ok(())
+        } else if rival.is_some() {
+            Err(Reject::ConflictingBlock)
+        } else if place.slot <= self.base.slot || sought {
+            // Of an older view, below the base: another replica's word for what was decided.
+            Ok(())
+        } else {
+            Err(Reject::WrongView)
+        }
+    }
+
+    /// N9: a block of the installed view right above the top, but not its child.
+    fn accuse_if_improper(
+        &mut self,
+        from: NodeId,
+        entry: &Entry,
+        out: &mut Outbox,
+    ) -> Result<(), Reject> {
+        let top = self.branch.top();
+        let above = entry.header.view() == self.installed
+            && entry.header.slot() == top.slot.next()
+            && self.base_is_linked()
+            && top.slot >= self.base.slot;
+        if !above || entry.header.parent == top.digest {
+            return Ok(());
+        }
+        let below = self.tree.get(top).copied();
+        match below.filter(|below| below.header.view() == self.installed) {
+            Some(below) => {
+                self.accuse(EVIDENCE_IMPROPER, entry.signed(), below.signed(), out);
+                // The top may be the wrong one of two.
+                if self.is_named(entry.place()) || self.is_sought(entry.place()) {
+                    return Ok(());
+                }
+            }
+            // Not on the base of the view; from the leader's own link that is its own word.
+            None if from == self.leader(self.installed) => self.accused = Some(self.installed),
+            None => {}
+        }
+        Err(Reject::Improper)
+    }
+
+    /// Whether a word of some replica names this block.
+    pub(crate) fn is_named(&self, place: Place) -> bool {
+        let books = self.books.iter();
+        let mut words = books
+            .flat_map(|book| book.votes.iter().chain(&book.commits))
+            .chain(self.peers.iter().map(|peer| &peer.claims));
+        words.any(|words| {
+            let mut held = [words.unlinked, words.lowest].into_iter().flatten();
+            held.any(|word| word.place == place)
+        })
+    }
+
+    /// Writes a block of the tree into the log.
+    pub(crate) fn append(&mut self, place: Place, kind: RecordAs, out: &mut Outbox) {
+        let entry = self.tree.get_mut(place).expect("appends what it knows");
+        assert!(entry.record.is_none(), "R2: one record for one block");
+        entry.record = Some(kind);
+        let verify = entry.validity == Validity::Unknown;
+        out.push(Effect::Append {
+            place,
+            kind,
+            verify,
+        });
+    }
+
+    /// Links every block that now has its parent, in order. Says whether `offered` was among them.
+    pub(crate) fn link_all(&mut self, offered: Option<Place>, out: &mut Outbox) -> bool {
+        let mut among = false;
+        let mut any = false;
+        while let Some(place) = self.next_link() {
+            any = true;
+            among |= offered == Some(place);
+            self.link(place, out);
+        }
+        if any {
+            let top = self.branch.top().slot;
+            let above = (top.0 + 1..=top.0 + 2 * IN_FLIGHT).map(Slot);
+            self.holds_unlinked = self.holds_unlinked
+                && above
+                    .into_iter()
+                    .any(|slot| self.tree.at(slot).next().is_some());
+            self.relink_words();
+        }
+        among
+    }
+
+    /// The block to put on top of the branch, if there is one. Above the base only blocks of the
+    /// installed view follow; below it those of older ones, the newest first.
+    fn next_link(&self) -> Option<Place> {
+        let top = self.branch.top();
+        let slot = top.slot.next();
+        let fits = |entry: &&Entry| {
+            if entry.header.parent != top.digest || entry.validity == Validity::Invalid {
+                return false;
+            }
+            match slot.cmp(&self.base.slot) {
+                std::cmp::Ordering::Less => entry.header.view() < self.installed,
+                std::cmp::Ordering::Equal => entry.place() == self.base,
+                std::cmp::Ordering::Greater => {
+                    entry.header.view() == self.installed && self.base_is_linked()
+                }
+            }
+        };
+        let fitting = self.tree.at(slot).filter(fits);
+        fitting
+            .max_by_key(|entry| entry.header.view())
+            .map(Entry::place)
+    }
+
+    fn link(&mut self, place: Place, out: &mut Outbox) {
+        let parent = self.branch.top();
+        let entry = self.tree.get(place).expect("links what it knows");
+        let in_view = entry.header.view() == self.installed && place.slot > self.base.slot;
+        let as_vote = in_view && self.may_vote() && self.recorded == parent;
+        match entry.record {
+            None if as_vote => self.append(place, RecordAs::Vote, out),
+            None => self.append(place, RecordAs::Fetched, out),
+            Some(_) => {}
+        }
+        let entry = self.tree.get(place).expect("links what it knows");
+        if entry.record == Some(RecordAs::Vote) && self.recorded == parent && in_view {
+            self.recorded = place;
+        }
+        self.branch.push(place);
+    }
+
+    /// Replaces the branch above its fork with the chain of `target`, all of which is known.
+    pub(crate) fn switch_to(&mut self, target: Place, out: &mut Outbox) {
+        let fork = self.branch.fork(&self.tree, target);
+        let fork = fork.expect("the chain of the target is known");
+        assert!(fork.slot >= self.decided.slot, "I7: decided blocks stay");
+        let chain = self.tree.down_from(target).map(Entry::place);
+        let chain = chain.take_while(|place| place.slot > fork.slot);
+        let chain = chain.collect::<Vec<_>>();
+        self.cut(fork.slot);
+        for place in chain.into_iter().rev() {
+            self.link(place, out);
+        }
+        self.relink_words();
+        self.link_all(None, out);
+    }
+
+    /// Cuts the branch above `keep`. The blocks stay known, and what was said for them.
+    pub(crate) fn cut(&mut self, keep: Slot) {
+        assert!(keep >= self.decided.slot, "decided blocks stay");
+        if keep >= self.branch.top().slot {
+            return;
+        }
+        for book in &mut self.books {
+            for words in book.words() {
+                words.before_cut(&self.branch, keep);
+            }
+        }
+        for peer in &mut self.peers {
+            peer.claims.before_cut(&self.branch, keep);
+        }
+        self.branch.cut(keep);
+        self.durable = self.durable.min(keep);
+        self.valid = self.valid.min(keep);
+    }
+
+    pub(crate) fn relink_words(&mut self) {
+        for book in &mut self.books {
+            for words in book.words() {
+                words.relink(&self.branch, &self.tree);
+            }
+        }
+        for peer in &mut self.peers {
+            peer.claims.relink(&self.branch, &self.tree);
+        }
+    }
+
+    /// N9: hands out two leader-signed headers that contradict each other, once per view. The
+    /// caller verifies both signatures before it stores them.
+    pub(crate) fn accuse(
+        &mut self,
+        kind: u8,
+        first: SignedHeader,
+        second: SignedHeader,
+        out: &mut Outbox,
+    ) {
+        if first.header.view() == self.installed && self.accused != Some(self.installed) {
+            out.push(Effect::Evidence(Evidence {
+                kind,
+                first,
+                second,
+            }));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The branch: the one chain on which this replica executes, votes and builds.
+//!
+//! Up to the decided slot it never changes; above, a new view or a proof of the leader's lie may
+//! replace it. A ring of digests over the window.
+
+use wire::certificates::Place;
+use wire::ids::{Digest, Slot};
+
+use crate::tree::{RING, Tree};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Branch {
+    digests: Vec<Digest>,
+    /// Lowest slot that is remembered.
+    lowest: Slot,
+    top: Place,
+}
+
+impl Branch {
+    /// A branch that ends at `top`; nothing below is remembered.
+    pub fn new(top: Place) -> Branch {
+        let mut branch = Branch {
+            digests: vec![Digest::ZERO; RING],
+            lowest: top.slot,
+            top,
+        };
+        branch.set(top);
+        branch
+    }
+
+    fn set(&mut self, place: Place) {
+        self.digests[(place.slot.0 % RING as u64) as usize] = place.digest;
+    }
+
+    pub fn top(&self) -> Place {
+        self.top
+    }
+
+    /// Digest of the block at `slot`, while it is remembered.
+    pub fn digest_at(&self, slot: Slot) -> Option<Digest> {
+        let remembered = self
+            .lowest
+            .max(Slot(self.top.slot.0.saturating_sub(RING as u64 - 1)));
+        (remembered <= slot && slot <= self.top.slot)
+            .then(|| self.digests[(slot.0 % RING as u64) as usize])
+    }
+
+    pub fn place_at(&self, slot: Slot) -> Option<Place> {
+        let digest = self.digest_at(slot)?;
+        Some(Place { slot, digest })
+    }
+
+    pub fn holds(&self, place: Place) -> bool {
+        self.digest_at(place.slot) == Some(place.digest)
+    }
+
+    /// Puts the next block on top; its parent is the top.
+    pub fn push(&mut self, place: Place) {
+        assert_eq!(place.slot, self.top.slot.next(), "a chain has no gaps");
+        self.set(place);
+        self.top = place;
+    }
+
+    /// Cuts everything above `slot` off.
+    pub fn cut(&mut self, slot: Slot) {
+        self.top = self.place_at(slot).expect("cut above what is remembered");
+    }
+
+    /// Begins anew at `place`: everything below is executed state that came from others.
+    pub fn restart(&mut self, place: Place) {
+        (self.lowest, self.top) = (place.slot, place);
+        self.set(place);
+    }
+
+    /// Where the chain of `place` leaves this branch: the deepest common block, when all between
+    /// it and `place` are known.
+    pub fn fork(&self, tree: &Tree, place: Place) -> Option<Place> {
+        if self.holds(place) {
+            return Some(place);
+        }
+        tree.down_from(place)
+            .map(|entry| entry.parent())
+            .find(|parent| self.holds(*parent))
+    }
+}

@@ -1,0 +1,632 @@
+//! V1-V6: leaving a view and installing the next one.
+
+use std::sync::Arc;
+
+use wire::certificates::{CompactHeader, NewViewCertificate, Place};
+use wire::ids::{Instant, NodeId, Signature, Slot, View};
+use wire::seal::{
+    Signed, Signer, Statement, Verified, gather, sign, sign_new_view, sign_view_change,
+};
+use wire::view_change::{NewView, ViewChange};
+
+use crate::chase::Chain;
+use crate::core::{Core, Spoken};
+use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
+use crate::select::select;
+use crate::tree::Validity;
+
+/// Own messages of a view change are repeated after this pause, which doubles up to the longest.
+const PAUSE_NS_MIN: u64 = 1_000_000;
+const PAUSE_NS_MAX: u64 = 64_000_000;
+/// Views above the stage whose messages are kept.
+const VIEWS_AHEAD: u64 = 2;
+/// Claimed blocks that a new leader gave up to find.
+const UNAVAILABLE_MAX: usize = 16;
+
+/// The view being entered.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub view: View,
+    /// Own view change, once it is durable.
+    own: Option<ViewChangeRef>,
+    /// Own NEW-VIEW, and whether it was written.
+    new_view: Option<NewViewRef>,
+    new_view_written: bool,
+    /// Own acknowledgement, and whether it was written.
+    ack: Option<Verified<Signed>>,
+    ack_written: bool,
+    /// The base that this replica is about to propose or acknowledge.
+    pub candidate: Option<Place>,
+    /// What the candidate lacks, and since when.
+    lacking: Option<(Place, Instant)>,
+    unavailable: Vec<Place>,
+    /// The leader's choice does not lead to the base that it names.
+    refused: bool,
+    resend_at: Instant,
+    pause_ns: u64,
+    ask_at: Instant,
+    asks: usize,
+}
+
+impl Change {
+    pub fn new(view: View, now: Instant) -> Change {
+        Change {
+            view,
+            own: None,
+            new_view: None,
+            new_view_written: false,
+            ack: None,
+            ack_written: false,
+            candidate: None,
+            lacking: None,
+            unavailable: Vec::new(),
+            refused: false,
+            resend_at: now.after_ns(PAUSE_NS_MIN),
+            pause_ns: PAUSE_NS_MIN,
+            ask_at: now,
+            asks: 0,
+        }
+    }
+
+    /// What an earlier boot had written of this view.
+    pub fn resume(
+        &mut self,
+        own: Option<ViewChangeRef>,
+        new_view: Option<NewViewRef>,
+        ack: Option<Verified<Signed>>,
+    ) {
+        self.new_view_written = new_view.is_some();
+        self.ack_written = ack.is_some();
+        (self.own, self.new_view, self.ack) = (own, new_view, ack);
+    }
+}
+
+/// Whether a replica may acknowledge a base now.
+enum Readiness {
+    Ready,
+    /// This block of its chain is not here.
+    Lacks(Place),
+    /// Not yet written, verified or within the window.
+    Waits,
+    /// It contradicts what is decided here (V6).
+    Refused,
+}
+
+impl<S: Signer> Core<S> {
+    /// V1: from now on no vote in a lower view.
+    pub(crate) fn enter(&mut self, now: Instant, view: View, out: &mut Outbox) {
+        assert!(view > self.stage, "I6: views are entered upwards");
+        let in_vain = !(self.accused == Some(self.installed) && self.stage == self.installed);
+        let own = self.own_view_change(view);
+        self.stage = view;
+        self.timers.entered(now, in_vain);
+        self.open_book(view);
+        self.forget_wish(view);
+        self.view_changes.retain(|vc| vc.message.view >= view);
+        self.new_views.retain(|known| known.message.view >= view);
+        self.acks.retain(|ack| view_of_ack(ack) >= view);
+        self.change = Some(Change::new(view, now));
+        let own = Arc::new(own);
+        let spoken = if self.silent {
+            Spoken::Nothing
+        } else {
+            Spoken::ViewChange(Arc::clone(&own))
+        };
+        self.record(Record::ViewChange(own), spoken, out);
+    }
+
+    /// What this replica did in the installed view: certificates, and the chain it voted for.
+    fn own_view_change(&self, view: View) -> Verified<wire::seal::CheckedViewChange> {
+        let mut message = ViewChange {
+            view,
+            replica: self.config.me,
+            installed: self.installed,
+            certificate: self.certificate.as_deref().copied(),
+            checkpoint: self.checkpoint.as_deref().copied(),
+            suffix: Vec::new(),
+            tip_signature: Signature([0; 64]),
+            quorum: None,
+        };
+        let anchor = message
+            .anchor(self.config.genesis)
+            .expect("I7: base and checkpoint lie on one chain");
+        let chain = self.tree.down_from(self.tip);
+        let chain = chain.take_while(|entry| entry.header.slot() > anchor.slot);
+        let mut chain = chain.copied().collect::<Vec<_>>();
+        // Blocks at the tip that came with a bad signature of the leader were never voted for.
+        let signed = chain.iter().position(|entry| entry.signature_good);
+        chain.drain(..signed.unwrap_or(chain.len()));
+        // A chain that does not reach the anchor is one that a checkpoint has overtaken.
+        let reaches = chain.last().is_some_and(|last| last.parent() == anchor);
+        if reaches {
+            assert!(
+                chain.iter().all(|e| e.header.view() == self.installed),
+                "the own votes of a view are for blocks of this view"
+            );
+            message.tip_signature = chain.first().map_or(message.tip_signature, |e| e.signature);
+            message.suffix = chain
+                .iter()
+                .rev()
+                .map(|entry| CompactHeader::of(&entry.header))
+                .collect();
+        }
+        let on_chain = |block: Place| {
+            block == anchor || reaches && chain.iter().any(|entry| entry.place() == block)
+        };
+        let quorum = self.quorum.as_deref();
+        message.quorum = quorum.filter(|quorum| on_chain(quorum.block)).cloned();
+        sign_view_change(&self.signer, &self.rules, message)
+    }
+
+    pub(crate) fn on_view_change(&mut self, message: ViewChangeRef) {
+        let (view, author) = (message.message.view, message.message.replica);
+        if view < self.stage || view <= self.installed || view.0 > self.stage.0 + VIEWS_AHEAD {
+            return;
+        }
+        // One of each replica and view: of two different ones a liar's first.
+        let same =
+            |held: &ViewChangeRef| (held.message.view, held.message.replica) == (view, author);
+        if !self.view_changes.iter().any(same) {
+            self.view_changes.push(message);
+        }
+    }
+
+    pub(crate) fn on_new_view(&mut self, message: NewViewRef) {
+        let view = message.message.view;
+        let near = self.stage.0 + VIEWS_AHEAD;
+        if view < self.stage || view <= self.installed || view.0 > near {
+            return;
+        }
+        if !self.new_views.iter().any(|held| held.message.view == view) {
+            self.new_views.push(message);
+        }
+    }
+
+    pub(crate) fn on_ack(&mut self, ack: Verified<Signed>) {
+        let view = view_of_ack(&ack);
+        let near = self.stage.0 + VIEWS_AHEAD;
+        if view < self.stage || view <= self.installed || view.0 > near {
+            return;
+        }
+        let same = |held: &Verified<Signed>| held.by == ack.by && view_of_ack(held) == view;
+        if !self.acks.iter().any(same) {
+            self.acks.push(ack);
+        }
+    }
+
+    /// Goes on with the view that is being entered.
+    pub(crate) fn pursue_view(&mut self, now: Instant, out: &mut Outbox) {
+        if let Some(certificate) = self.certificate_of_acks()
+            && self.install(now, certificate, out)
+        {
+            return;
+        }
+        let Some(view) = self.change.as_ref().map(|change| change.view) else {
+            return;
+        };
+        if self.silent {
+            return;
+        }
+        let written = self.change.as_ref().is_some_and(|c| c.new_view_written);
+        if self.may_lead_in(view) && !written {
+            self.lead(now, view, out);
+        }
+        self.follow(now, view, out);
+        self.repeat(now, out);
+    }
+
+    fn change_mut(&mut self) -> &mut Change {
+        self.change.as_mut().expect("a view is being entered")
+    }
+
+    /// V2: chooses view changes and proposes the base that they lead to.
+    fn lead(&mut self, now: Instant, view: View, out: &mut Outbox) {
+        let Some(change) = &self.change else { return };
+        if change.own.is_none() {
+            return;
+        }
+        let unavailable = |place: &Place, vc: &ViewChangeRef| {
+            place.slot > vc.anchor.slot && vc.digest_at(place.slot) == Some(place.digest)
+        };
+        let mut chosen = self
+            .view_changes
+            .iter()
+            .filter(|vc| vc.message.view == view)
+            .filter(|vc| {
+                !change
+                    .unavailable
+                    .iter()
+                    .any(|place| unavailable(place, vc))
+            })
+            .cloned()
+            .collect::<Vec<_>>();
+        chosen.sort_by_key(|vc| vc.message.replica);
+        let genesis = self.genesis();
+        let parts = chosen.iter().map(|vc| &***vc).collect::<Vec<_>>();
+        let selected = select(&self.config.quorums, genesis, |v| self.leader(v), &parts);
+        let Some(selected) = selected else { return };
+        let base = selected.base;
+        self.adopt_checkpoints(&chosen, out);
+        self.change_mut().candidate = Some(base);
+        self.pursue_goal(out);
+        match self.readiness(view, base) {
+            Readiness::Ready => {
+                let chosen = chosen.iter().map(|vc| (vc.message.replica, vc.digest));
+                let message = NewView {
+                    view,
+                    base,
+                    chosen: chosen.collect(),
+                };
+                let message = Arc::new(sign_new_view(&self.signer, message));
+                self.change_mut().new_view_written = true;
+                let spoken = Spoken::NewView(Arc::clone(&message));
+                self.record(Record::NewView(message), spoken, out);
+            }
+            Readiness::Lacks(place) => {
+                let patience_ns = self.timers.change_ns() / 4;
+                let change = self.change_mut();
+                match change.lacking {
+                    Some((lacking, since)) if lacking == place => {
+                        // Claimed by a liar, perhaps: the others decide without him.
+                        if now.since_ns(since) > patience_ns
+                            && change.unavailable.len() < UNAVAILABLE_MAX
+                        {
+                            change.unavailable.push(place);
+                            change.lacking = None;
+                        }
+                    }
+                    _ => change.lacking = Some((place, now)),
+                }
+                self.ask_for_base(now, place, out);
+            }
+            Readiness::Waits | Readiness::Refused => {}
+        }
+    }
+
+    /// V3: checks the leader's choice, gets every payload up to the base, and acknowledges it.
+    fn follow(&mut self, now: Instant, view: View, out: &mut Outbox) {
+        let Some(change) = &self.change else { return };
+        if change.ack_written || change.refused {
+            return;
+        }
+        let known = self.new_views.iter().find(|nv| nv.message.view == view);
+        let Some(new_view) = known.cloned() else {
+            return;
+        };
+        let mut chosen = Vec::with_capacity(new_view.message.chosen.len());
+        for (author, digest) in &new_view.message.chosen {
+            let same = |vc: &&ViewChangeRef| {
+                vc.message.view == view && vc.message.replica == *author && vc.digest == *digest
+            };
+            match self.view_changes.iter().find(same) {
+                Some(vc) => chosen.push(Arc::clone(vc)),
+                None => return self.ask_for_view_change(now, *author, *digest, out),
+            }
+        }
+        let parts = chosen.iter().map(|vc| &***vc).collect::<Vec<_>>();
+        let genesis = self.genesis();
+        let selected = select(&self.config.quorums, genesis, |v| self.leader(v), &parts);
+        let base = new_view.message.base;
+        if selected.is_none_or(|selected| selected.base != base) {
+            self.change_mut().refused = true;
+            return;
+        }
+        self.adopt_checkpoints(&chosen, out);
+        self.change_mut().candidate = Some(base);
+        self.pursue_goal(out);
+        match self.readiness(view, base) {
+            Readiness::Ready => {
+                let statement = Statement::NewViewAck {
+                    view,
+                    base_slot: base.slot,
+                    base: base.digest,
+                };
+                let ack = sign(&self.signer, statement);
+                self.change_mut().ack_written = true;
+                self.record(Record::Ack(ack), Spoken::Ack(ack), out);
+            }
+            Readiness::Lacks(place) => self.ask_for_base(now, place, out),
+            Readiness::Waits => {}
+            Readiness::Refused => self.change_mut().refused = true,
+        }
+    }
+
+    /// A replica that is behind takes over the deepest checkpoint of a choice (V3).
+    fn adopt_checkpoints(&mut self, chosen: &[ViewChangeRef], out: &mut Outbox) {
+        let checkpoints = chosen.iter().filter_map(|vc| vc.message.checkpoint);
+        if let Some(deepest) = checkpoints.max_by_key(|found| found.header.slot()) {
+            self.adopt_checkpoint(deepest, out);
+        }
+    }
+
+    /// Whether every payload up to `base` is held, valid and durable here, and nothing decided
+    /// contradicts it. Possession before the acknowledgement is what keeps a base retrievable.
+    fn readiness(&self, view: View, base: Place) -> Readiness {
+        let floor = self.decided_below(view);
+        if base.slot < floor.slot || base.slot == floor.slot && base != floor {
+            return Readiness::Refused;
+        }
+        if base.slot <= self.decided.slot {
+            // Whatever is decided here above the base belongs to `view` itself.
+            return match self.branch.digest_at(base.slot) {
+                Some(digest) if digest == base.digest => Readiness::Ready,
+                Some(_) => Readiness::Refused,
+                None => Readiness::Ready,
+            };
+        }
+        let held_max = self.executed.0 + self.config.blocks_held_max;
+        if base.slot.0 > held_max.min(self.low.0 + self.config.window()) {
+            return Readiness::Waits;
+        }
+        match self.chain_of(base) {
+            Chain::Forks(fork) if fork.slot < self.decided.slot => return Readiness::Refused,
+            Chain::Forks(_) => {}
+            Chain::Lacks(place) if place.slot <= self.decided.slot => return Readiness::Refused,
+            Chain::Lacks(place) => return Readiness::Lacks(place),
+        }
+        let chain = self.tree.down_from(base);
+        let mut chain = chain.take_while(|entry| entry.header.slot() > self.decided.slot);
+        let ready = chain.all(|entry| {
+            let durable = entry.end.is_some_and(|end| end <= self.durable_position);
+            durable && entry.validity == Validity::Valid
+        });
+        if ready {
+            Readiness::Ready
+        } else {
+            Readiness::Waits
+        }
+    }
+
+    /// x of V6: the deepest decided block of a view below `view`.
+    fn decided_below(&self, view: View) -> Place {
+        let mut place = self.decided;
+        while let Some(entry) = self.tree.get(place) {
+            if entry.header.view() < view {
+                return place;
+            }
+            place = entry.parent();
+        }
+        place
+    }
+
+    /// V4: q acknowledgements of one base.
+    fn certificate_of_acks(&self) -> Option<NewViewCertificate> {
+        let need = self.config.quorums.slow();
+        let first = self.acks.iter().find(|ack| {
+            let same = |held: &&Verified<Signed>| held.statement == ack.statement;
+            self.acks.iter().filter(same).count() >= need
+        })?;
+        let Statement::NewViewAck {
+            view,
+            base_slot,
+            base,
+        } = first.statement
+        else {
+            return None;
+        };
+        let same = self
+            .acks
+            .iter()
+            .filter(|held| held.statement == first.statement)
+            .take(need);
+        Some(NewViewCertificate {
+            view,
+            base: Place {
+                slot: base_slot,
+                digest: base,
+            },
+            acks: gather(same),
+        })
+    }
+
+    pub(crate) fn on_new_view_certificate(
+        &mut self,
+        now: Instant,
+        certificate: Verified<NewViewCertificate>,
+        out: &mut Outbox,
+    ) {
+        self.install(now, certificate.into_inner(), out);
+    }
+
+    /// V4, Y4: goes over to a certified view. False when it is old, or contradicts what is decided
+    /// here (V6): that view is late or stale.
+    fn install(&mut self, now: Instant, certificate: NewViewCertificate, out: &mut Outbox) -> bool {
+        let (view, base) = (certificate.view, certificate.base);
+        if view < self.stage || view <= self.installed {
+            return false;
+        }
+        let floor = self.decided_below(view);
+        let forks_below = match self.chain_of(base) {
+            Chain::Forks(fork) => fork.slot < floor.slot,
+            Chain::Lacks(_) => false,
+        };
+        if base.slot < floor.slot || base.slot == floor.slot && base != floor || forks_below {
+            self.acks.retain(|ack| view_of_ack(ack) != view);
+            return false;
+        }
+        let certificate = Arc::new(certificate);
+        (self.stage, self.installed, self.base) = (view, view, base);
+        self.certificate = Some(Arc::clone(&certificate));
+        self.install_end = None;
+        self.record(Record::Install(certificate), Spoken::Install, out);
+        (self.tip, self.recorded) = (base, base);
+        (self.voted, self.own_vote, self.own_commit) = (None, None, None);
+        self.quorum = None;
+        self.voting_stopped = false;
+        self.decided_in = None;
+        self.change = None;
+        self.open_book(view);
+        self.forget_wish(view);
+        self.view_changes.retain(|vc| vc.message.view > view);
+        self.new_views.retain(|known| known.message.view > view);
+        self.acks.retain(|ack| view_of_ack(ack) > view);
+        self.timers.installed(now);
+        self.go_to_base(out);
+        out.push(Effect::Installed { view });
+        self.link_all(None, out);
+        true
+    }
+
+    /// The branch up to the base and no further; up to what is decided while the base is not here.
+    fn go_to_base(&mut self, out: &mut Outbox) {
+        let base = self.base;
+        match self.chain_of(base) {
+            Chain::Forks(fork) if fork == base => {
+                self.cut(base.slot.max(self.decided.slot));
+            }
+            Chain::Forks(fork) if fork.slot >= self.decided.slot => self.switch_to(base, out),
+            _ => self.cut(self.decided.slot),
+        }
+        if self.base_is_linked() {
+            self.forget_abandoned(out);
+        }
+    }
+
+    /// Blocks of older views off the branch are not needed any more.
+    pub(crate) fn forget_abandoned(&mut self, out: &mut Outbox) {
+        let first = self.decided.slot.0 + 1;
+        for slot in (first..=first + self.config.window()).map(Slot) {
+            let abandoned = self.tree.at(slot).filter(|entry| {
+                entry.header.view() < self.installed && !self.branch.holds(entry.place())
+            });
+            let abandoned = abandoned.map(|entry| entry.place()).collect::<Vec<_>>();
+            for place in abandoned {
+                self.tree.remove(place);
+                out.push(Effect::Forget { place });
+            }
+        }
+    }
+
+    fn ask_for_base(&mut self, now: Instant, place: Place, out: &mut Outbox) {
+        let rto_ns = self.repair.rto_ns();
+        let have = self.decided.slot.min(Slot(place.slot.0 - 1));
+        let claims = |vc: &ViewChangeRef| vc.digest_at(place.slot) == Some(place.digest);
+        let claimants = self.view_changes.iter().filter(|vc| claims(vc));
+        let claimants = claimants.map(|vc| vc.message.replica);
+        let me = self.config.me;
+        let claimants = claimants.filter(|id| *id != me).collect::<Vec<_>>();
+        let others = (0..self.config.quorums.n as u16).map(NodeId);
+        let others = others.filter(|id| *id != me && !claimants.contains(id));
+        let asked = claimants.iter().copied().chain(others).collect::<Vec<_>>();
+        let change = self.change_mut();
+        if now < change.ask_at {
+            return;
+        }
+        change.ask_at = now.after_ns(rto_ns);
+        let to = asked[change.asks % asked.len()];
+        change.asks += 1;
+        out.push(Effect::FetchBlock { to, place, have });
+    }
+
+    fn ask_for_view_change(
+        &mut self,
+        now: Instant,
+        author: NodeId,
+        digest: wire::ids::Digest,
+        out: &mut Outbox,
+    ) {
+        let rto_ns = self.repair.rto_ns();
+        let me = self.config.me;
+        let asked = [self.leader(self.stage), author];
+        let change = self.change_mut();
+        if now < change.ask_at {
+            return;
+        }
+        change.ask_at = now.after_ns(rto_ns);
+        let to = asked[change.asks % asked.len()];
+        change.asks += 1;
+        if to != me {
+            out.push(Effect::FetchViewChange { to, digest });
+        }
+    }
+
+    pub(crate) fn on_fetch_view_change(
+        &mut self,
+        from: NodeId,
+        digest: wire::ids::Digest,
+        out: &mut Outbox,
+    ) {
+        let mut known = self.view_changes.iter();
+        if let Some(vc) = known.find(|vc| vc.digest == digest) {
+            out.push(Effect::Tell {
+                to: Recipient::One(from),
+                message: Large::ViewChange(Arc::clone(vc)),
+            });
+        }
+    }
+
+    /// §11: own messages of the view change, until it is installed or left.
+    fn repeat(&mut self, now: Instant, out: &mut Outbox) {
+        let Some(change) = &mut self.change else {
+            return;
+        };
+        if now < change.resend_at {
+            return;
+        }
+        change.pause_ns = (2 * change.pause_ns).min(PAUSE_NS_MAX);
+        change.resend_at = now.after_ns(change.pause_ns);
+        let to = Recipient::All;
+        if let Some(own) = change.own.clone() {
+            let message = Large::ViewChange(own);
+            out.push(Effect::Tell { to, message });
+        }
+        if let Some(own) = change.new_view.clone() {
+            let message = Large::NewView(own);
+            out.push(Effect::Tell { to, message });
+        }
+        if let Some(ack) = &change.ack {
+            out.push(Effect::Say { to, signed: **ack });
+        }
+    }
+
+    /// An own message of a view change is durable: now it is spoken, and counts here.
+    pub(crate) fn speak_change(&mut self, spoken: Spoken, out: &mut Outbox) {
+        let to = Recipient::All;
+        match spoken {
+            Spoken::ViewChange(own) if own.message.view == self.stage => {
+                if let Some(change) = &mut self.change {
+                    change.own = Some(Arc::clone(&own));
+                    self.on_view_change(Arc::clone(&own));
+                    let message = Large::ViewChange(own);
+                    out.push(Effect::Tell { to, message });
+                }
+            }
+            Spoken::NewView(own) if own.message.view == self.stage => {
+                if let Some(change) = &mut self.change {
+                    change.new_view = Some(Arc::clone(&own));
+                    self.on_new_view(Arc::clone(&own));
+                    let message = Large::NewView(own);
+                    out.push(Effect::Tell { to, message });
+                }
+            }
+            Spoken::Ack(ack) if view_of_ack(&ack) == self.stage => {
+                if let Some(change) = &mut self.change {
+                    change.ack = Some(ack);
+                    self.on_ack(ack);
+                    out.push(Effect::Say { to, signed: *ack });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// When the view change next needs a turn.
+    pub(crate) fn change_wake_at(&self) -> Instant {
+        let never = Instant(u64::MAX);
+        self.change.as_ref().map_or(never, |change| {
+            if change.own.is_some() {
+                change.resend_at
+            } else {
+                never
+            }
+        })
+    }
+}
+
+/// The view of an acknowledgement; 0 for anything else.
+fn view_of_ack(ack: &Signed) -> View {
+    match ack.statement {
+        Statement::NewViewAck { view, .. } => view,
+        _ => View(0),
+    }
+}

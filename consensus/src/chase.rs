@@ -1,0 +1,95 @@
+//! Blocks that this replica must have though nobody proposed them to it: the base of the installed
+//! view, a final block off its branch, and the base that a new view is about to get.
+
+use wire::certificates::Place;
+use wire::ids::Slot;
+use wire::seal::Signer;
+
+use crate::core::Core;
+use crate::input::Outbox;
+use crate::tree::{Entry, RecordAs};
+
+/// How far the chain of a target is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chain {
+    /// Down to this block of the branch.
+    Forks(Place),
+    /// Down to above this block.
+    Lacks(Place),
+}
+
+impl<S: Signer> Core<S> {
+    /// Whether the base of the installed view is on the branch, or so old that it is not
+    /// remembered any more.
+    pub(crate) fn base_is_linked(&self) -> bool {
+        self.branch.holds(self.base) || self.base.slot < self.decided.slot
+    }
+
+    pub(crate) fn chain_of(&self, target: Place) -> Chain {
+        if self.branch.holds(target) {
+            return Chain::Forks(target);
+        }
+        let mut lacks = target;
+        for entry in self.tree.down_from(target) {
+            lacks = entry.parent();
+            if self.branch.holds(lacks) {
+                return Chain::Forks(lacks);
+            }
+        }
+        Chain::Lacks(lacks)
+    }
+
+    /// What is chased now, most urgent first, and the first block of its chain that is missing.
+    pub(crate) fn sought(&self) -> Option<(Place, Option<Place>)> {
+        let base = (!self.base_is_linked()).then_some(self.base);
+        let elsewhere = self
+            .final_place
+            .filter(|place| place.slot > self.decided.slot && !self.branch.holds(*place));
+        let candidate = self.change.as_ref().and_then(|change| change.candidate);
+        let target = base.or(elsewhere).or(candidate)?;
+        let missing = match self.chain_of(target) {
+            Chain::Forks(_) => None,
+            Chain::Lacks(place) => (place.slot > self.decided.slot).then_some(place),
+        };
+        Some((target, missing))
+    }
+
+    /// Whether a block lies, or may lie, on the chain that is chased.
+    pub(crate) fn is_sought(&self, place: Place) -> bool {
+        let Some((target, missing)) = self.sought() else {
+            return false;
+        };
+        let on_chain = |entry: &Entry| entry.place() == place;
+        missing == Some(place)
+            || place.slot <= target.slot && self.tree.at(place.slot).count() < 2
+            || place.slot <= target.slot && self.tree.down_from(target).any(|e| on_chain(e))
+    }
+
+    /// Goes over to the chased chain when all of it is here; writes what a candidate lacks.
+    pub(crate) fn pursue_goal(&mut self, out: &mut Outbox) {
+        for target in [Some(self.base), self.final_place].into_iter().flatten() {
+            if target.slot > self.decided.slot
+                && !self.branch.holds(target)
+                && let Chain::Forks(fork) = self.chain_of(target)
+                && fork.slot >= self.decided.slot
+            {
+                self.switch_to(target, out);
+            }
+        }
+        let candidate = self.change.as_ref().and_then(|change| change.candidate);
+        if let Some(target) = candidate {
+            self.append_chain(target, out);
+        }
+    }
+
+    /// Writes every held, unwritten block on the chain of `target` into the log.
+    fn append_chain(&mut self, target: Place, out: &mut Outbox) {
+        let decided: Slot = self.decided.slot;
+        let chain = self.tree.down_from(target);
+        let chain = chain.take_while(|entry| entry.header.slot() > decided);
+        let unwritten = chain.filter(|entry| entry.record.is_none());
+        for place in unwritten.map(Entry::place).collect::<Vec<_>>() {
+            self.append(place, RecordAs::Fetched, out);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! K1, K2, K3, K5: equal states make a checkpoint, and a checkpoint moves the window.
+
+use std::sync::Arc;
+
+use wire::certificates::{CheckpointCertificate, Place, Signatures};
+use wire::ids::{Digest, NodeId, Slot};
+use wire::seal::{Signed, Signer, Statement, Verified, sign};
+
+use crate::core::{Core, Spoken};
+use crate::input::{Effect, Outbox, Recipient, Record};
+
+/// Newest statements kept of each replica.
+const KEPT: usize = 2;
+
+/// What replicas said about their states.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    /// By replica, the newest ones.
+    said: Vec<[Option<Verified<Signed>>; KEPT]>,
+}
+
+fn parts(signed: &Signed) -> (Slot, Digest, Digest) {
+    match signed.statement {
+        Statement::Checkpoint { slot, chain, root } => (slot, chain, root),
+        _ => (Slot(0), Digest::ZERO, Digest::ZERO),
+    }
+}
+
+impl Statements {
+    pub fn new(replicas: usize) -> Statements {
+        Statements {
+            said: vec![[None; KEPT]; replicas],
+        }
+    }
+
+    fn hear(&mut self, signed: Verified<Signed>) {
+        let slot = parts(&signed).0;
+        let kept = &mut self.said[signed.by.index()];
+        if kept.iter().flatten().any(|held| parts(held).0 == slot) {
+            return;
+        }
+        let lowest = kept
+            .iter_mut()
+            .min_by_key(|held| held.map(|held| parts(&held).0));
+        if let Some(cell) = lowest
+            && cell.is_none_or(|held| parts(&held).0 < slot)
+        {
+            *cell = Some(signed);
+        }
+    }
+
+    fn of(&self, by: NodeId) -> impl Iterator<Item = &Verified<Signed>> {
+        self.said[by.index()].iter().flatten()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Verified<Signed>> {
+        self.said.iter().flatten().flatten()
+    }
+}
+
+impl<S: Signer> Core<S> {
+    /// K1: the own state after this slot is known; everyone is told.
+    pub(crate) fn on_root(&mut self, slot: Slot, root: Digest, out: &mut Outbox) {
+        let Some(chain) = self
+            .branch
+            .digest_at(slot)
+            .filter(|_| slot <= self.executed)
+        else {
+            return;
+        };
+        let signed = sign(&self.signer, Statement::Checkpoint { slot, chain, root });
+        if !self.silent {
+            out.push(Effect::Say {
+                to: Recipient::All,
+                signed: *signed,
+            });
+        }
+        self.statements.hear(signed);
+        if let Some(newest) = &self.newest_checkpoint
+            && newest.header.slot() == slot
+            && newest.root != root
+        {
+            self.diverge(slot, root, newest.root, out);
+        }
+    }
+
+    fn diverge(&mut self, slot: Slot, own: Digest, certified: Digest, out: &mut Outbox) {
+        self.voting_stopped = true;
+        out.push(Effect::Diverged {
+            slot,
+            own,
+            certified,
+        });
+    }
+
+    pub(crate) fn on_checkpoint(&mut self, signed: Verified<Signed>) {
+        let slot = parts(&signed).0;
+        if slot > self.low && slot.0.is_multiple_of(self.config.interval) {
+            self.statements.hear(signed);
+        }
+    }
+
+    /// K2: q equal statements about one slot.
+    pub(crate) fn gather_checkpoint(&mut self, out: &mut Outbox) {
+        let known = self.newest_checkpoint.as_ref();
+        let known = known.map_or(self.low, |newest| newest.header.slot());
+        let need = self.config.quorums.slow();
+        let newer = self.statements.all().filter(|said| parts(said).0 > known);
+        let agreed = newer.map(|said| said.statement).find(|statement| {
+            let equal = self.statements.all();
+            equal.filter(|said| said.statement == *statement).count() >= need
+        });
+        let Some(Statement::Checkpoint { slot, chain, root }) = agreed else {
+            return;
+        };
+        let place = Place {
+            slot,
+            digest: chain,
+        };
+        // Without the header a certificate cannot be made; one of the others will send it.
+        let Some(header) = self.tree.get(place).map(|entry| entry.header) else {
+            return;
+        };
+        let mut signatures = Signatures::new();
+        let equal = self
+            .statements
+            .all()
+            .filter(|said| said.statement == Statement::Checkpoint { slot, chain, root });
+        for said in equal.take(need) {
+            signatures.add(said.by, said.signature);
+        }
+        let certificate = CheckpointCertificate {
+            header,
+            root,
+            signatures,
+        };
+        self.adopt_checkpoint(certificate, out);
+    }
+
+    /// Takes a certified checkpoint over: its block is final, and once its state is here the window
+    /// moves.
+    pub(crate) fn adopt_checkpoint(
+        &mut self,
+        certificate: CheckpointCertificate,
+        out: &mut Outbox,
+    ) {
+        let place = certificate.place();
+        let known = self.newest_checkpoint.as_ref();
+        if place.slot <= known.map_or(self.low, |newest| newest.header.slot()) {
+            return;
+        }
+        if place.slot <= self.decided.slot
+            && let Some(own) = self.branch.digest_at(place.slot)
+        {
+            assert_eq!(
+                own, place.digest,
+                "I7: a checkpoint contradicts slot {}",
+                place.slot
+            );
+        }
+        let me = self.config.me;
+        let own = self.statements.of(me).map(|said| parts(said));
+        let own = own.filter(|(slot, ..)| *slot == place.slot);
+        let differing = own
+            .map(|(_, _, root)| root)
+            .find(|r| *r != certificate.root);
+        if let Some(own) = differing {
+            self.diverge(place.slot, own, certificate.root, out);
+        }
+        self.newest_checkpoint = Some(Arc::new(certificate));
+        if place.slot > self.decided.slot
+            && self.final_place.is_none_or(|known| known.slot < place.slot)
+        {
+            self.final_place = Some(place);
+        }
+    }
+
+    /// low := slot, once the certified state is executed here.
+    pub(crate) fn move_window(&mut self, out: &mut Outbox) {
+        let Some(newest) = &self.newest_checkpoint else {
+            return;
+        };
+        let slot = newest.header.slot();
+        if slot <= self.low || slot > self.executed || slot > self.decided.slot {
+            return;
+        }
+        let newest = Arc::clone(newest);
+        self.low = slot;
+        self.checkpoint = Some(Arc::clone(&newest));
+        self.record(Record::Checkpoint(newest), Spoken::Stable(slot), out);
+    }
+
+    /// Own statements that a replica at this checkpoint has not seen the effect of.
+    pub(crate) fn repeat_checkpoints(&self, to: NodeId, above: Slot, out: &mut Outbox) {
+        for said in self.statements.of(self.config.me) {
+            if parts(said).0 > above {
+                out.push(Effect::Say {
+                    to: Recipient::One(to),
+                    signed: **said,
+                });
+            }
+        }
+    }
+
+    /// K4: the caller took over the state at a certified slot.
+    pub(crate) fn on_installed_state(
+        &mut self,
+        certificate: CheckpointCertificate,
+        out: &mut Outbox,
+    ) {
+        let place = certificate.place();
+        self.transferring = None;
+        if place.slot <= self.executed {
+            return;
+        }
+        self.executed = place.slot;
+        if place.slot > self.decided.slot {
+            self.decided = place;
+            self.decided_in = None;
+            if !self.branch.holds(place) {
+                // What was said for the branch that is left comes again.
+                for book in &mut self.books {
+                    book.reopen(book.view);
+                }
+                for peer in &mut self.peers {
+                    peer.claims = Default::default();
+                }
+                self.branch.restart(place);
+            }
+            (self.durable, self.valid) = (place.slot, place.slot);
+            let view = certificate.header.view();
+            if place.slot > self.tip.slot && view == self.installed {
+                // N2: the own checkpoint needs no headers.
+                self.jump(place, out);
+            } else if place.slot > self.base.slot && view != self.installed {
+                self.voting_stopped = true;
+            } else if !self.branch.holds(self.recorded) && self.recorded.slot <= place.slot {
+                self.recorded = place;
+            }
+        }
+        self.low = self.low.max(place.slot);
+        let certificate = Arc::new(certificate);
+        self.checkpoint = Some(Arc::clone(&certificate));
+        let newest = self.newest_checkpoint.as_ref();
+        if newest.is_none_or(|newest| newest.header.slot() < place.slot) {
+            self.newest_checkpoint = Some(Arc::clone(&certificate));
+        }
+        self.record(
+            Record::Checkpoint(certificate),
+            Spoken::Stable(place.slot),
+            out,
+        );
+        self.relink_words();
+        self.link_all(None, out);
+    }
+}

@@ -1,0 +1,152 @@
+//! The blocks that are known, by slot and digest: a ring over the window with a few places for each
+//! slot, because leaders lie and views abandon what they had begun.
+
+use wire::block::BlockHeader;
+use wire::certificates::Place;
+use wire::ids::{Digest, Instant, Position, Signature, Slot};
+use wire::limits::WINDOW;
+use wire::messages::SignedHeader;
+
+/// What verification said about a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    Unknown,
+    Valid,
+    Invalid,
+}
+
+/// How a block lies in the own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordAs {
+    /// As a block record, which is the vote record (R2).
+    Vote,
+    /// As fetched, inherited or learned: never counted as a vote.
+    Fetched,
+}
+
+/// One block whose bytes the caller keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub header: BlockHeader,
+    pub signature: Signature,
+    /// The leader's signature was verified. The digest does not bind it.
+    pub signature_good: bool,
+    pub digest: Digest,
+    pub validity: Validity,
+    pub record: Option<RecordAs>,
+    /// End of its record in the own log, once appended.
+    pub end: Option<Position>,
+    /// When it was first seen here.
+    pub seen_at: Instant,
+}
+
+impl Entry {
+    pub fn signed(&self) -> SignedHeader {
+        SignedHeader {
+            header: self.header,
+            signature: self.signature,
+        }
+    }
+
+    pub fn place(&self) -> Place {
+        Place {
+            slot: self.header.slot(),
+            digest: self.digest,
+        }
+    }
+
+    pub fn parent(&self) -> Place {
+        Place {
+            slot: Slot(self.header.slot().0 - 1),
+            digest: self.header.parent,
+        }
+    }
+}
+
+/// Slots remembered: the window above the executed slot, and as much below it for repair.
+pub(crate) const RING: usize = 2 * WINDOW as usize;
+/// Blocks of one slot: the own branch, the base of a new view, its first proposals, and one more.
+const WAYS: usize = 4;
+
+/// The blocks. About a kilobyte a slot, taken once.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    ways: Vec<Option<Entry>>,
+}
+
+/// All places of a slot hold blocks that are still needed.
+#[derive(Debug)]
+pub(crate) struct Crowded;
+
+impl Tree {
+    pub fn new() -> Tree {
+        Tree {
+            ways: vec![None; RING * WAYS],
+        }
+    }
+
+    fn range(slot: Slot) -> std::ops::Range<usize> {
+        let first = (slot.0 % RING as u64) as usize * WAYS;
+        first..first + WAYS
+    }
+
+    /// Every known block of a slot.
+    pub fn at(&self, slot: Slot) -> impl Iterator<Item = &Entry> {
+        let entries = self.ways[Tree::range(slot)].iter().flatten();
+        entries.filter(move |entry| entry.header.slot() == slot)
+    }
+
+    pub fn get(&self, place: Place) -> Option<&Entry> {
+        self.at(place.slot)
+            .find(|entry| entry.digest == place.digest)
+    }
+
+    pub fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
+        let entries = self.ways[Tree::range(place.slot)].iter_mut().flatten();
+        entries
+            .filter(|entry| entry.header.slot() == place.slot)
+            .find(|entry| entry.digest == place.digest)
+    }
+
+    /// Takes a block in; one that nothing `needs` makes room for it and is returned.
+    pub fn insert(
+        &mut self,
+        entry: Entry,
+        needs: impl Fn(&Entry) -> bool,
+    ) -> Result<Option<Place>, Crowded> {
+        let slot = entry.header.slot();
+        let ways = &mut self.ways[Tree::range(slot)];
+        // Whatever lies here of another slot is far below the window.
+        let is_free = |way: &Option<Entry>| way.as_ref().is_none_or(|e| e.header.slot() != slot);
+        if let Some(way) = ways.iter_mut().find(|way| is_free(way)) {
+            *way = Some(entry);
+            return Ok(None);
+        }
+        for way in ways {
+            let superseded = way.as_ref().filter(|held| !needs(held)).map(Entry::place);
+            if let Some(place) = superseded {
+                *way = Some(entry);
+                return Ok(Some(place));
+            }
+        }
+        Err(Crowded)
+    }
+
+    pub fn remove(&mut self, place: Place) {
+        for way in &mut self.ways[Tree::range(place.slot)] {
+            if way.as_ref().is_some_and(|entry| entry.place() == place) {
+                *way = None;
+            }
+        }
+    }
+
+    /// The ancestors of a block that are known, itself first, downwards.
+    pub fn down_from(&self, place: Place) -> impl Iterator<Item = &Entry> {
+        let mut next = Some(place);
+        std::iter::from_fn(move || {
+            let entry = self.get(next?)?;
+            next = (entry.header.slot() > Slot(1)).then(|| entry.parent());
+            Some(entry)
+        })
+    }
+}
