@@ -59,8 +59,7 @@ impl<S: Signer> Core<S> {
             self.pursue_goal(out);
         } else {
             self.holds_unlinked = true;
-            let verify = !verified;
-            out.push(Effect::Hold { place, verify });
+            out.push(Effect::Hold { place });
         }
     }
 

@@ -184,7 +184,6 @@ pub enum Effect {
     /// Keep the block; it is not written yet.
     Hold {
         place: Place,
-        verify: bool,
     },
     /// Drop the bytes of the block just offered.
     Refuse {

@@ -1,6 +1,8 @@
 //! What becomes of a client's request before any signature work (§9.4): the one rule of the node and
 //! of the simulated replica.
 
+use wire::header::client_prefix;
+use wire::ids::{Instant, PublicKey};
 use wire::reply::{BUSY_LOG_FULL, BUSY_NOT_READY, BUSY_QUEUE};
 
 /// How the replica stands when the request arrives.
@@ -46,9 +48,57 @@ impl Standing {
     }
 }
 
+/// Clients whose requests a follower has verified not long ago. It verifies one request of a client
+/// in a while, so that it can stand up for the client against a leader that ignores it; clients that
+/// repeat themselves because the cluster is busy do not make it busier.
+#[derive(Debug)]
+pub struct Followed {
+    /// By the front of the client's key: the key's next bytes, and when.
+    cells: Vec<(u64, Instant)>,
+}
+
+/// Cells, a power of two; between two verified requests of one client.
+const CELLS: usize = 1024;
+const PAUSE_NS: u64 = 20_000_000;
+
+impl Default for Followed {
+    fn default() -> Self {
+        Followed::new()
+    }
+}
+
+impl Followed {
+    pub fn new() -> Followed {
+        Followed {
+            cells: vec![(0, Instant(0)); CELLS],
+        }
+    }
+
+    /// Whether a request of this client may be verified now; notes that it is.
+    pub fn may_admit(&mut self, now: Instant, client: &PublicKey) -> bool {
+        let prefix = client_prefix(client);
+        let cell = &mut self.cells[prefix as usize % CELLS];
+        if cell.0 == prefix && now.since_ns(cell.1) < PAUSE_NS {
+            return false;
+        }
+        *cell = (prefix, now);
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_follower_verifies_one_request_of_a_client_in_a_while() {
+        let mut followed = Followed::new();
+        let (one, other) = (PublicKey([1; 32]), PublicKey([2; 32]));
+        assert!(followed.may_admit(Instant(PAUSE_NS), &one));
+        assert!(!followed.may_admit(Instant(2 * PAUSE_NS - 1), &one));
+        assert!(followed.may_admit(Instant(PAUSE_NS), &other));
+        assert!(followed.may_admit(Instant(2 * PAUSE_NS), &one));
+    }
 
     const LEADER: Standing = Standing {
         is_leader: true,

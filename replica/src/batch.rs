@@ -208,6 +208,11 @@ impl Seen {
         seen
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.cells.fill(0);
+    }
+
     /// Forgets a signature whose request was not kept.
     pub fn forget(&mut self, signature: &Signature) {
         if self.note(signature) {

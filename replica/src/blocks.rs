@@ -1,10 +1,9 @@
 //! Block bytes by slot: in memory while they are needed soon, in the log for ever after.
 
-use std::mem;
-
 use storage::wal::Sealed;
 use wire::block::{BlockPrefix, BlockView};
 use wire::bytes::{Buffers, SharedBytes};
+use wire::certificates::Place;
 use wire::ids::{Digest, Position, Slot};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES, WINDOW};
 use zerocopy::FromBytes;
@@ -26,19 +25,24 @@ impl<U: std::ops::Deref<Target = [u8]>> Raw<U> {
     }
 }
 
+/// Where a block's record begins in the log, and its length in sectors.
+pub type Location = (Position, u32);
+
 enum Kept<Bu: Buffers> {
-    Nothing,
-    /// Not appended yet: its parent is missing.
+    /// Not appended yet.
     Raw(Raw<Bu::Unique>),
     /// The block message inside its log record.
-    Message(Bu::Shared),
+    Message(Bu::Shared, Location),
 }
 
+/// Blocks of one slot: leaders lie, and views abandon what they had begun. As many as the core
+/// remembers.
+const WAYS: usize = 4;
 const RING: usize = 2 * WINDOW as usize;
 
-/// Bytes by slot over the window.
+/// Bytes by slot and digest over the window.
 pub struct Blocks<Bu: Buffers> {
-    ring: Vec<(Slot, Kept<Bu>)>,
+    ring: Vec<[Option<(Place, Kept<Bu>)>; WAYS]>,
     kept: usize,
 }
 
@@ -51,59 +55,92 @@ impl<Bu: Buffers> Default for Blocks<Bu> {
 impl<Bu: Buffers> Blocks<Bu> {
     pub fn new() -> Blocks<Bu> {
         Blocks {
-            ring: (0..RING).map(|_| (Slot(0), Kept::Nothing)).collect(),
+            ring: (0..RING).map(|_| std::array::from_fn(|_| None)).collect(),
             kept: 0,
         }
     }
 
-    fn place(&mut self, slot: Slot, kept: Kept<Bu>) -> Kept<Bu> {
-        let cell = &mut self.ring[(slot.0 % RING as u64) as usize];
-        let was = !matches!(cell.1, Kept::Nothing);
-        let is = !matches!(kept, Kept::Nothing);
-        self.kept = self.kept + usize::from(is) - usize::from(was);
-        if cell.0 == slot || is {
-            cell.0 = slot;
-            mem::replace(&mut cell.1, kept)
-        } else {
-            // Another slot lives here; nothing of `slot` is kept.
-            self.kept += usize::from(was);
-            Kept::Nothing
-        }
+    fn ways(&mut self, slot: Slot) -> &mut [Option<(Place, Kept<Bu>)>; WAYS] {
+        &mut self.ring[(slot.0 % RING as u64) as usize]
     }
 
-    /// Keeps a block that waits for its parent.
-    pub fn keep_raw(&mut self, slot: Slot, raw: Raw<Bu::Unique>) {
-        self.place(slot, Kept::Raw(raw));
+    fn place(&mut self, place: Place, kept: Kept<Bu>) {
+        let ways = self.ways(place.slot);
+        let same = |way: &Option<(Place, _)>| way.as_ref().is_some_and(|(at, _)| *at == place);
+        let other_slot =
+            |way: &Option<(Place, _)>| way.as_ref().is_some_and(|(at, _)| at.slot != place.slot);
+        let index = ways.iter().position(same);
+        let index = index.or_else(|| ways.iter().position(Option::is_none));
+        let index = index.or_else(|| ways.iter().position(other_slot));
+        let index = index.expect("the core keeps no more blocks of a slot");
+        let before = ways[index].replace((place, kept));
+        self.kept += usize::from(before.is_none());
+    }
+
+    /// Keeps a block that is not written yet.
+    pub fn keep_raw(&mut self, place: Place, raw: Raw<Bu::Unique>) {
+        self.place(place, Kept::Raw(raw));
     }
 
     /// Takes a waiting block out to append it.
-    pub fn take_raw(&mut self, slot: Slot) -> Option<Raw<Bu::Unique>> {
-        match self.place(slot, Kept::Nothing) {
+    pub fn take_raw(&mut self, place: Place) -> Option<Raw<Bu::Unique>> {
+        let ways = self.ways(place.slot);
+        let is_raw = |way: &&mut Option<(Place, Kept<Bu>)>| matches!(way, Some((at, Kept::Raw(_))) if *at == place);
+        let (_, kept) = ways.iter_mut().find(is_raw)?.take()?;
+        self.kept -= 1;
+        match kept {
             Kept::Raw(raw) => Some(raw),
-            other => {
-                if !matches!(other, Kept::Nothing) {
-                    self.place(slot, other);
-                }
-                None
-            }
+            Kept::Message(..) => None,
         }
     }
 
     /// Keeps the message of an appended block.
-    pub fn keep(&mut self, slot: Slot, message: Bu::Shared) {
-        self.place(slot, Kept::Message(message));
+    pub fn keep(&mut self, place: Place, message: Bu::Shared, location: Location) {
+        self.place(place, Kept::Message(message, location));
+    }
+
+    fn find(&self, place: Place) -> Option<&Kept<Bu>> {
+        let ways = &self.ring[(place.slot.0 % RING as u64) as usize];
+        let mut kept = ways.iter().flatten();
+        kept.find(|(at, _)| *at == place).map(|(_, kept)| kept)
     }
 
     /// The message of an appended block, while it is in memory.
-    pub fn get(&self, slot: Slot) -> Option<&Bu::Shared> {
-        match &self.ring[(slot.0 % RING as u64) as usize] {
-            (at, Kept::Message(message)) if *at == slot => Some(message),
-            _ => None,
+    pub fn get(&self, place: Place) -> Option<&Bu::Shared> {
+        match self.find(place)? {
+            Kept::Message(message, _) => Some(message),
+            Kept::Raw(_) => None,
         }
     }
 
-    pub fn forget(&mut self, slot: Slot) {
-        self.place(slot, Kept::Nothing);
+    /// Where the record of an appended block lies.
+    pub fn location(&self, place: Place) -> Option<Location> {
+        match self.find(place)? {
+            Kept::Message(_, location) => Some(*location),
+            Kept::Raw(_) => None,
+        }
+    }
+
+    pub fn forget(&mut self, place: Place) {
+        let ways = self.ways(place.slot);
+        let same = |way: &&mut Option<(Place, _)>| way.as_ref().is_some_and(|(at, _)| *at == place);
+        let forgotten = ways
+            .iter_mut()
+            .find(same)
+            .is_some_and(|way| way.take().is_some());
+        self.kept -= usize::from(forgotten);
+    }
+
+    /// Forgets every block of a slot.
+    pub fn forget_slot(&mut self, slot: Slot) {
+        let mut forgotten = 0;
+        for way in self.ways(slot) {
+            if way.as_ref().is_some_and(|(at, _)| at.slot == slot) {
+                *way = None;
+                forgotten += 1;
+            }
+        }
+        self.kept -= forgotten;
     }
 
     /// Blocks in memory.
@@ -183,28 +220,38 @@ mod tests {
     use wire::bytes::{HeapBuffers, HeapShared, HeapUnique};
 
     #[test]
-    fn blocks_are_kept_by_slot() {
+    fn blocks_are_kept_by_place() {
+        let place = |slot, byte| Place {
+            slot: Slot(slot),
+            digest: Digest([byte; 32]),
+        };
+        let raw = || Raw {
+            buffer: HeapUnique(vec![0; 256]),
+            message_bytes: 1,
+        };
+        let at = (Position(4096), 1);
         let mut blocks: Blocks<HeapBuffers> = Blocks::new();
-        blocks.keep_raw(
-            Slot(5),
-            Raw {
-                buffer: HeapUnique(vec![0; 256]),
-                message_bytes: 1,
-            },
+        blocks.keep_raw(place(5, 1), raw());
+        blocks.keep(place(5, 2), HeapShared::copy_from(b"m"), at);
+        assert_eq!(blocks.kept(), 2);
+        assert!(blocks.take_raw(place(5, 2)).is_none());
+        assert!(blocks.take_raw(place(5 + RING as u64, 1)).is_none());
+        assert!(blocks.take_raw(place(5, 1)).is_some());
+        assert_eq!(
+            blocks.get(place(5, 2)).map(|message| message.len()),
+            Some(1)
         );
-        assert_eq!(blocks.kept(), 1);
-        assert!(blocks.take_raw(Slot(5 + RING as u64)).is_none());
-        assert_eq!(blocks.kept(), 1);
-        assert!(blocks.take_raw(Slot(5)).is_some());
-        blocks.keep(Slot(5), HeapShared::copy_from(b"m"));
-        assert!(blocks.take_raw(Slot(5)).is_none());
-        assert_eq!(blocks.get(Slot(5)).map(|message| message.len()), Some(1));
-        blocks.keep(Slot(5 + RING as u64), HeapShared::copy_from(b"n"));
-        assert!(blocks.get(Slot(5)).is_none());
-        assert_eq!(blocks.kept(), 1);
-        blocks.forget(Slot(5));
-        assert_eq!(blocks.kept(), 1);
-        blocks.forget(Slot(5 + RING as u64));
+        assert_eq!(blocks.location(place(5, 2)), Some(at));
+        for byte in 3..6 {
+            blocks.keep_raw(place(5, byte), raw());
+        }
+        assert_eq!(blocks.kept(), 4);
+        blocks.keep(place(5 + RING as u64, 9), HeapShared::copy_from(b"n"), at);
+        assert!(blocks.get(place(5 + RING as u64, 9)).is_some());
+        blocks.forget(place(5 + RING as u64, 9));
+        blocks.forget_slot(Slot(5));
+        assert_eq!(blocks.kept(), 0);
+        blocks.forget(place(5, 2));
         assert_eq!(blocks.kept(), 0);
     }
 

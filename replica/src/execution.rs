@@ -213,6 +213,25 @@ impl<M: StateMachine> Execution<M> {
         self.builders.finish(slot, replies);
     }
 
+    /// Whether any part of a request is still to be executed, as far as this replica knows (§9.4).
+    pub fn waits(
+        &mut self,
+        client: &PublicKey,
+        id: SessionId,
+        first: Sequence,
+        count: u16,
+        open: bool,
+    ) -> bool {
+        if open {
+            return !self.sessions.has(client);
+        }
+        let Some(session) = self.sessions.current(client, id) else {
+            return false;
+        };
+        let end = first.0.saturating_add(u64::from(count));
+        (first.0..end).any(|sequence| session.decide(Sequence(sequence)) == Decision::Execute)
+    }
+
     /// A stale read (§9.6 c): the result from the executed state, and its slot.
     /// `None` for an operation that could write.
     pub fn read(&mut self, operation: &Operation<'_>) -> Option<(Slot, &[u8])> {

@@ -22,6 +22,7 @@ pub mod blocks;
 pub mod execution;
 pub mod ordering;
 pub mod peer;
+pub mod pending;
 pub mod recovery;
 pub mod replica;
 pub mod sessions;

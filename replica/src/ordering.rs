@@ -5,35 +5,40 @@
 //! emits one only after [`Input::Durable`] has covered the record.
 
 mod answers;
+mod blocks_in;
 mod handle;
+mod records;
+mod requests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use consensus::{Core, Outbox, Recipient, Summary};
+use consensus::{Core, Outbox, Recipient, RecordAs, Summary};
 use storage::record::Kind as RecordKind;
 use storage::wal::{Durable, Sealed, WalFull, Writer};
-use wire::block::BlockRef;
 use wire::bytes::Buffers;
+use wire::certificates::{CheckpointCertificate, Place};
+use wire::header::Kind;
 use wire::ids::{
-    Boot, Digest, Epoch, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Signature,
-    Slot, View,
+    Boot, Digest, Epoch, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Slot, View,
 };
 use wire::limits::WINDOW;
-use wire::messages::{CleanStopRecord, StartRecord};
+use wire::messages::{CleanStopRecord, EvidenceBody, StartRecord};
 use wire::reject::Reject;
 use wire::seal::{Signer, Verified, Verifier};
 use zerocopy::IntoBytes;
 
 use crate::batch::{Batch, BatchLimits, Seen};
-use crate::blocks::{Blocks, Ledger, Raw};
+use crate::blocks::{Blocks, Ledger, Location, Raw};
 use crate::peer::{Grains, PeerMessage};
+use crate::pending::{Patience, Pending};
 
 /// Blocks of one repair answer stop after this many bytes; the asker asks again.
 const REPAIR_BYTES_MAX: usize = 1024 * 1024;
 /// Reads of old blocks from the log that may be under way.
 const READS_MAX: usize = 64;
 /// Between two records that name the decided prefix, in slots.
-pub const COMMIT_RECORD_EVERY: u64 = 64;
+pub const DECIDED_RECORD_EVERY: u64 = 64;
 /// Effects of one input at most; see [`consensus::Outbox`].
 const EFFECTS_MAX: usize = 4096;
 
@@ -51,12 +56,10 @@ pub enum Input<Bu: Buffers> {
         from: NodeId,
         raw: Verified<Raw<Bu::Unique>>,
     },
-    /// The verdict on a block that was sent to be verified.
-    Checked {
-        slot: Slot,
-        digest: Digest,
-        valid: bool,
-    },
+    /// The verdict on a block that was sent to be verified, or a message whose signatures hold.
+    Agreement(consensus::Input),
+    /// Two headers, both signed by the leader of their view.
+    Evidence(EvidenceBody),
     Peer {
         from: NodeId,
         message: PeerMessage,
@@ -64,6 +67,19 @@ pub enum Input<Bu: Buffers> {
     /// The journal's word; nothing else makes one.
     Durable(Durable),
     Executed(Slot),
+    /// The root of the state after this slot.
+    Root {
+        slot: Slot,
+        root: Digest,
+    },
+    /// Whether a request that waits here is still to be executed.
+    Rechecked {
+        client: PublicKey,
+        first: Sequence,
+        waits: bool,
+    },
+    /// The state at this certified slot was taken over.
+    Installed(Box<CheckpointCertificate>),
     /// A record read back from the log.
     Record {
         read: ReadBack,
@@ -96,10 +112,11 @@ pub enum Output<Bu: Buffers> {
         to: Recipient,
         message: PeerMessage,
     },
-    /// PROPOSE (to all) or BLOCK; with `grains` only the marked ones.
-    SendBlock {
+    /// A long message, in fragments named by the front of `digest`; with `grains` only the marked
+    /// ones.
+    SendLong {
         to: Recipient,
-        propose: bool,
+        kind: Kind,
         view: View,
         slot: Slot,
         digest: Digest,
@@ -107,10 +124,10 @@ pub enum Output<Bu: Buffers> {
         grains: Option<Grains>,
     },
     Append(Sealed<Bu::Shared>),
-    /// Check the leader's signature and all requests, then answer [`Input::Checked`].
+    /// Check the leader's signature and all requests, then answer with
+    /// [`consensus::Input::Checked`].
     Verify {
-        slot: Slot,
-        digest: Digest,
+        place: Place,
         message: Bu::Shared,
     },
     /// Apply this decided block.
@@ -119,6 +136,24 @@ pub enum Output<Bu: Buffers> {
         message: Bu::Shared,
     },
     Read(ReadBack),
+    /// Say whether any part of this request is still to be executed: [`Input::Rechecked`].
+    Recheck {
+        client: PublicKey,
+        session: SessionId,
+        first: Sequence,
+        count: u16,
+        open: bool,
+    },
+    /// The state at this slot is certified, and the own one is equal.
+    Stable(Slot),
+    /// Take the state of this certificate over from others.
+    Transfer(Arc<CheckpointCertificate>),
+    /// The own state differs from a certified one (K3).
+    Diverged {
+        slot: Slot,
+        own: Digest,
+        certified: Digest,
+    },
     /// Answer a repeated request from its session.
     Resend {
         client: PublicKey,
@@ -139,7 +174,10 @@ pub enum Output<Bu: Buffers> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub fast_blocks: u64,
+    pub slow_blocks: u64,
     pub learned_blocks: u64,
+    /// Views installed.
+    pub view_changes: u64,
     pub proposed_blocks: u64,
     pub evidence: u64,
     pub busy: u64,
@@ -160,7 +198,7 @@ pub struct OrderingConfig {
 /// See the module's documentation.
 pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     config: OrderingConfig,
-    core: Core,
+    core: Core<S>,
     outbox: Outbox,
     /// Swapped with `outbox` while effects are carried out.
     spare_outbox: Option<Outbox>,
@@ -172,23 +210,26 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// Block buffers, and single sectors for small records.
     block_buffers: Bu,
     sector_buffers: Bu,
-    signer: S,
     verifier: V,
     outputs: VecDeque<Output<Bu>>,
     /// The raw block being offered to the core.
-    offered: Option<(Slot, Raw<Bu::Unique>)>,
+    offered: Option<(Place, Raw<Bu::Unique>)>,
     /// Grains that the fetch being handled asks for.
     asked: Option<Grains>,
-    /// The last own vote and its signature: repeated votes are not signed again.
-    signed_vote: Option<(BlockRef, Signature)>,
+    /// Requests that wait for the leader.
+    pending: Pending,
     executed_fed: Slot,
     decided_counted: Slot,
-    /// Linked blocks that wait for room in the log, in order: (slot, digest, verify).
-    deferred: VecDeque<(Slot, Digest, bool)>,
+    /// Linked blocks that wait for room in the log, in order, and whether to verify each.
+    deferred: VecDeque<(Place, RecordAs, bool)>,
     /// Bytes of blocks up to here were dropped.
     released: Slot,
-    commit_recorded: Slot,
+    /// Requests of blocks up to here wait no more.
+    settled: Slot,
+    decided_recorded: Slot,
     reads: usize,
+    /// Newest view against whose leader evidence was stored.
+    evidence_in: Option<View>,
     counts: Counts,
     log_full: Option<WalFull>,
     more_expected: bool,
@@ -203,12 +244,11 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub fn new(
         config: OrderingConfig,
-        core: Core,
+        core: Core<S>,
         ledger: Ledger,
         writer: Writer,
         block_buffers: Bu,
         sector_buffers: Bu,
-        signer: S,
         verifier: V,
     ) -> Self {
         let summary = core.summary();
@@ -226,18 +266,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             writer,
             block_buffers,
             sector_buffers,
-            signer,
             verifier,
             outputs: VecDeque::with_capacity(EFFECTS_MAX),
             offered: None,
             asked: None,
-            signed_vote: None,
+            pending: Pending::new(),
             executed_fed: summary.decided,
             decided_counted: summary.decided,
             deferred: VecDeque::with_capacity(WINDOW as usize),
             released: Slot(summary.decided.0.saturating_sub(1)),
-            commit_recorded: summary.decided,
+            settled: summary.decided,
+            decided_recorded: summary.decided,
             reads: 0,
+            evidence_in: None,
             counts: Counts::default(),
             log_full: None,
             started_at: None,
@@ -253,7 +294,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     fn start(&mut self) {
         let summary = self.core.summary();
         let epoch = self.config.epoch;
-        let body = StartRecord::new(self.config.boot, epoch, summary.view);
+        let body = StartRecord::new(self.config.boot, epoch, summary.stage);
         let end = self.record(RecordKind::Start, body.as_bytes());
         self.started_at = Some(end.expect("the log keeps room for START"));
     }
@@ -279,7 +320,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.core.summary()
     }
 
-    pub fn core(&self) -> &Core {
+    pub fn core(&self) -> &Core<S> {
         &self.core
     }
 
@@ -311,6 +352,20 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.may_propose() && self.log_full.is_none()
     }
 
+    /// How long requests may wait at this replica, as the commit latency is now.
+    fn patience(&self) -> Patience {
+        let progress_ns = self.core.progress_ns();
+        Patience {
+            forward_ns: progress_ns / 8,
+            request_ns: 4 * progress_ns,
+        }
+    }
+
+    /// Requests that wait for the leader.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Whether this replica leads and has not restarted within the view (R4).
     pub fn may_propose(&self) -> bool {
         let summary = self.core.summary();
@@ -323,10 +378,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         &mut self,
         now: Instant,
         durable: Durable,
-        undecided: impl IntoIterator<Item = (Slot, Bu::Shared)>,
+        undecided: impl IntoIterator<Item = (Place, Bu::Shared, Location)>,
     ) {
-        for (slot, message) in undecided {
-            self.blocks.keep(slot, message);
+        for (place, message, location) in undecided {
+            self.blocks.keep(place, message, location);
         }
         self.writer.acknowledge(durable);
         self.durable = durable.position();
@@ -352,9 +407,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn wake_at(&self) -> Instant {
+        let core = self
+            .core
+            .wake_at()
+            .min(self.pending.wake_at(self.patience()));
         match self.batch.due_at() {
-            Some(due) if self.core.proposal_parent().is_some() => due.min(self.core.wake_at()),
-            _ => self.core.wake_at(),
+            Some(due) if self.core.proposal_parent().is_some() => due.min(core),
+            _ => core,
         }
     }
 }

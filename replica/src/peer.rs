@@ -2,17 +2,20 @@
 
 use wire::block::BlockRef;
 use wire::header::Kind;
-use wire::ids::{Digest, Signature, Slot, View};
+use wire::ids::{Digest, NodeId, Signature, Slot, View};
 use wire::messages::{
-    self, DecidedBody, FetchBlockBody, FetchRangeBody, GRAIN_WORDS, Status, StatusBody, VoteBody,
+    self, CheckpointBody, DecidedBody, FetchBlockBody, FetchRangeBody, GRAIN_WORDS, Status,
+    StatusBody, VoteBody, WishBody,
 };
 use wire::reject::Reject;
+use wire::seal::{Signed, Statement};
 use zerocopy::IntoBytes;
 
 /// Largest body of a small message.
 pub const SMALL_BODY_BYTES_MAX: usize = 192;
 const _: () = assert!(size_of::<FetchBlockBody>() <= SMALL_BODY_BYTES_MAX);
 const _: () = assert!(size_of::<StatusBody>() <= SMALL_BODY_BYTES_MAX);
+const _: () = assert!(size_of::<CheckpointBody>() <= SMALL_BODY_BYTES_MAX);
 
 /// One small message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +24,16 @@ pub enum PeerMessage {
         vote: BlockRef,
         signature: Signature,
     },
+    /// COMMIT, WISH, RESIGN, NV-ACK or CHECKPOINT of the sender.
+    Signed {
+        statement: Statement,
+        signature: Signature,
+    },
     Decided {
         slot: Slot,
         digest: Digest,
     },
-    Status {
-        view: View,
-        status: Status,
-    },
+    Status(Status),
     /// `grains`: only the marked ones of so many grains.
     FetchBlock {
         slot: Slot,
@@ -40,6 +45,9 @@ pub enum PeerMessage {
         first: Slot,
         count: u64,
     },
+    FetchViewChange {
+        digest: Digest,
+    },
 }
 
 /// Missing grains of one message.
@@ -49,9 +57,75 @@ pub struct Grains {
     pub missing: [u64; GRAIN_WORDS],
 }
 
+/// Whether messages of this kind carry signatures that are checked before anyone acts on them.
+/// Votes do where COMMITs are sent (N4).
+pub fn is_verified(kind: Kind, votes_verified: bool) -> bool {
+    match kind {
+        Kind::Vote => votes_verified,
+        Kind::Commit
+        | Kind::Wish
+        | Kind::WishCertificate
+        | Kind::Resign
+        | Kind::Evidence
+        | Kind::ViewChange
+        | Kind::NewView
+        | Kind::NewViewAck
+        | Kind::NewViewCertificate
+        | Kind::Checkpoint
+        | Kind::CheckpointCertificate => true,
+        _ => false,
+    }
+}
+
+impl From<Signed> for PeerMessage {
+    fn from(signed: Signed) -> PeerMessage {
+        let Signed {
+            statement,
+            signature,
+            ..
+        } = signed;
+        match statement {
+            Statement::Vote { view, slot, digest } => PeerMessage::Vote {
+                vote: BlockRef { view, slot, digest },
+                signature,
+            },
+            _ => PeerMessage::Signed {
+                statement,
+                signature,
+            },
+        }
+    }
+}
+
 impl PeerMessage {
+    /// The statement of replica `from` in this message, to be verified.
+    pub fn signed(&self, from: NodeId) -> Option<Signed> {
+        let (statement, signature) = match *self {
+            PeerMessage::Vote { vote, signature } => {
+                let BlockRef { view, slot, digest } = vote;
+                (Statement::Vote { view, slot, digest }, signature)
+            }
+            PeerMessage::Signed {
+                statement,
+                signature,
+            } => (statement, signature),
+            _ => return None,
+        };
+        Some(Signed {
+            by: from,
+            statement,
+            signature,
+        })
+    }
+
     /// Reads the body of a datagram whose link MAC holds.
     pub fn decode(kind: Kind, view: View, slot: Slot, body: &[u8]) -> Result<PeerMessage, Reject> {
+        let signed = |statement, signature| {
+            Ok(PeerMessage::Signed {
+                statement,
+                signature,
+            })
+        };
         match kind {
             Kind::Vote => {
                 let body: &VoteBody = messages::parse(body)?;
@@ -65,6 +139,39 @@ impl PeerMessage {
                     signature: body.signature,
                 })
             }
+            Kind::Commit => {
+                let body: &VoteBody = messages::parse(body)?;
+                let digest = body.digest;
+                signed(Statement::Commit { view, slot, digest }, body.signature)
+            }
+            Kind::Wish => {
+                let body = WishBody::decode(body)?;
+                let (boot, counter) = (body.boot(), body.counter());
+                let statement = Statement::Wish {
+                    view,
+                    boot,
+                    counter,
+                };
+                signed(statement, body.signature)
+            }
+            Kind::Resign => {
+                let signature: &Signature = messages::parse(body)?;
+                signed(Statement::Resign { view }, *signature)
+            }
+            Kind::NewViewAck => {
+                let body: &VoteBody = messages::parse(body)?;
+                let statement = Statement::NewViewAck {
+                    view,
+                    base_slot: slot,
+                    base: body.digest,
+                };
+                signed(statement, body.signature)
+            }
+            Kind::Checkpoint => {
+                let body: &CheckpointBody = messages::parse(body)?;
+                let (chain, root) = (body.chain, body.root);
+                signed(Statement::Checkpoint { slot, chain, root }, body.signature)
+            }
             Kind::Decided => {
                 let body: &DecidedBody = messages::parse(body)?;
                 Ok(PeerMessage::Decided {
@@ -72,10 +179,7 @@ impl PeerMessage {
                     digest: body.digest,
                 })
             }
-            Kind::Status => Ok(PeerMessage::Status {
-                view,
-                status: StatusBody::decode(body)?,
-            }),
+            Kind::Status => Ok(PeerMessage::Status(StatusBody::decode(body)?)),
             Kind::FetchBlock => {
                 let body = FetchBlockBody::decode(body)?;
                 let grains = (body.grain_count() > 0).then(|| Grains {
@@ -96,18 +200,38 @@ impl PeerMessage {
                     count: body.count(),
                 })
             }
+            Kind::FetchViewChange => {
+                let body: &DecidedBody = messages::parse(body)?;
+                let digest = body.digest;
+                Ok(PeerMessage::FetchViewChange { digest })
+            }
             _ => Err(Reject::UnknownKind),
         }
     }
 
     /// Kind, view and slot for the datagram's header.
     pub fn route(&self) -> (Kind, View, Slot) {
+        let none = (View(0), Slot(0));
         match *self {
             PeerMessage::Vote { vote, .. } => (Kind::Vote, vote.view, vote.slot),
-            PeerMessage::Decided { slot, .. } => (Kind::Decided, View(0), slot),
-            PeerMessage::Status { view, .. } => (Kind::Status, view, Slot(0)),
-            PeerMessage::FetchBlock { slot, .. } => (Kind::FetchBlock, View(0), slot),
-            PeerMessage::FetchRange { first, .. } => (Kind::FetchRange, View(0), first),
+            PeerMessage::Signed { statement, .. } => match statement {
+                Statement::Commit { view, slot, .. } => (Kind::Commit, view, slot),
+                Statement::Wish { view, .. } => (Kind::Wish, view, none.1),
+                Statement::Resign { view } => (Kind::Resign, view, none.1),
+                Statement::NewViewAck {
+                    view, base_slot, ..
+                } => (Kind::NewViewAck, view, base_slot),
+                Statement::Checkpoint { slot, .. } => (Kind::Checkpoint, none.0, slot),
+                Statement::Vote { .. }
+                | Statement::Propose { .. }
+                | Statement::ViewChange { .. }
+                | Statement::NewView { .. } => unreachable!("each has a message of its own"),
+            },
+            PeerMessage::Decided { slot, .. } => (Kind::Decided, none.0, slot),
+            PeerMessage::Status(status) => (Kind::Status, status.installed, none.1),
+            PeerMessage::FetchBlock { slot, .. } => (Kind::FetchBlock, none.0, slot),
+            PeerMessage::FetchRange { first, .. } => (Kind::FetchRange, none.0, first),
+            PeerMessage::FetchViewChange { .. } => (Kind::FetchViewChange, none.0, none.1),
         }
     }
 
@@ -125,8 +249,34 @@ impl PeerMessage {
                 }
                 .as_bytes(),
             ),
-            PeerMessage::Decided { digest, .. } => write(DecidedBody { digest }.as_bytes()),
-            PeerMessage::Status { status, .. } => write(StatusBody::encode(&status).as_bytes()),
+            PeerMessage::Signed {
+                statement,
+                signature,
+            } => match statement {
+                Statement::Commit { digest, .. } | Statement::NewViewAck { base: digest, .. } => {
+                    write(VoteBody { digest, signature }.as_bytes())
+                }
+                Statement::Wish { boot, counter, .. } => {
+                    write(WishBody::new(boot, counter, signature).as_bytes())
+                }
+                Statement::Resign { .. } => write(signature.as_bytes()),
+                Statement::Checkpoint { chain, root, .. } => write(
+                    CheckpointBody {
+                        chain,
+                        root,
+                        signature,
+                    }
+                    .as_bytes(),
+                ),
+                Statement::Vote { .. }
+                | Statement::Propose { .. }
+                | Statement::ViewChange { .. }
+                | Statement::NewView { .. } => unreachable!("each has a message of its own"),
+            },
+            PeerMessage::Decided { digest, .. } | PeerMessage::FetchViewChange { digest } => {
+                write(DecidedBody { digest }.as_bytes())
+            }
+            PeerMessage::Status(status) => write(StatusBody::encode(&status).as_bytes()),
             PeerMessage::FetchBlock {
                 digest,
                 have,
@@ -149,13 +299,15 @@ impl PeerMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wire::ids::Boot;
 
     #[test]
     fn every_message_round_trips() {
         let digest = Digest([3; 32]);
+        let (view, slot) = (View(1), Slot(7));
         let status = Status {
-            stage: View(1),
-            installed: View(1),
+            stage: view,
+            installed: view,
             committed: Slot(2),
             committed_digest: digest,
             voted_slot: Slot(3),
@@ -170,34 +322,47 @@ mod tests {
             missing: [5; GRAIN_WORDS],
         };
         let fetch = |grains| PeerMessage::FetchBlock {
-            slot: Slot(7),
+            slot,
             digest,
             have: Slot(4),
             grains,
         };
+        let signature = Signature([8; 64]);
+        let signed = |statement| PeerMessage::Signed {
+            statement,
+            signature,
+        };
         let messages = [
             PeerMessage::Vote {
-                vote: BlockRef {
-                    view: View(1),
-                    slot: Slot(7),
-                    digest,
-                },
-                signature: Signature([8; 64]),
+                vote: BlockRef { view, slot, digest },
+                signature,
             },
-            PeerMessage::Decided {
-                slot: Slot(7),
-                digest,
-            },
-            PeerMessage::Status {
-                view: View(1),
-                status,
-            },
+            signed(Statement::Commit { view, slot, digest }),
+            signed(Statement::Wish {
+                view,
+                boot: Boot(3),
+                counter: 4,
+            }),
+            signed(Statement::Resign { view }),
+            signed(Statement::NewViewAck {
+                view,
+                base_slot: slot,
+                base: digest,
+            }),
+            signed(Statement::Checkpoint {
+                slot,
+                chain: digest,
+                root: Digest([4; 32]),
+            }),
+            PeerMessage::Decided { slot, digest },
+            PeerMessage::Status(status),
             fetch(None),
             fetch(Some(grains)),
             PeerMessage::FetchRange {
-                first: Slot(7),
+                first: slot,
                 count: 64,
             },
+            PeerMessage::FetchViewChange { digest },
         ];
         for message in messages {
             let mut body = [0; SMALL_BODY_BYTES_MAX];

@@ -31,6 +31,7 @@ use wire::reply::{BUSY_LOG_FULL, BUSY_QUEUE, READ_STALE, ReadHead, ReadReplyHead
 use wire::seal::{Signer, Verifier};
 use zerocopy::IntoBytes;
 
+use crate::admission::Followed;
 use crate::batch::BatchLimits;
 use crate::execution::{Execution, Replies};
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
@@ -119,6 +120,14 @@ pub struct Setup<'a, Bu: Buffers, S, V, M> {
     pub batch: BatchLimits,
     /// Blocks above the executed slot whose bytes are held.
     pub blocks_held_max: u64,
+    /// K: slots between checkpoints.
+    pub interval: u64,
+    /// Patience with a leader is never below this, in nanoseconds.
+    pub patience_ns_min: u64,
+    /// Votes carry signatures.
+    pub sign_votes: bool,
+    /// A replica that is further behind a checkpoint takes the state over, in slots.
+    pub transfer_beyond: u64,
     /// Datagrams of this many bytes at most.
     pub datagram_bytes: usize,
     /// New at every start.
@@ -183,6 +192,9 @@ pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
     reply_number: u64,
     housekept_at: Instant,
     halted: bool,
+    now: Instant,
+    votes_verified: bool,
+    followed: Followed,
     rejected: u64,
     verdict: Verdict,
 }
@@ -206,14 +218,27 @@ where
         let replicas = committee.n();
         let reply_bytes = setup.datagram_bytes - HEADER_BYTES;
         let mut execution = Execution::new(me, replicas, setup.machine, reply_bytes);
-        let verifying = Verifying::new(setup.verifier.clone(), replicas);
+        let mut core = consensus::Config {
+            me,
+            quorums: setup.quorums,
+            epoch: committee.epoch(),
+            genesis: committee.genesis(),
+            boot: Boot(0),
+            blocks_held_max: setup.blocks_held_max,
+            interval: setup.interval,
+            patience_ns_min: setup.patience_ns_min,
+            sign_votes: setup.sign_votes,
+            transfer_beyond: setup.transfer_beyond,
+        };
+        let mut verifying = Verifying::new(setup.verifier.clone(), Core::<S>::rules(&core));
         let restarted = restart(
+            me,
             source,
             &setup.geometry,
             &setup.identity,
             committee.genesis(),
             &mut execution,
-            &verifying,
+            &mut verifying,
             &mut setup.blocks,
         )?;
         flush(source).map_err(StartError::Flush)?;
@@ -232,13 +257,7 @@ where
             setup.blocks.clone(),
             setup.messages,
         )?;
-        let core = consensus::Config {
-            me,
-            quorums: setup.quorums,
-            epoch: committee.epoch(),
-            genesis: committee.genesis(),
-            blocks_held_max: setup.blocks_held_max,
-        };
+        core.boot = restarted.boot;
         let mut ordering = Ordering::new(
             OrderingConfig {
                 me,
@@ -247,12 +266,11 @@ where
                 batch: setup.batch,
                 wall_offset_ns: setup.wall_offset_ns,
             },
-            Core::new(core, restarted.recovered, now),
+            Core::new(core, setup.signer, restarted.recovered, now),
             restarted.ledger,
             Writer::new(setup.geometry, setup.identity, restarted.tail),
             setup.blocks,
             setup.sectors,
-            setup.signer,
             setup.verifier,
         );
         ordering.resume(now, durable, restarted.undecided);
@@ -275,6 +293,9 @@ where
             reply_number: 0,
             housekept_at: now,
             halted: false,
+            now,
+            votes_verified: setup.quorums.has_slow_path(),
+            followed: Followed::new(),
             rejected: 0,
             verdict: restarted.verdict,
         })
@@ -290,6 +311,7 @@ where
         if self.halted {
             return;
         }
+        self.now = now;
         match input {
             Input::Datagram { from, bytes } => self.on_datagram(now, from, &bytes, out),
             Input::Written { token, result } => self.on_written(now, token, result, out),
@@ -369,15 +391,8 @@ where
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
         let input = match self.verifying.handle(job) {
             Verified::Request(request) => ordering::Input::Request(request),
-            Verified::Checked {
-                slot,
-                digest,
-                valid,
-            } => ordering::Input::Checked {
-                slot,
-                digest,
-                valid,
-            },
+            Verified::Agreement(input) => ordering::Input::Agreement(input),
+            Verified::Evidence(body) => ordering::Input::Evidence(body),
             Verified::Fetched { from, raw } => ordering::Input::Fetched { from, raw },
             Verified::Rejected(_) => {
                 self.rejected += 1;
@@ -425,34 +440,41 @@ where
                 self.ask_for_the_rest(to, &mut message);
                 self.send_small(to, &message, out);
             }
-            Output::SendBlock {
+            Output::SendLong {
                 to,
-                propose,
+                kind,
                 view,
                 slot,
                 digest,
                 message,
                 grains,
             } => {
-                let kind = if propose { Kind::Propose } else { Kind::Block };
                 let place = (kind, view, slot, digest.prefix());
                 for id in self.recipients(to) {
-                    self.send_block(id, place, &message, grains.as_ref(), out);
+                    self.send_long(id, place, &message, grains.as_ref(), out);
                 }
             }
             Output::Append(sealed) => self.append(sealed, out),
-            Output::Verify {
-                slot,
-                digest,
-                message,
-            } => {
+            Output::Verify { place, message } => {
                 // Bounded by the window of blocks whose bytes are held.
-                self.block_jobs.push_back(Job::Proposed {
-                    slot,
-                    digest,
-                    message,
-                });
+                self.block_jobs.push_back(Job::Proposed { place, message });
             }
+            Output::Recheck {
+                client,
+                session,
+                first,
+                count,
+                open,
+            } => {
+                let waits = self.execution.waits(&client, session, first, count, open);
+                let input = ordering::Input::Rechecked {
+                    client,
+                    first,
+                    waits,
+                };
+                self.ordering.handle(self.now, input);
+            }
+            Output::Stable(_) | Output::Transfer(_) | Output::Diverged { .. } => {}
             Output::Execute { slot, message } => {
                 assert!(
                     self.execute.len() < EXECUTE_MAX,

@@ -169,6 +169,11 @@ impl Sessions {
         Some(id)
     }
 
+    /// Whether the client has a session.
+    pub fn has(&self, client: &PublicKey) -> bool {
+        self.by_client.contains_key(client)
+    }
+
     /// The client's session when `id` is the current one.
     pub fn current(&mut self, client: &PublicKey, id: SessionId) -> Option<&mut Session> {
         self.by_client

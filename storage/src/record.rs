@@ -93,6 +93,8 @@ kinds! {
     Evidence = 13,
     /// Clean shutdown, naming its boot.
     CleanStop = 14,
+    /// Every slot up to this one is decided; saves work at the next start.
+    Decided = 15,
 }
 
 /// A header's fields, checked and in native form.

@@ -9,10 +9,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::ids::{Boot, Digest, NodeId, PublicKey, Slot, View};
 use crate::limits::{
-    BLOCK_MESSAGE_BYTES_MAX, DATAGRAM_BYTES_MAX, GRAIN_BYTES, KEY_BYTES_MAX, MESSAGE_BYTES_MAX,
-    REQUEST_BYTES_MAX, RESULT_BYTES_MAX,
+    BLOCK_MESSAGE_BYTES_MAX, DATAGRAM_BYTES_MAX, GRAIN_BYTES, KEY_BYTES_MAX, REQUEST_BYTES_MAX,
+    RESULT_BYTES_MAX,
 };
 use crate::reject::Reject;
+use crate::view_change::VIEW_CHANGE_BYTES_MAX;
 
 /// First four bytes of every datagram.
 pub const MAGIC: [u8; 4] = *b"HPD1";
@@ -23,6 +24,10 @@ pub const HEADER_BYTES: usize = 80;
 
 /// Longest body of a message that never needs a second datagram.
 const SMALL_BYTES_MAX: usize = 1024;
+/// A certificate of the largest committee.
+const CERTIFICATE_BYTES_MAX: usize = 4096;
+/// One piece of a state that is transferred, and what names it.
+const CHUNK_BYTES_MAX: usize = 65 * 1024;
 /// A READ: its head and one operation of two keys.
 const READ_BYTES_MAX: usize = 2 * KEY_BYTES_MAX + 256;
 /// A REPLY or READ-REPLY: one long result and the runs around it.
@@ -81,25 +86,25 @@ kinds! {
     Propose = 2, BetweenNodes, BLOCK_MESSAGE_BYTES_MAX;
     Vote = 3, BetweenNodes, SMALL_BYTES_MAX;
     Commit = 4, BetweenNodes, SMALL_BYTES_MAX;
-    Decided = 5, BetweenNodes, MESSAGE_BYTES_MAX;
+    Decided = 5, BetweenNodes, SMALL_BYTES_MAX;
     FetchBlock = 6, BetweenNodes, SMALL_BYTES_MAX;
     Block = 7, BetweenNodes, BLOCK_MESSAGE_BYTES_MAX;
     FetchRange = 8, BetweenNodes, SMALL_BYTES_MAX;
     Forward = 9, BetweenNodes, REQUEST_BYTES_MAX;
     Wish = 10, BetweenNodes, SMALL_BYTES_MAX;
-    WishCertificate = 11, BetweenNodes, MESSAGE_BYTES_MAX;
+    WishCertificate = 11, BetweenNodes, CERTIFICATE_BYTES_MAX;
     Resign = 12, BetweenNodes, SMALL_BYTES_MAX;
-    Evidence = 13, BetweenNodes, MESSAGE_BYTES_MAX;
-    ViewChange = 14, BetweenNodes, MESSAGE_BYTES_MAX;
-    NewView = 15, BetweenNodes, MESSAGE_BYTES_MAX;
+    Evidence = 13, BetweenNodes, SMALL_BYTES_MAX;
+    ViewChange = 14, BetweenNodes, VIEW_CHANGE_BYTES_MAX + 64;
+    NewView = 15, BetweenNodes, CERTIFICATE_BYTES_MAX;
     NewViewAck = 16, BetweenNodes, SMALL_BYTES_MAX;
-    NewViewCertificate = 17, BetweenNodes, MESSAGE_BYTES_MAX;
+    NewViewCertificate = 17, BetweenNodes, CERTIFICATE_BYTES_MAX;
     Checkpoint = 18, BetweenNodes, SMALL_BYTES_MAX;
-    CheckpointCertificate = 19, BetweenNodes, MESSAGE_BYTES_MAX;
+    CheckpointCertificate = 19, BetweenNodes, CERTIFICATE_BYTES_MAX;
     Silent = 20, BetweenNodes, SMALL_BYTES_MAX;
     FetchViewChange = 21, BetweenNodes, SMALL_BYTES_MAX;
     FetchState = 22, BetweenNodes, SMALL_BYTES_MAX;
-    Chunk = 23, BetweenNodes, MESSAGE_BYTES_MAX;
+    Chunk = 23, BetweenNodes, CHUNK_BYTES_MAX;
     /// Opens a link; carries a cookie once the client has one.
     Hello = 64, ToNode, SMALL_BYTES_MAX;
     Open = 65, ToNode, SMALL_BYTES_MAX;

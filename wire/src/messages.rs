@@ -29,6 +29,89 @@ pub struct VoteBody {
 
 const _: () = assert!(size_of::<VoteBody>() == 96);
 
+/// WISH(view, boot, counter) (Y1). A lower or equal view than the installed one withdraws.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct WishBody {
+    boot: U32,
+    reserved: U32,
+    counter: U64,
+    pub signature: Signature,
+}
+
+const _: () = assert!(size_of::<WishBody>() == 80);
+
+impl WishBody {
+    pub fn new(boot: Boot, counter: u64, signature: Signature) -> WishBody {
+        WishBody {
+            boot: U32::new(boot.0),
+            reserved: U32::new(0),
+            counter: U64::new(counter),
+            signature,
+        }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<&WishBody, Reject> {
+        let body: &WishBody = parse(bytes)?;
+        if body.reserved.get() != 0 {
+            return Err(Reject::ReservedNotZero);
+        }
+        Ok(body)
+    }
+
+    pub fn boot(&self) -> Boot {
+        Boot(self.boot.get())
+    }
+
+    pub fn counter(&self) -> u64 {
+        self.counter.get()
+    }
+}
+
+/// CHECKPOINT(slot, chain digest, state root) (K1).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct CheckpointBody {
+    pub chain: Digest,
+    pub root: Digest,
+    pub signature: Signature,
+}
+
+const _: () = assert!(size_of::<CheckpointBody>() == 128);
+
+/// Log record of an own NV-ACK (V3), and of a jump (N2) with a zero signature.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct PlaceRecord {
+    view: U64,
+    slot: U64,
+    pub digest: Digest,
+    pub signature: Signature,
+}
+
+const _: () = assert!(size_of::<PlaceRecord>() == 112);
+
+impl PlaceRecord {
+    pub fn new(view: View, slot: Slot, digest: Digest, signature: Signature) -> PlaceRecord {
+        PlaceRecord {
+            view: U64::new(view.0),
+            slot: U64::new(slot.0),
+            digest,
+            signature,
+        }
+    }
+
+    pub fn view(&self) -> View {
+        View(self.view.get())
+    }
+
+    pub fn slot(&self) -> Slot {
+        Slot(self.slot.get())
+    }
+}
+
 /// DECIDED(slot, digest) without a certificate; a learner counts b+1 of them (N7).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

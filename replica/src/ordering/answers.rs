@@ -3,6 +3,8 @@
 use consensus::Recipient;
 use wire::block::BlockPrefix;
 use wire::bytes::{Buffers, SharedBytes};
+use wire::certificates::Place;
+use wire::header::Kind;
 use wire::ids::{NodeId, Slot};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
 use wire::seal::{Signer, Verifier};
@@ -21,47 +23,75 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    pub(super) fn send_blocks(&mut self, to: NodeId, first: Slot, last: Slot, newest_first: bool) {
+    /// Final blocks, ascending, until the answer is long enough; the asker asks again.
+    pub(super) fn send_blocks(&mut self, to: NodeId, first: Slot, last: Slot) {
         let mut bytes = 0;
-        for step in 0..=last.0.saturating_sub(first.0) {
-            let slot = Slot(if newest_first {
-                last.0 - step
-            } else {
-                first.0 + step
-            });
-            bytes += match self.blocks.get(slot) {
+        for slot in (first.0..=last.0).map(Slot) {
+            let digest = self.core.digest_at(slot);
+            let place = digest.map(|digest| Place { slot, digest });
+            let message = place.and_then(|place| self.blocks.get(place)).cloned();
+            bytes += match &message {
                 Some(message) => message.len(),
                 None => self
                     .ledger
                     .locate(slot)
                     .map_or(0, |(_, n)| n as usize * SECTOR_BYTES),
             };
-            if step > 0 && bytes > REPAIR_BYTES_MAX {
+            if slot > first && bytes > REPAIR_BYTES_MAX {
                 return;
             }
-            self.send_block(to, slot, false);
+            match message {
+                Some(message) => self.push_block(to, slot, message, None),
+                None => self.read_back(to, slot, false),
+            }
         }
     }
 
-    pub(super) fn send_block(&mut self, to: NodeId, slot: Slot, only_grains: bool) {
-        if !self.is_started() {
-            return;
+    /// A block and its ancestors above `have`, newest first.
+    pub(super) fn send_ancestors(&mut self, to: NodeId, place: Place, have: Slot) {
+        let mut bytes = 0;
+        let mut next = place;
+        while next.slot > have && bytes <= REPAIR_BYTES_MAX {
+            let Some(message) = self.blocks.get(next).cloned() else {
+                if self.core.digest_at(next.slot) == Some(next.digest) {
+                    self.read_back(to, next.slot, false);
+                }
+                return;
+            };
+            let Ok((prefix, _)) = BlockPrefix::ref_from_prefix(&message) else {
+                return;
+            };
+            let parent = Place {
+                slot: Slot(next.slot.0 - 1),
+                digest: prefix.header.parent,
+            };
+            bytes += message.len();
+            self.push_block(to, next.slot, message.clone(), None);
+            next = parent;
         }
-        let Some(message) = self.blocks.get(slot).cloned() else {
-            return self.read_back(to, slot, false);
-        };
-        let grains = if only_grains { self.asked } else { None };
-        self.push_block(to, slot, message, grains);
+    }
+
+    /// The fragments of one block that the request at hand names.
+    pub(super) fn send_grains(&mut self, to: NodeId, place: Place) {
+        if let Some(message) = self.blocks.get(place).cloned() {
+            let grains = self.asked;
+            self.push_block(to, place.slot, message, grains);
+        } else if self.core.digest_at(place.slot) == Some(place.digest) {
+            self.read_back(to, place.slot, false);
+        }
     }
 
     fn push_block(&mut self, to: NodeId, slot: Slot, message: Bu::Shared, grains: Option<Grains>) {
+        if !self.is_started() {
+            return;
+        }
         let Ok((prefix, _)) = BlockPrefix::ref_from_prefix(&message) else {
             return;
         };
         let (view, digest) = (prefix.header.view(), prefix.header.digest());
-        self.outputs.push_back(Output::SendBlock {
+        self.outputs.push_back(Output::SendLong {
             to: Recipient::One(to),
-            propose: false,
+            kind: Kind::Block,
             view,
             slot,
             digest,

@@ -2,20 +2,16 @@
 
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
-use wire::block::{BlockPrefix, BlockRef, BlockView};
 use wire::bytes::Buffers;
-use wire::ids::{Digest, Instant, NodeId, Position, Signature, Slot};
-use wire::limits::{
-    BLOCK_MESSAGE_BYTES_MAX, BLOCK_PREFIX_BYTES, EAGER_BLOCKS, IN_FLIGHT, RECORD_HEADER_BYTES,
-    SECTOR_BYTES,
-};
-use wire::messages::EvidenceBody;
-use wire::request::RequestView;
-use wire::seal::{Signer, Statement, Verified, Verifier};
+use wire::certificates::Place;
+use wire::header::Kind;
+use wire::ids::{Digest, Instant, NodeId, Slot, View};
+use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
+use wire::messages::{EVIDENCE_INVALID_PAYLOAD, EvidenceBody};
+use wire::seal::{Signer, Statement, Verifier};
 use zerocopy::IntoBytes;
 
-use super::{COMMIT_RECORD_EVERY, Input, Ordering, Output};
-use crate::blocks::{self, RETAINED_BLOCKS, Raw};
+use super::{Input, Ordering, Output};
 use crate::peer::PeerMessage;
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
@@ -27,20 +23,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Fetched { from, raw } => {
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
             }
-            Input::Checked {
-                slot,
-                digest,
-                valid,
-            } => {
-                self.drive(
-                    now,
-                    consensus::Input::Checked {
-                        slot,
-                        digest,
-                        valid,
-                    },
-                );
-            }
+            Input::Agreement(input) => self.drive(now, input),
+            Input::Evidence(body) => self.on_evidence_of_others(now, &body),
             Input::Peer { from, message } => self.on_peer(now, from, message),
             Input::Durable(durable) => {
                 self.writer.acknowledge(durable);
@@ -56,8 +40,21 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 );
             }
             Input::Executed(slot) => {
-                self.release_executed(slot);
+                self.release_executed(now, slot);
                 self.drive(now, consensus::Input::Executed { slot });
+            }
+            Input::Root { slot, root } => self.drive(now, consensus::Input::Root { slot, root }),
+            Input::Rechecked {
+                client,
+                first,
+                waits,
+            } => self.pending.rechecked(&client, first, waits),
+            Input::Installed(certificate) => {
+                let slot = certificate.header.slot();
+                self.executed_fed = self.executed_fed.max(slot);
+                self.decided_counted = self.decided_counted.max(slot);
+                self.settled = self.settled.max(slot);
+                self.drive(now, consensus::Input::Installed { certificate });
             }
             Input::Record { read, record } => self.on_record(read, &record),
             Input::ReadDropped => self.reads -= 1,
@@ -66,23 +63,24 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         self.append_deferred(now);
         self.note_log_room();
+        self.tend_pending(now);
         self.propose_if_due(now);
     }
 
     /// Blocks of any size must fit, or none is taken: so nothing is half accepted.
-    fn note_log_room(&mut self) {
+    pub(super) fn note_log_room(&mut self) {
         let fits = self.writer.fits(RecordKind::Block, BLOCK_MESSAGE_BYTES_MAX);
         self.log_full = fits.err();
         self.core
             .set_log_full(self.log_full.is_some() || !self.deferred.is_empty());
     }
 
-    fn drive(&mut self, now: Instant, input: consensus::Input) {
+    pub(super) fn drive(&mut self, now: Instant, input: consensus::Input) {
         self.core.handle(now, input, &mut self.outbox);
         self.carry_out_all(now);
     }
 
-    fn carry_out_all(&mut self, now: Instant) {
+    pub(super) fn carry_out_all(&mut self, now: Instant) {
         // Effects are carried out after the core has finished; carrying one out may feed it again.
         while !self.outbox.is_empty() {
             let spare = self
@@ -97,117 +95,23 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    fn on_request(&mut self, now: Instant, request: Verified<Bu::Shared>) {
-        let bytes = request.into_inner();
-        let Ok(view) = RequestView::parse(&bytes) else {
-            return;
-        };
-        let (client, first) = (*view.client(), view.first_sequence());
-        let signature = *view.signature();
-        if !self.leads() {
-            self.outputs.push_back(Output::Busy {
-                client,
-                first,
-                log_full: self.log_full.is_some(),
-            });
-            self.counts.busy += 1;
-            return;
-        }
-        // A repeated OPEN is ordered again: it changes nothing and is answered by all replicas.
-        if !view.is_open() && self.seen.note(&signature) {
-            self.counts.duplicates += 1;
-            self.outputs.push_back(Output::Resend {
-                client,
-                session: view.session(),
-                first,
-                count: view.count() as u16,
-            });
-            return;
-        }
-        if !self.batch.push(now, bytes, &mut self.block_buffers) {
-            self.seen.forget(&signature);
-            self.counts.busy += 1;
-            self.outputs.push_back(Output::Busy {
-                client,
-                first,
-                log_full: false,
-            });
-        }
-    }
-
-    /// N1: sends when no own block is undecided (`EAGER_BLOCKS`) and no request is about to come out
-    /// of verification, when a block is full, or when the oldest request has waited for tau.
-    fn propose_if_due(&mut self, now: Instant) {
-        if !self.is_started() {
-            return;
-        }
-        while let Some((slot, parent)) = self.core.proposal_parent() {
-            // Requests wait without an open block when no buffer was free for one.
-            self.batch.refill(&mut self.block_buffers);
-            let eager = self.core.undecided() < EAGER_BLOCKS && !self.more_expected;
-            if !self.batch.due(now, eager) {
-                return;
-            }
-            let Some(closed) = self.batch.close(&mut self.block_buffers) else {
-                return;
-            };
-            let summary = self.core.summary();
-            let time_ns = now.0.saturating_add(self.config.wall_offset_ns);
-            let header = closed.header(self.config.epoch, summary.view, slot, time_ns, parent);
-            let digest = header.digest();
-            let signature = self.signer.sign(&Statement::Propose {
-                view: summary.view,
-                slot,
-                digest,
-            });
-            self.offered = Some((slot, closed.seal(header, signature)));
-            self.counts.proposed_blocks += 1;
-            if self.proposed_at.len() < 2 * IN_FLIGHT as usize {
-                self.proposed_at.push_back((slot, now));
-            }
-            self.drive(
-                now,
-                consensus::Input::Own {
-                    header,
-                    signature,
-                    digest,
-                },
-            );
-            self.note_log_room();
-        }
-    }
-
-    fn on_block(&mut self, now: Instant, from: NodeId, source: Source, raw: Raw<Bu::Unique>) {
-        let (header, signature) = match BlockView::parse(raw.message()) {
-            Ok(view) => (view.prefix.header, view.prefix.signature),
-            Err(reject) => {
-                self.outputs.push_back(Output::Refused(reject));
-                return;
-            }
-        };
-        self.offered = Some((header.slot(), raw));
-        let digest = header.digest();
-        self.drive(
-            now,
-            consensus::Input::Block {
-                from,
-                source,
-                header,
-                signature,
-                digest,
-            },
-        );
-        self.offered = None;
+    /// Feeds the core while its effects are being carried out; they follow in the same round.
+    pub(super) fn drive_nested(&mut self, now: Instant, input: consensus::Input) {
+        self.core.handle(now, input, &mut self.outbox);
     }
 
     fn on_peer(&mut self, now: Instant, from: NodeId, message: PeerMessage) {
         self.asked = None;
         let input = match message {
-            PeerMessage::Vote { vote, .. } => consensus::Input::Vote { from, vote },
+            PeerMessage::Vote { vote, signature } => consensus::Input::Vote {
+                from,
+                vote,
+                signature,
+            },
             PeerMessage::Decided { slot, digest } => {
                 consensus::Input::Decided { from, slot, digest }
             }
-            PeerMessage::Status { view, status } => consensus::Input::Status { from, view, status },
+            PeerMessage::Status(status) => consensus::Input::Status { from, status },
             PeerMessage::FetchBlock {
                 slot,
                 digest,
@@ -218,8 +122,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 let grains = grains.is_some();
                 consensus::Input::FetchBlock {
                     from,
-                    slot,
-                    digest,
+                    place: Place { slot, digest },
                     have,
                     grains,
                 }
@@ -227,6 +130,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             PeerMessage::FetchRange { first, count } => {
                 consensus::Input::FetchRange { from, first, count }
             }
+            PeerMessage::FetchViewChange { digest } => {
+                consensus::Input::FetchViewChange { from, digest }
+            }
+            // Comes through verification only.
+            PeerMessage::Signed { .. } => return,
         };
         self.drive(now, input);
     }
@@ -234,36 +142,20 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
             Effect::Append {
-                slot,
-                digest,
+                place,
+                kind,
                 verify,
-            } => self.append(now, slot, digest, verify),
-            Effect::Hold { slot, .. } => {
-                if let Some((offered, raw)) = self.offered.take() {
-                    assert_eq!(offered, slot);
-                    self.blocks.keep_raw(slot, raw);
-                }
-            }
+            } => self.append(now, place, kind, verify),
+            Effect::Hold { place } => self.hold(place),
             Effect::Refuse { reject, .. } => self.outputs.push_back(Output::Refused(reject)),
-            Effect::Forget { slot } => {
-                self.blocks.forget(slot);
-                self.deferred.retain(|(deferred, ..)| *deferred != slot);
-            }
-            Effect::Vote { to, vote } => {
-                let signature = self.vote_signature(vote);
-                self.send(to, PeerMessage::Vote { vote, signature });
-            }
-            Effect::Status { to, status } => {
-                let view = status.installed;
-                self.send(to, PeerMessage::Status { view, status });
-            }
+            Effect::Forget { place } => self.forget(place),
+            Effect::Record(record) => self.write(now, &record),
+            Effect::Say { to, signed } => self.send(to, signed.into()),
+            Effect::Tell { to, message } => self.tell(to, &message),
+            Effect::Status { to, status } => self.send(to, PeerMessage::Status(status)),
             Effect::Decided { to, slot } => self.send_decided(to, slot),
-            Effect::FetchBlock {
-                to,
-                slot,
-                digest,
-                have,
-            } => {
+            Effect::FetchBlock { to, place, have } => {
+                let Place { slot, digest } = place;
                 let message = PeerMessage::FetchBlock {
                     slot,
                     digest,
@@ -275,17 +167,26 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Effect::FetchRange { to, first, count } => {
                 self.send(Recipient::One(to), PeerMessage::FetchRange { first, count });
             }
-            Effect::Blocks {
-                to,
-                first,
-                last,
-                newest_first,
-            } => {
-                self.send_blocks(to, first, last, newest_first);
+            Effect::FetchViewChange { to, digest } => {
+                self.send(Recipient::One(to), PeerMessage::FetchViewChange { digest });
             }
-            Effect::Grains { to, slot } => self.send_block(to, slot, true),
-            Effect::Final { slot, digest, fast } => self.on_final(now, slot, digest, fast),
-            Effect::Evidence(evidence) => self.on_evidence(evidence),
+            Effect::Ancestors { to, place, have } => self.send_ancestors(to, place, have),
+            Effect::Blocks { to, first, last } => self.send_blocks(to, first, last),
+            Effect::Grains { to, place } => self.send_grains(to, place),
+            Effect::Final { place, way } => self.on_final(now, place, way),
+            Effect::Installed { .. } => self.on_view(now),
+            Effect::Evidence(evidence) => self.on_own_evidence(now, evidence),
+            Effect::Stable { slot } => self.outputs.push_back(Output::Stable(slot)),
+            Effect::Transfer(certificate) => self.outputs.push_back(Output::Transfer(certificate)),
+            Effect::Diverged {
+                slot,
+                own,
+                certified,
+            } => self.outputs.push_back(Output::Diverged {
+                slot,
+                own,
+                certified,
+            }),
         }
     }
 
@@ -296,181 +197,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    /// R2: the block record is the vote record. A block that finds no room in the log waits, and
-    /// all that follow it: the core links several at once when a missing one arrives.
-    fn append(&mut self, now: Instant, slot: Slot, digest: Digest, verify: bool) {
-        let raw = match self.offered.take() {
-            Some((offered, raw)) if offered == slot => raw,
-            other => {
-                self.offered = other;
-                self.blocks
-                    .take_raw(slot)
-                    .expect("a held block has its bytes")
-            }
-        };
-        let fits = self
-            .writer
-            .fits(RecordKind::Block, raw.message_bytes)
-            .is_ok();
-        if fits && self.deferred.is_empty() {
-            self.append_raw(now, slot, digest, verify, raw);
-        } else {
-            self.blocks.keep_raw(slot, raw);
-            self.deferred.push_back((slot, digest, verify));
-        }
-    }
-
-    fn append_deferred(&mut self, now: Instant) {
-        while let Some(&(slot, digest, verify)) = self.deferred.front() {
-            if let Some(raw) = self.blocks.take_raw(slot) {
-                if self
-                    .writer
-                    .fits(RecordKind::Block, raw.message_bytes)
-                    .is_err()
-                {
-                    self.blocks.keep_raw(slot, raw);
-                    return;
-                }
-                self.append_raw(now, slot, digest, verify, raw);
-                self.carry_out_all(now);
-            }
-            self.deferred.pop_front();
-        }
-        self.feed_execution();
-    }
-
-    /// The leader's PROPOSE leaves before its own flush.
-    fn append_raw(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        digest: Digest,
-        verify: bool,
-        raw: Raw<Bu::Unique>,
-    ) {
-        let message_bytes = raw.message_bytes;
-        let sealed = self
-            .writer
-            .seal(RecordKind::Block, raw.buffer, message_bytes)
-            .expect("room was checked before the block was taken");
-        let message = blocks::message_of(&sealed, message_bytes);
-        self.ledger.note(slot, sealed.start, sealed.sectors);
-        self.blocks.keep(slot, message.clone());
-        let own = self.core.summary().leader == self.config.me && !verify;
-        if own
-            && self
-                .proposed_at
-                .back()
-                .is_some_and(|(proposed, _)| *proposed == slot)
-        {
-            let view = self.core.summary().view;
-            self.outputs.push_back(Output::SendBlock {
-                to: Recipient::All,
-                propose: true,
-                view,
-                slot,
-                digest,
-                message: message.clone(),
-                grains: None,
-            });
-        }
-        let end = sealed.end;
-        self.outputs.push_back(Output::Append(sealed));
-        if verify {
-            self.outputs.push_back(Output::Verify {
-                slot,
-                digest,
-                message,
-            });
-        }
-        self.drive_nested(now, consensus::Input::Appended { slot, end });
-    }
-
-    /// Feeds the core while its effects are being carried out; they follow in the same round.
-    fn drive_nested(&mut self, now: Instant, input: consensus::Input) {
-        self.core.handle(now, input, &mut self.outbox);
-    }
-
-    fn vote_signature(&mut self, vote: BlockRef) -> Signature {
-        if let Some((signed, signature)) = self.signed_vote
-            && signed == vote
-        {
-            return signature;
-        }
-        let BlockRef { view, slot, digest } = vote;
-        let signature = self.signer.sign(&Statement::Vote { view, slot, digest });
-        self.signed_vote = Some((vote, signature));
-        signature
-    }
-
-    fn on_final(&mut self, now: Instant, slot: Slot, digest: Digest, fast: bool) {
-        let blocks = slot.0 - self.decided_counted.0;
-        self.decided_counted = slot;
-        if fast {
-            self.counts.fast_blocks += blocks;
-        } else {
-            self.counts.learned_blocks += blocks;
-        }
-        self.feed_execution();
-        while let Some(&(proposed, at)) = self.proposed_at.front()
-            && proposed <= slot
-        {
-            self.proposed_at.pop_front();
-            if self.decide_samples.len() < self.decide_samples.capacity() {
-                self.decide_samples.push_back(now.since_ns(at));
-            }
-        }
-        // Never ahead of the blocks themselves: a restart looks for the decided block below its
-        // record, and blocks that found no room are not in the log yet.
-        let due = slot.0 >= self.commit_recorded.0 + COMMIT_RECORD_EVERY;
-        if due && self.deferred.is_empty() {
-            let body = crate::recovery::CommitRecord::new(slot, digest);
-            if self.record(RecordKind::Commit, body.as_bytes()).is_some() {
-                self.commit_recorded = slot;
-            }
-        }
-    }
-
-    /// Hands decided blocks on, in order, as far as their records were sealed.
-    fn feed_execution(&mut self) {
-        let decided = self.core.summary().decided;
-        while self.executed_fed < decided {
-            let slot = self.executed_fed.next();
-            let Some(message) = self.blocks.get(slot).cloned() else {
-                assert!(!self.deferred.is_empty(), "decided blocks are held");
-                return;
-            };
-            self.outputs.push_back(Output::Execute { slot, message });
-            self.executed_fed = slot;
-        }
-    }
-
-    /// Drops the bytes of blocks that were executed long enough ago.
-    fn release_executed(&mut self, executed: Slot) {
-        let before = self.released.0;
-        let until = executed.0.saturating_sub(RETAINED_BLOCKS);
-        for slot in before + 1..=until {
-            self.blocks.forget(Slot(slot));
-        }
-        self.released = Slot(until.max(before));
-    }
-
-    /// Seals a small record and hands it to the journal; `None` when the log or the sector pool
-    /// has no room.
-    pub(super) fn record(&mut self, kind: RecordKind, body: &[u8]) -> Option<Position> {
-        self.writer.fits(kind, body.len()).ok()?;
-        let mut buffer = self.sector_buffers.take()?;
-        assert!(RECORD_HEADER_BYTES + body.len() <= SECTOR_BYTES);
-        buffer[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body.len()].copy_from_slice(body);
-        let sealed = self.writer.seal(kind, buffer, body.len()).ok()?;
-        let end = sealed.end;
-        self.outputs.push_back(Output::Append(sealed));
-        Some(end)
-    }
-
-    /// N9, E1: verifies both signatures, checks that they contradict each other, and stores them.
-    /// The wish for another view follows when views can change.
-    fn on_evidence(&mut self, evidence: Evidence) {
+    /// N9, E1: verifies both signatures, checks that they contradict each other, stores them, and
+    /// shows them to everyone.
+    fn on_own_evidence(&mut self, now: Instant, evidence: Evidence) {
         let signed_by_leader = [&evidence.first, &evidence.second]
             .into_iter()
             .all(|signed| {
@@ -485,15 +214,41 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     .member(leader, &statement, &signed.signature)
                     .is_ok()
             });
-        if !signed_by_leader || !evidence.is_proof() {
-            return;
-        }
-        let body = EvidenceBody::new(evidence.kind, evidence.first, evidence.second);
-        if self.record(RecordKind::Evidence, body.as_bytes()).is_some() {
-            self.counts.evidence += 1;
-            self.core.evidence_stored();
+        if signed_by_leader && evidence.is_proof() {
+            let body = EvidenceBody::new(evidence.kind, evidence.first, evidence.second);
+            self.keep_evidence(now, &body);
         }
     }
-}
 
-const _: () = assert!(BLOCK_PREFIX_BYTES >= size_of::<BlockPrefix>());
+    /// Evidence whose signatures were verified.
+    fn on_evidence_of_others(&mut self, now: Instant, body: &EvidenceBody) {
+        let evidence = Evidence {
+            kind: body.kind,
+            first: body.first,
+            second: body.second,
+        };
+        // An invalid payload is judged where the block is.
+        if evidence.kind != EVIDENCE_INVALID_PAYLOAD && evidence.is_proof() {
+            self.keep_evidence(now, body);
+        }
+    }
+
+    fn keep_evidence(&mut self, now: Instant, body: &EvidenceBody) {
+        let view: View = body.first.header.view();
+        if self.evidence_in.is_some_and(|known| known >= view)
+            || view < self.core.summary().view
+            || self.record(RecordKind::Evidence, body.as_bytes()).is_none()
+        {
+            return;
+        }
+        self.evidence_in = Some(view);
+        self.counts.evidence += 1;
+        if body.kind != EVIDENCE_INVALID_PAYLOAD {
+            let bytes = body.as_bytes();
+            let name = Digest(*blake3::hash(bytes).as_bytes());
+            let all = Recipient::All;
+            self.send_long(all, Kind::Evidence, view, Slot(0), name, bytes);
+        }
+        self.drive_nested(now, consensus::Input::Evidence { view });
+    }
+}

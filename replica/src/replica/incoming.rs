@@ -16,8 +16,8 @@ use super::{Effect, JOBS_MAX, Query, Replica};
 use crate::admission::{Admission, Standing};
 use crate::blocks::Raw;
 use crate::ordering;
-use crate::peer::PeerMessage;
-use crate::verifying::Job;
+use crate::peer::{PeerMessage, is_verified};
+use crate::verifying::{Job, body_of};
 
 impl<Bu, S, V, M> Replica<Bu, S, V, M>
 where
@@ -40,7 +40,7 @@ where
                 Ok(())
             }
             Ok(Some(Incoming::Peer(message))) => self.on_peer(now, message.into_inner()),
-            Ok(Some(Incoming::Client(message))) => self.on_client(message.into_inner(), out),
+            Ok(Some(Incoming::Client(message))) => self.on_client(now, message.into_inner(), out),
             Ok(None) => Ok(()),
             Err(reject) => Err(reject),
         };
@@ -55,6 +55,27 @@ where
             slot,
             body,
         } = message;
+        if is_verified(kind, self.votes_verified) {
+            if self.block_jobs.len() >= JOBS_MAX {
+                return Err(Reject::QueueFull);
+            }
+            self.block_jobs.push_back(Job::Message {
+                from,
+                kind,
+                view,
+                slot,
+                body: body_of(body),
+            });
+            return Ok(());
+        }
+        if kind == Kind::Forward {
+            if self.request_jobs.len() >= JOBS_MAX {
+                return Err(Reject::QueueFull);
+            }
+            let body = body_of(body);
+            self.request_jobs.push_back(Job::Forwarded { from, body });
+            return Ok(());
+        }
         if !kind.is_block() {
             let message = PeerMessage::decode(kind, view, slot, body.bytes())?;
             self.ordering
@@ -82,6 +103,7 @@ where
 
     fn on_client(
         &mut self,
+        now: Instant,
         message: FromClient<Bu>,
         out: &mut Vec<Effect<Bu::Shared>>,
     ) -> Result<(), Reject> {
@@ -93,7 +115,7 @@ where
                 .slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length),
         };
         match kind {
-            Kind::Request | Kind::Open => self.request(&client, bytes, out),
+            Kind::Request | Kind::Open => self.request(now, &client, bytes, out),
             Kind::Read => self.query(Query::Read(client, bytes)),
             _ => Err(Reject::UnknownKind),
         }
@@ -110,6 +132,7 @@ where
     /// Says Busy, or answers what was executed, before any signature work; or has it verified.
     fn request(
         &mut self,
+        now: Instant,
         client: &PublicKey,
         bytes: Bu::Shared,
         out: &mut Vec<Effect<Bu::Shared>>,
@@ -136,6 +159,10 @@ where
             Admission::Resend { busy } => {
                 if let Some(reason) = busy {
                     self.busy(client, first, reason, out);
+                }
+                let follows = busy.is_none() && self.request_jobs.len() < JOBS_MAX;
+                if follows && self.followed.may_admit(now, client) {
+                    self.request_jobs.push_back(Job::Request(bytes));
                 }
                 if !open {
                     return self.query(Query::Resend(*client, session, first, count));

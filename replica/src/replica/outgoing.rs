@@ -71,7 +71,7 @@ where
         }
     }
 
-    pub(super) fn send_block(
+    pub(super) fn send_long(
         &mut self,
         to: NodeId,
         (kind, view, slot, name): (Kind, View, Slot, u64),

@@ -68,7 +68,8 @@ fn claim(kind: Kind) -> Claim {
         | Kind::Ack
         | Kind::Install
         | Kind::Epoch
-        | Kind::Evidence => Claim::Protocol,
+        | Kind::Evidence
+        | Kind::Decided => Claim::Protocol,
     }
 }
 
