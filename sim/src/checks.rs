@@ -11,10 +11,11 @@ use wire::ids::{Digest, NodeId, Slot};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
 
 use crate::buffers::Shared;
+use crate::linear::{self, Checked, History, Seen};
 use crate::model::{Answer, Model, table_hash};
 use crate::node::{Node, Server};
 use crate::plan::Scenario;
-use crate::user::{Ended, User};
+use crate::user::{self, Ended, User};
 
 /// Results of this length, its first byte not counted, are no longer kept whole; restated.
 const CACHED_BYTES: usize = 64;
@@ -41,6 +42,8 @@ struct Known {
     /// The number of the present process, and of the last one that sent anything.
     boot: u32,
     boot_spoken: u32,
+    /// A liar: nothing that it says or holds counts.
+    faulty: bool,
 }
 
 /// See the module's documentation.
@@ -59,6 +62,8 @@ pub struct Judge {
     acknowledged_slot: Slot,
     /// What the records of a write under way hold, by replica.
     writing: Vec<Vec<Slot>>,
+    /// What clients asked and were told; says nothing of slots but where to look first.
+    history: History,
 }
 
 type Check = Result<(), String>;
@@ -81,6 +86,7 @@ impl Judge {
             results_lost: 0,
             acknowledged_slot: Slot(0),
             writing: vec![Vec::new(); nodes],
+            history: History::default(),
         }
     }
 
@@ -105,12 +111,36 @@ impl Judge {
         &self.model
     }
 
+    /// From now on this replica counts as faulty.
+    pub fn distrust(&mut self, id: NodeId) {
+        self.known[id.index()].faulty = true;
+    }
+
+    fn is_faulty(&self, id: NodeId) -> bool {
+        self.known[id.index()].faulty
+    }
+
+    /// Up to where a replica's blocks are on its disk.
+    pub fn durable(&self, id: NodeId) -> Slot {
+        self.known[id.index()].durable
+    }
+
+    /// Whether the present process of a replica has sent anything to a peer.
+    pub fn spoke(&self, id: NodeId) -> bool {
+        let known = &self.known[id.index()];
+        known.boot_spoken == known.boot
+    }
+
     /// A process started and has read its log; `whole` says that the disk was not taken away.
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
         known.spoke_before = known.boot_spoken > 0;
         (known.decided, known.executed) = (Slot(0), Slot(0));
         self.writing[node.id.index()].clear();
+        if self.is_faulty(node.id) {
+            return Ok(());
+        }
+        let known = &mut self.known[node.id.index()];
         let Some(server) = &node.server else {
             return Ok(());
         };
@@ -178,6 +208,9 @@ impl Judge {
     /// A replica hands records to its disk.
     pub fn writes(&mut self, from: NodeId, identity: &Identity, parts: &[Shared]) -> Check {
         self.writing[from.index()].clear();
+        if self.is_faulty(from) {
+            return Ok(());
+        }
         for part in parts {
             let Decoded::Intact(header) = record::decode(&part[..SECTOR_BYTES], identity, None)
             else {
@@ -210,6 +243,9 @@ impl Judge {
 
     /// A replica handled an event.
     pub fn handled(&mut self, node: &Node) -> Check {
+        if self.is_faulty(node.id) {
+            return Ok(());
+        }
         node.check_memory()?;
         let Some(server) = &node.server else {
             return Ok(());
@@ -240,12 +276,13 @@ impl Judge {
             return Ok(());
         }
         // G1: new decisions need a quorum of replicas that hold the block on their disks.
-        let holders = self
-            .known
-            .iter()
+        // A liar's vote may be among them; what it holds is not to be relied upon.
+        let honest = self.known.iter().filter(|known| !known.faulty);
+        let liars = self.known.len() - honest.clone().count();
+        let holders = honest
             .filter(|known| known.durable >= summary.decided)
             .count();
-        if holders < self.votes_needed {
+        if holders + liars < self.votes_needed {
             return Err(format!(
                 "G1: {id} decides slot {} which {holders} replicas hold, not {}",
                 summary.decided, self.votes_needed
@@ -297,9 +334,12 @@ impl Judge {
             session,
             asked,
             slot,
+            ended_ns,
             result,
         } = ended;
         let sequence = asked.sequence;
+        let seen = result.as_ref().map_or(Seen::Anything, user::seen);
+        asked.record(&mut self.history, Some((*ended_ns, *slot, seen)));
         let told = match result {
             Ok(told) => told,
             Err(Failure::ResultLost) => return self.lost(ended),
@@ -345,11 +385,21 @@ impl Judge {
         }
     }
 
+    /// Whether some order of what the users saw is one that registers allow, when the run is over.
+    pub fn linearizable(&mut self, users: &[User]) -> Result<Checked, String> {
+        for asked in users.iter().flat_map(User::open) {
+            asked.record(&mut self.history, None);
+        }
+        self.history.check(linear::STATES_MAX)
+    }
+
     /// Whether nothing is left to wait for.
     pub fn settled(&self, scenario: Scenario, nodes: &[Node], users: &[User]) -> bool {
         let up = nodes.iter().all(|node| node.server.is_some());
-        let caught_up = self.known.iter().all(|known| {
-            known.executed >= self.acknowledged_slot && known.executed == self.known[0].executed
+        let honest = self.known.iter().filter(|known| !known.faulty);
+        let furthest = honest.clone().map(|known| known.executed).max();
+        let caught_up = honest.clone().all(|known| {
+            known.executed >= self.acknowledged_slot && Some(known.executed) == furthest
         });
         let done = !scenario.demands_progress() || users.iter().all(User::is_done);
         up && caught_up && done
@@ -358,6 +408,9 @@ impl Judge {
     /// Everything that must hold when the run has settled, or its time is up.
     pub fn finish(&self, scenario: Scenario, nodes: &[Node], users: &[User]) -> Check {
         for (node, known) in nodes.iter().zip(&self.known) {
+            if known.faulty {
+                continue;
+            }
             let Some(server) = &node.server else {
                 return Err(format!("replica {} is not up in the end", node.id));
             };

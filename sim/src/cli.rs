@@ -120,6 +120,7 @@ impl WorldArgs {
             profile,
             canary,
             trace,
+            ..Options::default()
         })
     }
 }
@@ -170,7 +171,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, String> {
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.clamp(1, 256) {
-            scope.spawn(|| work(&next, end, options, args.twice, &summary));
+            scope.spawn(|| work(&next, end, options, args.twice, &summary, begin));
         }
     });
     let summary = summary
@@ -188,7 +189,15 @@ fn run(args: &RunArgs) -> Result<ExitCode, String> {
     })
 }
 
-fn work(next: &AtomicU64, end: u64, options: Options, twice: bool, summary: &Mutex<Summary>) {
+fn work(
+    next: &AtomicU64,
+    end: u64,
+    options: Options,
+    twice: bool,
+    summary: &Mutex<Summary>,
+    begin: Instant,
+) {
+    let count = end - next.load(Ordering::Relaxed).min(end);
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= end {
@@ -207,10 +216,6 @@ fn work(next: &AtomicU64, end: u64, options: Options, twice: bool, summary: &Mut
             let command = report::replay_command(seed, &options);
             eprintln!("seed {seed:#x}: {violation}\n  replay: {command}");
         }
-        report::progress(
-            summary.seeds,
-            summary.seeds + end.saturating_sub(seed + 1),
-            summary.violations.len(),
-        );
+        report::progress(&summary, count, begin.elapsed().as_secs_f64());
     }
 }

@@ -29,6 +29,8 @@ pub struct Disk {
     segment_bytes: u64,
     segments: u32,
     stable: BTreeMap<(u32, u64), Box<Sector>>,
+    /// What was stable at some earlier time.
+    image: BTreeMap<(u32, u64), Box<Sector>>,
     /// Written, said to be flushed, and not stable: only a lying disk has such.
     volatile: Vec<Pending>,
     pending: Option<Pending>,
@@ -44,6 +46,7 @@ impl Disk {
             segment_bytes,
             segments,
             stable: BTreeMap::new(),
+            image: BTreeMap::new(),
             volatile: Vec::new(),
             pending: None,
             lies,
@@ -124,6 +127,64 @@ impl Disk {
         }
     }
 
+    /// Keeps what is stable now.
+    pub fn take_image(&mut self) {
+        self.image = self.stable.clone();
+    }
+
+    /// Puts everything back to the image.
+    pub fn roll_back(&mut self) {
+        self.stable = self.image.clone();
+    }
+
+    fn some_sector(&self, random: &mut Random) -> Option<(u32, u64)> {
+        let index = random.below((self.stable.len() as u64).max(1));
+        self.stable.keys().nth(index as usize).copied()
+    }
+
+    /// Flips a bit in each of so many sectors.
+    pub fn flip(&mut self, random: &mut Random, sectors: u32) {
+        for _ in 0..sectors {
+            if let Some(at) = self.some_sector(random) {
+                let bit = random.below(8 * SECTOR_BYTES as u64) as usize;
+                let sector = self.stable.get_mut(&at).expect("it was just named");
+                sector[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// Zeroes so many sectors.
+    pub fn zero(&mut self, random: &mut Random, sectors: u32) {
+        for _ in 0..sectors {
+            if let Some(at) = self.some_sector(random) {
+                self.stable.remove(&at);
+            }
+        }
+    }
+
+    /// Lets two sectors change places.
+    pub fn swap(&mut self, random: &mut Random) {
+        let (one, other) = (self.some_sector(random), self.some_sector(random));
+        if let (Some(one), Some(other)) = (one, other) {
+            let first = self.stable[&one].clone();
+            let second = self.stable.insert(other, first).expect("it was just named");
+            self.stable.insert(one, second);
+        }
+    }
+
+    /// Lets so many sectors show what they held in the image.
+    pub fn bring_back(&mut self, random: &mut Random, sectors: u32) {
+        for _ in 0..sectors {
+            let Some(at) = self.some_sector(random) else {
+                return;
+            };
+            match self.image.get(&at) {
+                Some(old) => drop(self.stable.insert(at, old.clone())),
+                None => drop(self.stable.remove(&at)),
+            }
+        }
+    }
+
     /// Sectors that hold anything.
     pub fn sectors(&self) -> usize {
         self.stable.len()
@@ -187,6 +248,44 @@ mod tests {
             lost += usize::from(disk.sectors() == 1);
         }
         assert!((8..56).contains(&lost), "{lost}");
+    }
+
+    #[test]
+    fn harm_is_done() {
+        let parts = [1, 2, 3].map(|byte| Shared::copy_from(&[byte; SECTOR_BYTES]));
+        let fresh = || {
+            let mut disk = Disk::new(8 * SECTOR_BYTES as u64, 1, SECTOR_BYTES, false);
+            disk.begin(0, 0, &parts[..2]);
+            disk.complete();
+            disk.take_image();
+            disk.begin(0, SECTOR_BYTES as u64, &parts[2..]);
+            disk.complete();
+            disk
+        };
+        let held = |disk: &Disk| disk.stable.values().map(|s| s[0]).collect::<Vec<_>>();
+        assert_eq!(held(&fresh()), [1, 3]);
+        let mut disk = fresh();
+        disk.roll_back();
+        assert_eq!(held(&disk), [1, 2]);
+        let random = &mut Random::new(1);
+        let mut disk = fresh();
+        disk.bring_back(random, 20);
+        assert_eq!(held(&disk), [1, 2]);
+        let mut disk = fresh();
+        (0..21).for_each(|_| disk.swap(random));
+        let mut sorted = held(&disk);
+        sorted.sort_unstable();
+        assert_eq!(sorted, [1, 3]);
+        let mut disk = fresh();
+        disk.zero(random, 20);
+        assert_eq!(disk.sectors(), 0);
+        let mut disk = fresh();
+        disk.flip(random, 1);
+        let ones = |disk: &Disk| {
+            let bytes = disk.stable.values().flat_map(|sector| sector.iter());
+            bytes.map(|byte| byte.count_ones()).sum::<u32>()
+        };
+        assert_eq!(ones(&disk).abs_diff(ones(&fresh())), 1);
     }
 
     #[test]

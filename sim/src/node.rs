@@ -14,7 +14,9 @@ use wire::limits::{
 };
 
 use crate::buffers::{Pool, Shared};
+use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::liars::{Authentic, Origin};
 use crate::plan::{Canary, Plan};
 use crate::random::Random;
 use crate::seals::Seal;
@@ -50,6 +52,10 @@ pub struct Node {
     pub writing: Option<u64>,
     /// Segments that were asked for.
     pub wanted: u32,
+    /// What this replica takes for the time.
+    pub clock: Clock,
+    /// Of the present process.
+    cookie_secret: [u8; 32],
     seal: Seal,
     random: Random,
     pools: Option<[Pool; 3]>,
@@ -68,6 +74,12 @@ impl Node {
             wake: Instant(u64::MAX),
             writing: None,
             wanted: 2,
+            clock: plan
+                .faults
+                .clocks
+                .get(id.index())
+                .map_or_else(Clock::exact, Clock::new),
+            cookie_secret: [0; 32],
             seal,
             random,
             pools: None,
@@ -107,6 +119,7 @@ impl Node {
             Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),
         ];
+        self.cookie_secret = self.random.bytes();
         let setup = Setup {
             me: self.id,
             committee,
@@ -129,8 +142,8 @@ impl Node {
             },
             blocks_held_max: HELD_BLOCKS,
             datagram_bytes: plan.datagram_bytes,
-            cookie_secret: self.random.bytes(),
-            wall_offset_ns: 0,
+            cookie_secret: self.cookie_secret,
+            wall_offset_ns: self.clock.wall_offset_ns(),
             pace: Pace {
                 verifications: plan.pace.0,
                 executions: plan.pace.1,
@@ -142,6 +155,20 @@ impl Node {
         self.server = Some(Replica::start(now, setup, &mut self.disk, |_| Ok(()))?);
         self.pools = Some(pools);
         Ok(())
+    }
+
+    /// A second end of the links of the process that runs now, for a liar in its place.
+    pub fn authentic(&self, committee: &Committee, datagram_bytes: usize) -> Option<Authentic> {
+        let server = self.server.as_ref()?;
+        Some(Authentic::new(Origin {
+            committee,
+            me: self.id,
+            secret: &self.secret,
+            seal: self.seal.clone(),
+            boot: server.boot(),
+            datagram_bytes,
+            cookie_secret: self.cookie_secret,
+        }))
     }
 
     /// The process is gone, and of what it had not flushed some part reaches the disk.

@@ -1,7 +1,10 @@
 //! Everything that the seed decides in advance: sizes, faults and their times, and what is demanded.
 
+use serde::{Deserialize, Serialize};
 use wire::limits::SECTOR_BYTES;
 
+use crate::faults::draw::{self, FaultPlan, Stage};
+use crate::faults::{Fault, FaultSet};
 use crate::network::{Cut, LinkFaults};
 use crate::random::Random;
 use crate::seals::Profile;
@@ -18,7 +21,7 @@ pub const BEGIN_NS: u64 = S;
 pub const LIVENESS_NS: u64 = 10 * S;
 
 /// A bug planted outside of the product, to show that the checks can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Canary {
     /// Disks say that they flushed and did not.
@@ -30,11 +33,13 @@ pub enum Canary {
 }
 
 /// What one run is asked to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Options {
     pub nodes: usize,
     pub profile: Profile,
     pub canary: Option<Canary>,
+    /// What seeds draw their faults from.
+    pub faults: FaultSet,
     pub trace: bool,
 }
 
@@ -44,13 +49,14 @@ impl Default for Options {
             nodes: 4,
             profile: Profile::Core,
             canary: None,
+            faults: FaultSet::standard(),
             trace: false,
         }
     }
 }
 
 /// Which faults a seed has, and with them what it demands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scenario {
     /// Followers crash, the leader does not: every operation must end.
@@ -69,7 +75,7 @@ impl Scenario {
 }
 
 /// One crash and the restart after it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Crash {
     pub node: usize,
     /// After the group's moment.
@@ -78,7 +84,7 @@ pub struct Crash {
 }
 
 /// Crashes that have one cause.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Blow {
     pub at_ns: u64,
     /// From then on wait until this replica has a write under way.
@@ -87,7 +93,7 @@ pub struct Blow {
 }
 
 /// A disk's manners.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct DiskPlan {
     pub write_ns: u64,
     pub jitter_ns: u64,
@@ -99,7 +105,7 @@ pub struct DiskPlan {
 }
 
 /// What one client does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct UserPlan {
     pub operations: u32,
     pub in_flight_max: usize,
@@ -112,7 +118,7 @@ pub struct UserPlan {
 }
 
 /// The plan of one world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub seed: u64,
     pub options: Options,
@@ -136,38 +142,59 @@ pub struct Plan {
     /// By sender and receiver: replicas first, then users.
     pub links: Vec<Vec<LinkFaults>>,
     pub cuts: Vec<Cut>,
+    pub faults: FaultPlan,
 }
 
 impl Plan {
     pub fn new(seed: u64, options: Options) -> Plan {
         let mut random = Random::new(seed);
         let random = &mut random;
+        let enabled = options.faults.swarm(&mut random.fork(1));
         let scenario = match random.below(8) {
-            0 => Scenario::Leader,
-            1 | 2 => Scenario::Everyone,
+            0 if enabled.has(Fault::Crash) => Scenario::Leader,
+            1 | 2 if enabled.has(Fault::RestartAll) => Scenario::Everyone,
             _ => Scenario::Followers,
         };
         let faults_ns = random.within(200, 1500) * MS;
-        let blows = blows(random, scenario, options.nodes, faults_ns);
-        let crashes = blows.iter().flat_map(|blow| &blow.crashes);
-        let downtime = crashes.map(|crash| crash.after_ns + crash.down_ns).max();
-        let calm_ns = BEGIN_NS + faults_ns;
-        let heal_ns = calm_ns + downtime.unwrap_or(0) + 5 * MS;
+        let mut blows = blows(random, scenario, options.nodes, faults_ns);
+        if scenario == Scenario::Followers && !enabled.has(Fault::Crash) {
+            blows.clear();
+        }
+        if !enabled.has(Fault::CrashMidWrite) {
+            blows.iter_mut().for_each(|blow| blow.mid_write = None);
+        }
         let users = (0..random.within(1, 4))
             .map(|_| user(random, faults_ns))
             .collect::<Vec<_>>();
         let ends = options.nodes + users.len();
+        let mut fault_random = random.fork(2);
+        let stage = Stage {
+            nodes: options.nodes,
+            ends,
+            faults_ns,
+            mortal: (usize::from(scenario == Scenario::Followers)..options.nodes).collect(),
+        };
+        let faults = FaultPlan::draw(&mut fault_random, enabled, &stage);
+        if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
+            blows.push(draw::crash_loop(&mut fault_random, &stage));
+        }
+        let crashes = blows.iter().flat_map(|blow| &blow.crashes);
+        let downtime = crashes.map(|crash| crash.after_ns + crash.down_ns).max();
+        let calm_ns = BEGIN_NS + faults_ns;
+        let heal_ns = (calm_ns + downtime.unwrap_or(0)).max(faults.ends_ns()) + 5 * MS;
         let harshness = *random.pick(&[0, 20, 100, 300]);
         let links = (0..ends)
             .map(|_| {
                 (0..ends)
-                    .map(|_| LinkFaults::draw(random, harshness))
+                    .map(|_| draw::link(random, enabled, harshness))
                     .collect()
             })
             .collect();
-        let cuts = (0..random.below(4))
-            .map(|_| Cut::draw(random, ends, BEGIN_NS, BEGIN_NS + faults_ns))
-            .collect();
+        let cuts = draw::cuts(&mut fault_random, enabled, &stage);
+        let mut disk = disk(random);
+        if !enabled.has(Fault::DiskStall) {
+            disk.stalls_per_mille = 0;
+        }
         Plan {
             seed,
             options,
@@ -176,7 +203,7 @@ impl Plan {
             deadline_ns: heal_ns + LIVENESS_NS,
             blows,
             calm_ns,
-            disk: disk(random),
+            disk,
             users,
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
@@ -185,6 +212,7 @@ impl Plan {
             lag_ns: random.within(1, 100) * US,
             links,
             cuts,
+            faults,
         }
     }
 }

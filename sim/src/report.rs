@@ -6,7 +6,9 @@ use std::io::{IsTerminal, Write};
 use serde_json::{Value, json};
 use wire::header::Header;
 
+use crate::faults::{Fault, FaultSet};
 use crate::plan::{Options, Plan};
+use crate::probes::{Reached, SEEDS_FEW};
 use crate::world::Outcome;
 
 /// One line for one event.
@@ -54,6 +56,14 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     if let Some(canary) = options.canary {
         command += &format!(" --canary {canary:?}").to_lowercase();
     }
+    let standard = FaultSet::standard();
+    for fault in Fault::ALL {
+        match (standard.has(*fault), options.faults.has(*fault)) {
+            (false, true) => command += &format!(" --with {}", fault.name()),
+            (true, false) => command += &format!(" --without {}", fault.name()),
+            _ => {}
+        }
+    }
     command
 }
 
@@ -61,8 +71,8 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
 pub fn describe(plan: &Plan, outcome: &Outcome) -> String {
     format!(
         "scenario {:?}, {} users, {} crashes ({} torn logs), {} events in {:.1} ms of virtual time\n\
-         {} datagrams sent, {} lost, {} doubled; {} slots decided, {} operations acknowledged\n\
-         digest {}",
+         {} datagrams sent, {} lost, {} doubled, {} corrupted; {} slots decided, {} operations \
+         acknowledged, {} checked for an order\nfaults {}\ndigest {}",
         plan.scenario,
         plan.users.len(),
         outcome.crashes,
@@ -72,10 +82,18 @@ pub fn describe(plan: &Plan, outcome: &Outcome) -> String {
         outcome.network.sent,
         outcome.network.lost,
         outcome.network.doubled,
+        outcome.network.corrupted,
         outcome.decided,
         outcome.acknowledged,
+        outcome.checked.operations,
+        names(plan.faults.enabled),
         outcome.digest,
     )
+}
+
+fn names(faults: FaultSet) -> String {
+    let names = faults.iter().map(Fault::name).collect::<Vec<_>>();
+    names.join(" ")
 }
 
 /// Totals of many seeds.
@@ -97,6 +115,12 @@ pub struct Summary {
     pub seeds_without_fault: u64,
     pub scenarios: BTreeMap<String, u64>,
     pub violations: BTreeMap<u64, String>,
+    /// Operations whose order was searched for, and keys for which that was given up.
+    pub checked_operations: u64,
+    pub unknown_keys: u64,
+    /// Seeds that enabled each fault, and that hit each probe.
+    pub enabled: BTreeMap<&'static str, u64>,
+    pub reached: Reached,
     /// Seeds whose two runs differed.
     pub unrepeatable: Vec<u64>,
 }
@@ -119,6 +143,12 @@ impl Summary {
         self.seeds_without_progress += u64::from(outcome.decided.0 == 0);
         let faults = outcome.crashes + outcome.network.lost + outcome.network.doubled;
         self.seeds_without_fault += u64::from(faults == 0);
+        self.checked_operations += outcome.checked.operations;
+        self.unknown_keys += outcome.checked.unknown;
+        for fault in plan.faults.enabled.iter() {
+            *self.enabled.entry(fault.name()).or_default() += 1;
+        }
+        self.reached.add(&outcome.probes);
         let scenario = format!("{:?}", plan.scenario).to_lowercase();
         *self.scenarios.entry(scenario).or_default() += 1;
         if let Some(violation) = &outcome.violation {
@@ -144,6 +174,7 @@ impl Summary {
             "profile": options.profile,
             "canary": options.canary,
             "seeds": self.seeds,
+            "seeds_an_hour": (self.seeds as f64 / wall_s * 3600.0).round(),
             "scenarios": self.scenarios,
             "events": self.events,
             "virtual_s": self.virtual_ns as f64 / 1e9,
@@ -156,6 +187,10 @@ impl Summary {
             "operations_acknowledged": self.acknowledged,
             "results_lost": self.results_lost,
             "block_buffers_used_max": self.block_buffers_used_max,
+            "operations_checked": self.checked_operations,
+            "keys_of_unknown_order": self.unknown_keys,
+            "seeds_with_fault": self.enabled,
+            "seeds_at_probe": self.reached.seeds(),
             "seeds_without_progress": self.seeds_without_progress,
             "seeds_without_fault": self.seeds_without_fault,
             "unrepeatable_seeds": self.unrepeatable,
@@ -169,7 +204,8 @@ impl Summary {
             "{} seeds in {wall_s:.1} s ({:.0} an hour); {virtual_s:.1} s of virtual time, {:.0} times \
              real time\n{} events, {} datagrams ({} lost), {} crashes ({} torn logs), {} slots, \
              {} operations acknowledged\nscenarios {:?}; {} seeds without progress, {} without a \
-             fault; at most {} block buffers in use\n{} violations",
+             fault; at most {} block buffers in use\n{} operations checked for an order, unknown on {} \
+             keys\nprobes hit by fewer than {} seeds: {}\n{} violations",
             self.seeds,
             self.seeds as f64 / wall_s * 3600.0,
             virtual_s / wall_s,
@@ -184,16 +220,33 @@ impl Summary {
             self.seeds_without_progress,
             self.seeds_without_fault,
             self.block_buffers_used_max,
+            self.checked_operations,
+            self.unknown_keys,
+            SEEDS_FEW,
+            self.few(),
             self.violations.len(),
         )
     }
+
+    fn few(&self) -> String {
+        let few = self.reached.few();
+        let few = few.map(|(name, seeds)| format!("{name} {seeds}"));
+        few.collect::<Vec<_>>().join(", ")
+    }
 }
 
-/// Shows how far a long run is; only on a terminal.
-pub fn progress(done: u64, of: u64, violations: usize) {
+/// Shows how far a long run is; only on a terminal, on one line that is written again and again.
+pub fn progress(summary: &Summary, of: u64, wall_s: f64) {
     let mut error = std::io::stderr();
+    let done = summary.seeds;
     if error.is_terminal() && (done.is_multiple_of(16) || done == of) {
-        let _ = write!(error, "\r{done}/{of} seeds, {violations} violations ");
+        let _ = write!(
+            error,
+            "\r{done}/{of} seeds, {:.0}/s, {:.0} s of virtual time, {} violations ",
+            done as f64 / wall_s.max(1e-3),
+            summary.virtual_ns as f64 / 1e9,
+            summary.violations.len(),
+        );
         if done == of {
             let _ = writeln!(error);
         }

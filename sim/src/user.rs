@@ -8,6 +8,7 @@ use wire::committee::Committee;
 use wire::ids::{Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
 use wire::ops::Operation;
 
+use crate::linear::{self, History, Seen, Step};
 use crate::model::Answer;
 use crate::plan::{MS, S, UserPlan};
 use crate::random::Random;
@@ -22,6 +23,53 @@ pub struct Asked {
     /// Highest slot that any user had been answered from when this one was asked.
     pub after: Slot,
     pub counter: bool,
+    pub asked_ns: u64,
+    pub key: Vec<u8>,
+    pub step: Step,
+}
+
+impl Asked {
+    /// What the checker of linearizability is to know of it; without an end, it stays open.
+    pub fn record(&self, history: &mut History, ended: Option<(u64, Slot, Seen)>) {
+        let (return_ns, hint, seen) = match ended {
+            Some((at_ns, slot, seen)) => (Some(at_ns), slot.0, seen),
+            None => (None, u64::MAX, Seen::Anything),
+        };
+        let part = (&self.key[..], self.step, seen);
+        history.record(self.asked_ns, return_ns, hint, [part]);
+    }
+}
+
+/// What was seen in an answer.
+pub fn seen(answer: &Answer) -> Seen {
+    match answer {
+        Answer::Done => Seen::Done,
+        Answer::Absent => Seen::Absent,
+        Answer::Value(value) => Seen::Value(linear::content(value)),
+        Answer::Mismatch(found) => Seen::Mismatch(found.as_deref().map(linear::content)),
+        Answer::Other => Seen::Anything,
+    }
+}
+
+/// The step of an operation on one key; the users ask for nothing else.
+fn step_of(operation: &Operation<'_>) -> (Vec<u8>, Step) {
+    match *operation {
+        Operation::Put { key, value } => (key.to_vec(), Step::Put(linear::content(value))),
+        Operation::Get { key } => (key.to_vec(), Step::Get),
+        Operation::Delete { key } => (key.to_vec(), Step::Delete),
+        Operation::Cas {
+            key,
+            expected,
+            value,
+        } => {
+            let step = Step::Cas {
+                expected: expected.map(linear::content),
+                value: linear::content(value),
+            };
+            (key.to_vec(), step)
+        }
+        Operation::Txn(_) | Operation::Scan { .. } => unreachable!("users ask for one key"),
+    }
 }
 
 /// The end of an operation.
@@ -31,6 +79,7 @@ pub struct Ended {
     pub session: SessionId,
     pub asked: Asked,
     pub slot: Slot,
+    pub ended_ns: u64,
     pub result: Result<Answer, Failure>,
 }
 
@@ -147,7 +196,7 @@ impl User {
     }
 
     /// Takes completions out of the mail, until there are none.
-    pub fn ended(&mut self, mail: &mut Mail) -> Vec<Ended> {
+    pub fn ended(&mut self, now: Instant, mail: &mut Mail) -> Vec<Ended> {
         let mut ended = Vec::new();
         for (tag, slot, result) in mail.completions.drain(..) {
             let asked = self.open.remove(&tag).expect("one completion for each tag");
@@ -160,21 +209,27 @@ impl User {
                 session: self.client.session().unwrap_or_default(),
                 asked,
                 slot,
+                ended_ns: now.0,
                 result,
             });
         }
         ended
     }
 
+    /// Operations that were asked and not answered so far.
+    pub fn open(&self) -> impl Iterator<Item = &Asked> {
+        self.open.values()
+    }
+
     /// Asks as much as the plan and the client allow. `after`: see [`Asked::after`].
     pub fn ask(&mut self, now: Instant, after: Slot, mail: &mut Mail) {
         while now >= self.next_ask && self.wants_to_ask() {
             let tag = u64::from(self.asked);
-            let (sequence, counter) = self.submit(now, tag, mail);
+            let taken = self.submit(now, tag, mail);
             let pause_ns = self
                 .random
                 .within(self.plan.think_ns / 2, self.plan.think_ns * 3 / 2);
-            let Some(sequence) = sequence else {
+            let Some((sequence, counter, (key, step))) = taken else {
                 self.next_ask = now.after_ns(MS);
                 return;
             };
@@ -186,12 +241,20 @@ impl User {
                     sequence,
                     after,
                     counter,
+                    asked_ns: now.0,
+                    key,
+                    step,
                 },
             );
         }
     }
 
-    fn submit(&mut self, now: Instant, tag: u64, mail: &mut Mail) -> (Option<Sequence>, bool) {
+    fn submit(
+        &mut self,
+        now: Instant,
+        tag: u64,
+        mail: &mut Mail,
+    ) -> Option<(Sequence, bool, (Vec<u8>, Step))> {
         let random = &mut self.random;
         if !self.counting && random.chance(300) {
             let key = format!("counter {}", self.number).into_bytes();
@@ -201,9 +264,9 @@ impl User {
                 expected: expected.as_ref().map(|bytes| &bytes[..]),
                 value: &(self.counted + 1).to_le_bytes(),
             };
-            let sequence = self.client.submit(now, &operation, tag, mail).ok();
-            self.counting = sequence.is_some();
-            return (sequence, true);
+            let sequence = self.client.submit(now, &operation, tag, mail).ok()?;
+            self.counting = true;
+            return Some((sequence, true, step_of(&operation)));
         }
         let key = format!("key {}", random.below(self.keys)).into_bytes();
         // Values are unique.
@@ -223,6 +286,7 @@ impl User {
                 value: &value,
             },
         };
-        (self.client.submit(now, &operation, tag, mail).ok(), false)
+        let sequence = self.client.submit(now, &operation, tag, mail).ok()?;
+        Some((sequence, false, step_of(&operation)))
     }
 }

@@ -1,5 +1,15 @@
 //! One world: an event heap in virtual time over servers, disks, links and users.
+//!
+//! This file is the heap and what one event leads to. `strikes` holds how faults come about,
+//! `delivery` the way of a datagram, `lies` what liars send, `observe` what is noted, `outcome` how runs are begun and how they end.
 
+mod delivery;
+mod lies;
+mod observe;
+mod outcome;
+mod strikes;
+
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
@@ -9,15 +19,21 @@ use replica::ordering::ReadBack;
 use replica::replica::{Effect, Input};
 use storage::wal::SegmentSource;
 use wire::committee::{Committee, CommitteeParts, Member, Preset};
-use wire::ids::{ClusterId, Instant, NodeId, Slot};
+use wire::ids::{ClusterId, Instant, NodeId};
 use wire::keys::NodeSecret;
+
+pub use outcome::{Outcome, run, run_caught, run_plan, run_recorded};
 
 use crate::buffers::Shared;
 use crate::checks::Judge;
-use crate::network::{Counts, End, Network};
+use crate::liars::Seat;
+use crate::linear::Checked;
+use crate::network::{End, Network};
 use crate::node::Node;
 use crate::plan::{BEGIN_NS, Canary, MS, Plan, US};
+use crate::probes::{Probe, Probes};
 use crate::random::Random;
+use crate::record::{Record, What};
 use crate::seals::{Judged, Seal};
 use crate::user::{Mail, User};
 
@@ -33,6 +49,7 @@ enum Event {
         from: End,
         to: End,
         datagram: Rc<[u8]>,
+        spoiled: bool,
     },
     Written {
         node: usize,
@@ -66,26 +83,15 @@ enum Event {
     Start {
         node: usize,
     },
-}
-
-/// How a run ended.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    pub seed: u64,
-    /// Over every event, in hexadecimal.
-    pub digest: String,
-    pub violation: Option<String>,
-    pub events: u64,
-    pub virtual_ns: u64,
-    pub network: Counts,
-    pub acknowledged: u64,
-    /// Operations of which a client learned only that they were executed.
-    pub results_lost: u64,
-    pub decided: Slot,
-    pub crashes: u64,
-    /// Restarts that found the remains of a torn write.
-    pub torn: u64,
-    pub block_buffers_used_max: usize,
+    /// Keep a disk as it is now.
+    Image {
+        node: usize,
+    },
+    /// Only worth a mark.
+    Noted {
+        node: usize,
+        what: What,
+    },
 }
 
 /// See the module's documentation.
@@ -101,14 +107,19 @@ pub struct World {
     user_wakes: Vec<u64>,
     network: Network,
     random: Random,
-    /// Blows that wait for a write of some replica.
-    armed: Vec<usize>,
+    strikes: strikes::Strikes,
+    /// Liars, by replica.
+    seats: Vec<Option<Seat>>,
     judge: Judge,
     hasher: blake3::Hasher,
     handled: u64,
     crashes: u64,
     torn: u64,
     block_buffers_used_max: usize,
+    probes: Probes,
+    looked: Vec<observe::Looked>,
+    checked: Checked,
+    record: Option<Rc<RefCell<Record>>>,
 }
 
 fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>) {
@@ -168,12 +179,17 @@ impl World {
             users,
             network,
             random,
-            armed: Vec::new(),
+            strikes: strikes::Strikes::default(),
+            seats: Vec::new(),
             hasher: blake3::Hasher::new(),
             handled: 0,
             crashes: 0,
             torn: 0,
             block_buffers_used_max: 0,
+            probes: Probes::default(),
+            looked: vec![observe::Looked::default(); plan.options.nodes],
+            checked: Checked::default(),
+            record: None,
             plan,
         };
         for node in 0..world.nodes.len() {
@@ -182,16 +198,19 @@ impl World {
         for user in 0..world.users.len() {
             world.wake_user(user);
         }
-        for blow in 0..world.plan.blows.len() {
-            let at_ns = world.plan.blows[blow].at_ns;
-            world.at(at_ns, Event::Blow { blow });
-        }
+        world.arm();
+        world.seat_liars();
         world
     }
 
     /// Runs to the end.
     pub fn run(mut self) -> Outcome {
-        let violation = self.run_inner().err();
+        let mut violation = self.run_inner().err();
+        match self.judge.linearizable(&self.users) {
+            Ok(checked) => self.checked = checked,
+            Err(unordered) => violation = violation.or(Some(unordered)),
+        }
+        self.look_back();
         Outcome {
             seed: self.plan.seed,
             digest: self.hasher.finalize().to_hex().to_string(),
@@ -205,6 +224,8 @@ impl World {
             crashes: self.crashes,
             torn: self.torn,
             block_buffers_used_max: self.block_buffers_used_max,
+            probes: self.probes,
+            checked: self.checked,
         }
     }
 
@@ -249,8 +270,16 @@ impl World {
 
     /// Carries out one event; false when it came to nothing.
     fn step(&mut self, event: Event) -> Result<bool, String> {
+        let Some(event) = self.hold(event) else {
+            return Ok(false);
+        };
         match event {
-            Event::Arrive { from, to, datagram } => {
+            Event::Arrive {
+                from,
+                to,
+                datagram,
+                spoiled,
+            } => {
                 self.note(b'A', &[from.0, to.0], &datagram);
                 if let Some(user) = to.0.checked_sub(self.nodes.len()) {
                     let mut mail = Mail::default();
@@ -258,8 +287,7 @@ impl World {
                     self.mail(user, mail)?;
                 } else {
                     let bytes = Shared::copy_from(&datagram);
-                    let from = from.address();
-                    self.feed(to.0, Input::Datagram { from, bytes })?;
+                    self.arrive(from, to, bytes, spoiled)?;
                 }
             }
             Event::Written {
@@ -271,16 +299,7 @@ impl World {
                     return Ok(false);
                 }
                 self.note(b'W', &[node, token as usize], &[]);
-                self.nodes[node].disk.complete();
-                self.nodes[node].writing = None;
-                self.judge.written(NodeId(node as u16));
-                self.feed(
-                    node,
-                    Input::Written {
-                        token,
-                        result: Ok(()),
-                    },
-                )?;
+                self.written(node, token)?;
             }
             Event::ReadBack {
                 node,
@@ -295,7 +314,8 @@ impl World {
                 let outcome = self.nodes[node]
                     .disk
                     .read(read.segment, read.offset, &mut bytes);
-                let record = outcome.is_ok().then(|| Shared::copy_from(&bytes));
+                let good = outcome.is_ok() && !self.read_fails();
+                let record = good.then(|| Shared::copy_from(&bytes));
                 self.feed(node, Input::Record { read, record })?;
             }
             Event::Granted {
@@ -307,6 +327,7 @@ impl World {
                     return Ok(false);
                 }
                 self.note(b'G', &[node, segments as usize], &[]);
+                self.probes.hit(Probe::SegmentGranted);
                 self.nodes[node].disk.grow(segments);
                 self.feed(node, Input::Granted { segments })?;
             }
@@ -335,6 +356,14 @@ impl World {
             }
             Event::Crash { node, down_ns } => return self.crash(node, down_ns),
             Event::Start { node } => return self.start(node),
+            Event::Image { node } => {
+                self.take_image(node);
+                return Ok(false);
+            }
+            Event::Noted { node, what } => {
+                self.mark(End(node), what);
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -344,42 +373,6 @@ impl World {
         node.server.is_some() && node.incarnation == incarnation
     }
 
-    /// The moment of a blow has come, unless it waits for a write.
-    fn blow(&mut self, blow: usize) {
-        match self.plan.blows[blow].mid_write {
-            Some(node) if self.nodes[node].writing.is_none() => self.armed.push(blow),
-            _ => self.strike(blow, self.now),
-        }
-    }
-
-    fn strike(&mut self, blow: usize, at_ns: u64) {
-        for crash in self.plan.blows[blow].crashes.clone() {
-            let at_ns = at_ns + crash.after_ns;
-            self.at(
-                at_ns,
-                Event::Crash {
-                    node: crash.node,
-                    down_ns: crash.down_ns,
-                },
-            );
-        }
-    }
-
-    /// A replica's write will take so long: blows that waited for it strike meanwhile.
-    fn strike_armed(&mut self, node: usize, takes_ns: u64) {
-        if self.now >= self.plan.calm_ns {
-            return;
-        }
-        for blow in std::mem::take(&mut self.armed) {
-            if self.plan.blows[blow].mid_write == Some(node) {
-                let at_ns = self.now + self.random.below(takes_ns.min(MS));
-                self.strike(blow, at_ns);
-            } else {
-                self.armed.push(blow);
-            }
-        }
-    }
-
     fn crash(&mut self, node: usize, down_ns: u64) -> Result<bool, String> {
         if self.nodes[node].server.is_none() {
             return Ok(false);
@@ -387,9 +380,16 @@ impl World {
         self.note(b'C', &[node], &[]);
         self.crashes += 1;
         self.count_buffers(node);
+        self.mark(End(node), What::Crashes);
+        let writing = self.nodes[node].writing.is_some();
+        self.probes.hit_if(Probe::CrashMidWrite, writing);
+        let started = self.judge.spoke(NodeId(node as u16));
+        self.probes.hit_if(Probe::CrashBeforeStart, !started);
         self.at(self.now + down_ns, Event::Start { node });
         let mut random = self.random.fork(2000);
         self.nodes[node].crash(&mut random, self.plan.options.canary);
+        let up = self.nodes.iter().any(|node| node.server.is_some());
+        self.probes.hit_if(Probe::AllDown, !up);
         Ok(true)
     }
 
@@ -398,7 +398,9 @@ impl World {
             return Ok(false);
         }
         self.note(b'S', &[node], &[]);
-        let now = Instant(self.now);
+        self.mark(End(node), What::Starts);
+        self.do_harm(node);
+        let now = self.nodes[node].clock.local(self.now);
         let started = self.nodes[node].start(now, &self.plan, &self.committee);
         started.map_err(|error| format!("replica {node} does not start: {error}"))?;
         let whole = self.plan.options.canary != Some(Canary::Blank);
@@ -410,25 +412,38 @@ impl World {
         let torn = matches!(verdict, Some(storage::wal::Verdict::CutTail { .. }));
         self.torn += u64::from(torn);
         self.nodes[node].wanted = self.nodes[node].disk.segments();
+        self.look_at_start(node);
+        self.take_seat(node);
         self.feed(node, Input::Tick)?;
         Ok(true)
     }
 
     /// One input to one server, and everything that follows from it.
     fn feed(&mut self, index: usize, input: Input<Shared>) -> Result<(), String> {
-        let now = Instant(self.now);
-        let effects = self.nodes[index].handle(now, input);
+        let now = self.nodes[index].clock.local(self.now);
+        let mut effects = self.nodes[index].handle(now, input);
+        let cut = self.cut_short(index, effects.len());
+        effects.truncate(cut.map_or(usize::MAX, |(kept, _)| kept));
         for effect in effects {
             self.carry_out(index, effect)?;
         }
+        if let Some((_, down_ns)) = cut {
+            return self.crash(index, down_ns).map(drop);
+        }
+        self.turn(index);
         self.judge.handled(&self.nodes[index])?;
+        self.look(index);
         let node = &mut self.nodes[index];
         let incarnation = node.incarnation;
         let Some(server) = &node.server else {
             return Ok(());
         };
         let wanted = server.ordering().writer().segments_wanted();
-        let due = server.wake_at().0.max(self.now + self.plan.lag_ns);
+        // The end of time stands for "never".
+        let due = match server.wake_at() {
+            Instant(u64::MAX) => u64::MAX,
+            local => node.clock.world(local).max(self.now + self.plan.lag_ns),
+        };
         if wanted > node.wanted {
             node.wanted = wanted;
             let granted = Event::Granted {
@@ -436,9 +451,8 @@ impl World {
                 incarnation,
                 segments: wanted,
             };
-            self.at(self.now + SEGMENT_NS, granted);
+            self.at(self.grows_at(SEGMENT_NS), granted);
         }
-        // The end of time stands for "never".
         if due < self.nodes[index].wake.0 {
             self.nodes[index].wake = Instant(due);
             self.at(
@@ -460,6 +474,10 @@ impl World {
                 let Some(to) = End::at(to) else {
                     return Err(format!("{id} sends to {to}"));
                 };
+                if self.seats[index].is_some() {
+                    self.lie(index, to, &datagram);
+                    return Ok(());
+                }
                 if to.0 < self.nodes.len() {
                     self.judge.sends(id, &datagram)?;
                 }
@@ -482,6 +500,7 @@ impl World {
                 let stalls = self.random.chance(disk.stalls_per_mille);
                 let stall_ns = if stalls { 50 * MS } else { 0 };
                 let takes_ns = disk.write_ns + self.random.below(disk.jitter_ns + 1) + stall_ns;
+                let takes_ns = self.slowed(index, takes_ns);
                 let written = Event::Written {
                     node: index,
                     incarnation,
@@ -499,28 +518,18 @@ impl World {
                 };
                 self.at(self.now + takes_ns, event);
             }
-            Effect::Halt(failed) => return Err(format!("replica {id} halts: {failed}")),
+            Effect::Halt(failed) => return self.halts(index, failed),
         }
         Ok(())
-    }
-
-    fn send(&mut self, from: End, to: End, datagram: Vec<u8>) {
-        if to.0 >= self.nodes.len() + self.users.len() {
-            return;
-        }
-        let datagram = Rc::<[u8]>::from(datagram);
-        for arrival in self.network.send(self.now, from, to).into_iter().flatten() {
-            let datagram = Rc::clone(&datagram);
-            self.at(arrival, Event::Arrive { from, to, datagram });
-        }
     }
 
     /// Everything that follows from what a user was told or asked.
     fn mail(&mut self, user: usize, mut mail: Mail) -> Result<(), String> {
         loop {
-            let ended = self.users[user].ended(&mut mail);
+            let ended = self.users[user].ended(Instant(self.now), &mut mail);
             let quiet = ended.is_empty();
             for ended in &ended {
+                self.mark(End(self.nodes.len() + user), What::Answered(ended.slot));
                 self.judge.ended(ended)?;
             }
             let after = self.judge.acknowledged_slot();
@@ -544,52 +553,4 @@ impl World {
             self.at(due, Event::WakeUser { user });
         }
     }
-
-    /// Adds an event to the digest of the run, and to its trace.
-    fn note(&mut self, kind: u8, numbers: &[usize], bytes: &[u8]) {
-        self.hasher.update(&[kind]);
-        self.hasher.update(&self.now.to_le_bytes());
-        for number in numbers {
-            self.hasher.update(&(*number as u64).to_le_bytes());
-        }
-        self.hasher.update(bytes);
-        if self.plan.options.trace {
-            crate::report::trace(self.now, kind, numbers, bytes);
-        }
-    }
-
-    fn count_buffers(&mut self, node: usize) {
-        let used = self.nodes[node].block_buffers_used_max();
-        self.block_buffers_used_max = self.block_buffers_used_max.max(used);
-    }
-}
-
-/// Runs one seed.
-pub fn run(seed: u64, options: crate::plan::Options) -> Outcome {
-    let world = World::new(Plan::new(seed, options));
-    world.run()
-}
-
-/// Runs one seed; a failed assertion of the product is a violation like any other. The digest of
-/// such a run is empty.
-pub fn run_caught(seed: u64, options: crate::plan::Options) -> Outcome {
-    let caught = std::panic::catch_unwind(|| run(seed, options));
-    caught.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Outcome {
-            seed,
-            digest: String::new(),
-            violation: Some(format!("panic: {}", text.unwrap_or("without a message"))),
-            events: 0,
-            virtual_ns: 0,
-            network: Counts::default(),
-            acknowledged: 0,
-            results_lost: 0,
-            decided: Slot(0),
-            crashes: 0,
-            torn: 0,
-            block_buffers_used_max: 0,
-        }
-    })
 }

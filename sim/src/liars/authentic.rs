@@ -1,0 +1,162 @@
+//! A second end of a replica's links, for whoever speaks in its name.
+
+use std::collections::BTreeMap;
+
+use wire::committee::Committee;
+use wire::header::{Direction, Fragment, HEADER_BYTES, Header, Kind};
+use wire::ids::{Boot, Instant, NodeId, PublicKey, Signature, Slot, View};
+use wire::keys::NodeSecret;
+use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
+use wire::seal::{Signer, Statement};
+
+use super::Spoken;
+use crate::buffers::{Pool, Shared};
+use crate::network::End;
+use crate::seals::Seal;
+
+/// What the second end is made of: all of it is the replica's own.
+pub struct Origin<'a> {
+    pub committee: &'a Committee,
+    pub me: NodeId,
+    pub secret: &'a NodeSecret,
+    pub seal: Seal,
+    pub boot: Boot,
+    pub datagram_bytes: usize,
+    pub cookie_secret: [u8; 32],
+}
+
+/// See the module's documentation.
+pub struct Authentic {
+    nodes: usize,
+    endpoint: Endpoint<Pool>,
+    seal: Seal,
+    /// Which client speaks from where.
+    clients: BTreeMap<End, PublicKey>,
+}
+
+impl Authentic {
+    /// One for each process: the boot is part of every datagram.
+    pub fn new(origin: Origin<'_>) -> Authentic {
+        let config = EndpointConfig {
+            me: origin.me,
+            committee: origin.committee,
+            secret: origin.secret,
+            boot: origin.boot,
+            datagram_bytes: origin.datagram_bytes,
+            cookie_secret: origin.cookie_secret,
+            blocks: BLOCK_REASSEMBLY,
+            messages: MESSAGE_REASSEMBLY,
+        };
+        // Nothing is put together here: messages in parts are not handed in.
+        let none = Pool::new(0, 0);
+        let endpoint = Endpoint::new(&config, none.clone(), none);
+        Authentic {
+            nodes: origin.committee.n(),
+            endpoint: endpoint.expect("the replica has such an endpoint itself"),
+            seal: origin.seal,
+            clients: BTreeMap::new(),
+        }
+    }
+
+    /// Whose name it speaks in.
+    pub fn me(&self) -> NodeId {
+        self.endpoint.me()
+    }
+
+    /// Replicas of the committee.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// A signature of the replica whose name this is.
+    pub fn sign(&self, statement: &Statement) -> Signature {
+        self.seal.sign(statement)
+    }
+
+    /// Hears what arrives at the replica: the boots of peers and the links of clients.
+    pub fn hears(&mut self, now: Instant, from: End, datagram: &Shared) {
+        let Ok((header, kind, _)) = Header::split(datagram) else {
+            return;
+        };
+        if kind.direction() == Direction::ToNode {
+            self.clients.insert(from, header.client_route().client);
+        }
+        if header.is_whole() && !kind.is_block() {
+            // What it refuses, the replica refuses too.
+            let _ = self.endpoint.receive(now, from.address(), datagram);
+        }
+    }
+
+    /// A datagram of the replica in the clear.
+    pub fn open(&self, to: End, datagram: &[u8]) -> Option<Spoken> {
+        let (header, kind, body) = Header::split(datagram).ok()?;
+        let (view, slot, number) = match kind.direction() {
+            Direction::BetweenNodes => {
+                let route = header.peer_route();
+                (route.view(), route.slot(), 0)
+            }
+            _ => {
+                let route = header.reply_route();
+                (route.view(), route.slot(), route.number())
+            }
+        };
+        Some(Spoken {
+            to,
+            kind,
+            view,
+            slot,
+            number,
+            fragment: header.fragment(),
+            body: body.to_vec(),
+            original: datagram.to_vec(),
+        })
+    }
+
+    /// Words of the liar's own to a replica, in one datagram.
+    pub fn say(&self, to: NodeId, kind: Kind, view: View, slot: Slot, body: Vec<u8>) -> Spoken {
+        Spoken {
+            to: End(to.index()),
+            kind,
+            view,
+            slot,
+            number: 0,
+            fragment: Fragment::whole(&body),
+            body,
+            original: Vec::new(),
+        }
+    }
+
+    /// The datagram that its receiver takes for the replica's; none for one that cannot be: to the
+    /// replica itself, or to a client without a link.
+    pub fn seal(&mut self, spoken: &Spoken) -> Option<Vec<u8>> {
+        let Spoken {
+            to,
+            kind,
+            view,
+            slot,
+            fragment,
+            ref body,
+            ..
+        } = *spoken;
+        let mut head = [0; HEADER_BYTES];
+        if kind.direction() == Direction::BetweenNodes {
+            let peer = NodeId(to.0 as u16);
+            if to.0 >= self.nodes || peer == self.me() {
+                return None;
+            }
+            self.endpoint
+                .seal_peer(peer, kind, view, slot, fragment, body, &mut head);
+        } else if spoken.original.get(HEADER_BYTES..) == Some(&body[..]) {
+            // Links to clients count nothing: what was sealed stays good.
+            return Some(spoken.original.clone());
+        } else {
+            let client = *self.clients.get(&to)?;
+            let number = spoken.number;
+            self.endpoint
+                .seal_client(&client, kind, view, slot, number, fragment, body, &mut head)?;
+        }
+        let mut datagram = head.to_vec();
+        datagram.extend_from_slice(body);
+        Some(datagram)
+    }
+}
