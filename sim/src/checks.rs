@@ -6,39 +6,36 @@ use client::Failure;
 use storage::record::{self, Decoded, Identity, Kind as RecordKind};
 use storage::table::Table;
 use wire::block::BlockView;
-use wire::header::{Header, Kind};
-use wire::ids::{Digest, NodeId, Slot};
+use wire::certificates::NewViewCertificate;
+use wire::header::{Direction, Header, Kind};
+use wire::ids::{Digest, Epoch, NodeId, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
+use wire::messages::{self, EvidenceBody, PlaceRecord, StartRecord};
+use wire::view_change::{ViewChange, split_signed};
 
+use crate::agreement::Agreement;
 use crate::buffers::Shared;
 use crate::linear::{self, Checked, History, Seen};
 use crate::model::{Answer, Model, table_hash};
 use crate::node::{Node, Server};
 use crate::plan::Scenario;
+use crate::shapes::Shape;
 use crate::user::{self, Ended, User};
 
 /// Results of this length, its first byte not counted, are no longer kept whole; restated.
 const CACHED_BYTES: usize = 64;
-
-/// Votes that decide, by number of replicas; a table on purpose.
-const VOTES: [(usize, usize); 2] = [(4, 3), (5, 4)];
-
-/// Whether the simulator can judge clusters of this size.
-pub fn judges(nodes: usize) -> bool {
-    VOTES.iter().any(|(n, _)| *n == nodes)
-}
 
 /// What is known of one replica over all of its processes.
 #[derive(Clone, Debug, Default)]
 struct Known {
     /// Highest slot whose block record was flushed.
     durable: Slot,
+    /// What the records of the write under way will make durable.
+    writing: Vec<Written>,
     /// Highest slot that it decided in the present process, and ever.
     decided: Slot,
     decided_ever: Slot,
     executed: Slot,
-    /// An earlier process of this replica sent anything to a peer.
-    spoke_before: bool,
     /// The number of the present process, and of the last one that sent anything.
     boot: u32,
     boot_spoken: u32,
@@ -48,46 +45,49 @@ struct Known {
 
 /// See the module's documentation.
 pub struct Judge {
-    votes_needed: usize,
     known: Vec<Known>,
-    /// The one digest of each slot, from proposals, votes, records and decisions.
-    digests: BTreeMap<Slot, Digest>,
-    prefixes: BTreeMap<Slot, u64>,
-    blocks: BTreeMap<Slot, Vec<u8>>,
+    agreement: Agreement,
+    /// Block messages that somebody wrote, until they are final and executed by the model.
+    blocks: BTreeMap<(Slot, Digest), Vec<u8>>,
+    /// The model has executed everything up to here.
     decided: Slot,
     model: Model,
     acknowledged: u64,
     results_lost: u64,
     /// Highest slot of an acknowledged operation.
     acknowledged_slot: Slot,
-    /// What the records of a write under way hold, by replica.
-    writing: Vec<Vec<Slot>>,
     /// What clients asked and were told; says nothing of slots but where to look first.
     history: History,
 }
 
 type Check = Result<(), String>;
 
+/// What a record makes durable.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    Block(Slot, Digest),
+    Start(u32, View),
+    Jump(View),
+}
+
 impl Judge {
-    pub fn new(nodes: usize) -> Judge {
-        let votes_needed = VOTES
-            .iter()
-            .find(|(n, _)| *n == nodes)
-            .map(|(_, votes)| *votes);
+    pub fn new(shape: &'static Shape, genesis: Digest) -> Judge {
         Judge {
-            votes_needed: votes_needed.expect("a size that can be judged"),
-            known: vec![Known::default(); nodes],
-            digests: BTreeMap::new(),
-            prefixes: BTreeMap::new(),
+            known: vec![Known::default(); shape.n],
+            agreement: Agreement::new(shape, genesis),
             blocks: BTreeMap::new(),
             decided: Slot(0),
             model: Model::new(),
             acknowledged: 0,
             results_lost: 0,
             acknowledged_slot: Slot(0),
-            writing: vec![Vec::new(); nodes],
             history: History::default(),
         }
+    }
+
+    /// What was decided, by the global log.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
     }
 
     pub fn acknowledged(&self) -> u64 {
@@ -114,6 +114,7 @@ impl Judge {
     /// From now on this replica counts as faulty.
     pub fn distrust(&mut self, id: NodeId) {
         self.known[id.index()].faulty = true;
+        self.agreement.distrust(id);
     }
 
     fn is_faulty(&self, id: NodeId) -> bool {
@@ -134,9 +135,8 @@ impl Judge {
     /// A process started and has read its log; `whole` says that the disk was not taken away.
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
-        known.spoke_before = known.boot_spoken > 0;
         (known.decided, known.executed) = (Slot(0), Slot(0));
-        self.writing[node.id.index()].clear();
+        known.writing.clear();
         if self.is_faulty(node.id) {
             return Ok(());
         }
@@ -145,8 +145,6 @@ impl Judge {
             return Ok(());
         };
         known.boot = server.boot().0;
-        let summary = server.summary();
-        known.durable = known.durable.max(summary.linked);
         if whole && known.boot <= known.boot_spoken {
             let boot = known.boot;
             return Err(format!(
@@ -154,60 +152,49 @@ impl Judge {
                 node.id
             ));
         }
+        // A flush that nobody heard of may have reached the disk.
+        let core = server.ordering().core();
+        let (decided, linked) = (server.summary().decided, server.summary().linked);
+        for slot in (decided.0 + 1..=linked.0).map(Slot) {
+            if let Some(digest) = core.digest_at(slot) {
+                self.agreement.durable(node.id, digest);
+            }
+        }
         self.handled(node)
     }
 
-    /// A datagram leaves a replica.
+    /// A datagram leaves a replica. What liars send is no fact.
     pub fn sends(&mut self, from: NodeId, datagram: &[u8]) -> Check {
         let Ok((header, kind, body)) = Header::split(datagram) else {
             return Err(format!("replica {from} sent a malformed datagram"));
         };
-        let slot = header.peer_route().slot();
         let known = &mut self.known[from.index()];
         known.boot_spoken = known.boot;
-        let restarted = known.spoke_before;
+        if self.is_faulty(from) || kind.direction() != Direction::BetweenNodes {
+            return Ok(());
+        }
+        let route = header.peer_route();
+        let (view, slot) = (route.view(), route.slot());
+        let digest = || {
+            let digest = body.first_chunk().copied().map(Digest);
+            digest.ok_or_else(|| format!("short {kind:?} of {from}"))
+        };
         match kind {
-            Kind::Vote => {
-                let digest = body.first_chunk().copied().map(Digest);
-                let digest = digest.ok_or_else(|| format!("short vote of {from}"))?;
-                self.same_digest(slot, digest, &format!("vote of {from}"))?;
-                let known = &self.known[from.index()];
-                if slot > known.durable {
-                    let durable = known.durable;
-                    return Err(format!(
-                        "R2: {from} votes for slot {slot} while {durable} is durable"
-                    ));
-                }
-                Ok(())
-            }
+            Kind::Vote => self.agreement.votes(from, view, (slot, digest()?))?,
+            Kind::Commit => self.agreement.commits(from, view, (slot, digest()?))?,
+            Kind::NewViewAck => self.agreement.acknowledges(from, view, (slot, digest()?))?,
             Kind::Propose => {
-                if restarted {
-                    return Err(format!("R4: restarted {from} proposes slot {slot}"));
-                }
                 let name = header.fragment().message;
-                match self.prefixes.insert(slot, name) {
-                    Some(other) if other != name => {
-                        Err(format!("I9: {from} proposes two blocks for slot {slot}"))
-                    }
-                    _ => Ok(()),
-                }
+                self.agreement.proposes(from, view, slot, name)?;
             }
-            _ => Ok(()),
+            _ => {}
         }
-    }
-
-    fn same_digest(&mut self, slot: Slot, digest: Digest, what: &str) -> Check {
-        match self.digests.insert(slot, digest) {
-            Some(other) if other != digest => Err(format!(
-                "agreement: {what} names {digest} for slot {slot}, others {other}"
-            )),
-            _ => Ok(()),
-        }
+        self.execute_final()
     }
 
     /// A replica hands records to its disk.
     pub fn writes(&mut self, from: NodeId, identity: &Identity, parts: &[Shared]) -> Check {
-        self.writing[from.index()].clear();
+        self.known[from.index()].writing.clear();
         if self.is_faulty(from) {
             return Ok(());
         }
@@ -216,28 +203,79 @@ impl Judge {
             else {
                 return Err(format!("{from} writes a record that cannot be read"));
             };
-            if !matches!(header.kind, RecordKind::Block | RecordKind::FetchedBlock) {
-                continue;
-            }
             let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_bytes as usize;
-            let message = &part[body];
-            let block = BlockView::parse(message)
-                .map_err(|reject| format!("{from} writes a malformed block: {reject:?}"))?;
-            let block = block.prefix.header;
-            self.same_digest(block.slot(), block.digest(), &format!("record of {from}"))?;
-            self.blocks
-                .entry(block.slot())
-                .or_insert_with(|| message.to_vec());
-            self.writing[from.index()].push(block.slot());
+            let written = self.record(from, header.kind, &part[body])?;
+            self.known[from.index()].writing.extend(written);
         }
         Ok(())
+    }
+
+    fn record(
+        &mut self,
+        from: NodeId,
+        kind: RecordKind,
+        body: &[u8],
+    ) -> Result<Option<Written>, String> {
+        let malformed = |reject| format!("{from} writes a malformed {kind:?}: {reject:?}");
+        let written = match kind {
+            RecordKind::Block | RecordKind::FetchedBlock => {
+                let block = BlockView::parse(body).map_err(malformed)?.prefix.header;
+                let place = (block.slot(), block.digest());
+                self.agreement.learn(&block);
+                if block.slot() > self.decided {
+                    self.blocks.entry(place).or_insert_with(|| body.to_vec());
+                }
+                Written::Block(place.0, place.1)
+            }
+            RecordKind::Start => {
+                let start: &StartRecord = messages::parse(body).map_err(malformed)?;
+                Written::Start(start.boot().0, start.stage())
+            }
+            RecordKind::Skip => {
+                let skip: &PlaceRecord = messages::parse(body).map_err(malformed)?;
+                Written::Jump(skip.view())
+            }
+            RecordKind::ViewChange => {
+                let (_, body) = split_signed(body).map_err(malformed)?;
+                let change = ViewChange::decode(body).map_err(malformed)?;
+                let genesis = self.agreement.genesis();
+                let anchor = change.anchor(genesis).map_err(malformed)?;
+                let last = change.headers(Epoch(0), anchor).last();
+                let tip = last.map_or((anchor.slot, anchor.digest), |(header, digest)| {
+                    (header.slot(), digest)
+                });
+                let installed = change.installed;
+                self.agreement.changes(from, change.view, installed, tip)?;
+                return Ok(None);
+            }
+            RecordKind::Install => {
+                let certificate = NewViewCertificate::decode(body).map_err(malformed)?;
+                self.agreement.certified(&certificate)?;
+                return Ok(None);
+            }
+            RecordKind::Evidence => {
+                let evidence: &EvidenceBody = messages::parse(body).map_err(malformed)?;
+                let view = evidence.first.header.view();
+                self.agreement.accuses(from, view)?;
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(written))
     }
 
     /// The disk said that the write is durable.
     pub fn written(&mut self, from: NodeId) {
         let known = &mut self.known[from.index()];
-        for slot in self.writing[from.index()].drain(..) {
-            known.durable = known.durable.max(slot);
+        for written in known.writing.drain(..) {
+            match written {
+                Written::Block(slot, digest) => {
+                    known.durable = known.durable.max(slot);
+                    self.agreement.durable(from, digest);
+                }
+                Written::Start(boot, stage) => self.agreement.started(from, boot, stage),
+                Written::Jump(view) => self.agreement.jumped(from, view),
+            }
         }
     }
 
@@ -267,36 +305,25 @@ impl Judge {
                     None => continue,
                 }
             };
-            self.same_digest(slot, digest, &format!("decision of {id}"))?;
+            self.agreement.decides(id, (slot, digest))?;
         }
         let known = &mut self.known[id.index()];
         known.decided = summary.decided;
         known.decided_ever = known.decided_ever.max(summary.decided);
-        if summary.decided <= self.decided {
-            return Ok(());
-        }
-        // G1: new decisions need a quorum of replicas that hold the block on their disks.
-        // A liar's vote may be among them; what it holds is not to be relied upon.
-        let honest = self.known.iter().filter(|known| !known.faulty);
-        let liars = self.known.len() - honest.clone().count();
-        let holders = honest
-            .filter(|known| known.durable >= summary.decided)
-            .count();
-        if holders + liars < self.votes_needed {
-            return Err(format!(
-                "G1: {id} decides slot {} which {holders} replicas hold, not {}",
-                summary.decided, self.votes_needed
-            ));
-        }
-        for slot in (self.decided.0 + 1..=summary.decided.0).map(Slot) {
-            let Some(message) = self.blocks.get(&slot) else {
-                return Err(format!(
-                    "{id} decides slot {slot}, which nobody has written"
-                ));
+        Ok(())
+    }
+
+    /// The model executes what is final.
+    fn execute_final(&mut self) -> Check {
+        while let Some(digest) = self.agreement.final_at(self.decided.next()) {
+            let slot = self.decided.next();
+            let Some(message) = self.blocks.get(&(slot, digest)) else {
+                return Err(format!("slot {slot} is final, and nobody has written it"));
             };
             self.model.execute(message)?;
+            self.decided = slot;
+            self.blocks.retain(|(at, _), _| *at > slot);
         }
-        self.decided = summary.decided;
         Ok(())
     }
 

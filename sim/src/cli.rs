@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::checks;
 use crate::plan::{Canary, Options, Plan};
 use crate::report::{self, Summary};
 use crate::seals::Profile;
+use crate::shapes::SHAPES;
 use crate::world;
 
 /// Exit codes of all programs: 1 failure, 2 usage.
@@ -46,11 +46,14 @@ enum Command {
     Run(RunArgs),
 }
 
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct WorldArgs {
-    /// Replicas; sizes whose quorums have no slow path.
+    /// Replicas, in their usual committee.
     #[arg(long, default_value_t = 4)]
     nodes: usize,
+    /// A named committee instead: 4, 5, 6, 7, 7-fast, 10, 4-strict, 4-safe.
+    #[arg(long)]
+    shape: Option<String>,
     /// core: simulated signatures of replicas; full: Ed25519 everywhere, several times slower.
     #[arg(long, value_enum, default_value_t = Profile::Core)]
     profile: Profile,
@@ -104,21 +107,19 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 impl WorldArgs {
     fn options(&self, trace: bool) -> Result<Options, String> {
-        if !checks::judges(self.nodes) {
+        let name = self.shape.clone().unwrap_or_else(|| self.nodes.to_string());
+        let Some(shape) = SHAPES.iter().position(|shape| shape.name == name) else {
+            let known = SHAPES.iter().map(|shape| shape.name).collect::<Vec<_>>();
             return Err(format!(
-                "--nodes {}: only 4 and 5 replicas have no slow path",
-                self.nodes
+                "no committee {name}; there are {}",
+                known.join(", ")
             ));
-        }
-        let WorldArgs {
-            nodes,
-            profile,
-            canary,
-        } = *self;
+        };
         Ok(Options {
-            nodes,
-            profile,
-            canary,
+            nodes: SHAPES[shape].n,
+            shape,
+            profile: self.profile,
+            canary: self.canary,
             trace,
             ..Options::default()
         })

@@ -17,6 +17,7 @@
 //!   ends within a stated virtual time after the faults have ended.
 #![forbid(unsafe_code)]
 
+pub mod agreement;
 pub mod buffers;
 pub mod checks;
 pub mod cli;
@@ -34,5 +35,6 @@ pub mod random;
 pub mod record;
 pub mod report;
 pub mod seals;
+pub mod shapes;
 pub mod user;
 pub mod world;

@@ -6,7 +6,7 @@ use storage::machine::Kv;
 use storage::record::{Identity, LogId};
 use storage::table::MemTable;
 use storage::wal::{Geometry, JournalLimits};
-use wire::committee::Committee;
+use wire::committee::{Committee, Exclusion};
 use wire::ids::{Instant, NodeId};
 use wire::keys::NodeSecret;
 use wire::limits::{
@@ -25,6 +25,8 @@ use crate::seals::Seal;
 /// the leader's hands, read back, and in flight.
 const HELD_BLOCKS: u64 = 192;
 const BLOCK_BUFFERS: usize = HELD_BLOCKS as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32;
+/// As on shared machines.
+const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
 const MESSAGE_BUFFERS: usize = 64;
 const WAITING_MAX: usize = 256;
@@ -105,12 +107,13 @@ impl Node {
         assert!(self.server.is_none());
         self.incarnation += 1;
         let parameters = committee.parameters();
-        let mut quorums = consensus::quorum::Quorums {
-            n: parameters.n,
-            b: parameters.b,
-            u: parameters.u,
-            p: parameters.p,
-        };
+        let mut quorums = consensus::quorum::Quorums::new(
+            parameters.n,
+            parameters.b,
+            parameters.u,
+            parameters.p,
+            committee.exclusion() == Exclusion::On,
+        );
         if plan.options.canary == Some(Canary::Lowquorum) {
             quorums.p += 1;
         }
@@ -141,6 +144,10 @@ impl Node {
                 waiting_max: WAITING_MAX,
             },
             blocks_held_max: HELD_BLOCKS,
+            interval: plan.interval,
+            patience_ns_min: PATIENCE_NS_MIN,
+            sign_votes: true,
+            transfer_beyond: 2 * plan.interval,
             datagram_bytes: plan.datagram_bytes,
             cookie_secret: self.cookie_secret,
             wall_offset_ns: self.clock.wall_offset_ns(),

@@ -8,6 +8,7 @@ use crate::faults::{Fault, FaultSet};
 use crate::network::{Cut, LinkFaults};
 use crate::random::Random;
 use crate::seals::Profile;
+use crate::shapes::{SHAPES, Shape};
 
 /// Nanoseconds in a microsecond, a millisecond, a second.
 pub const US: u64 = 1_000;
@@ -18,7 +19,7 @@ pub const S: u64 = 1_000_000_000;
 pub const BEGIN_NS: u64 = S;
 /// After the faults have ended, everything demanded happens within this virtual time. Replicas need
 /// a fraction of a second; a client that met many losses pauses for seconds before it asks again.
-pub const LIVENESS_NS: u64 = 10 * S;
+pub const LIVENESS_NS: u64 = 60 * S;
 
 /// A bug planted outside of the product, to show that the checks can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -36,6 +37,8 @@ pub enum Canary {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Options {
     pub nodes: usize,
+    /// Index into [`SHAPES`].
+    pub shape: usize,
     pub profile: Profile,
     pub canary: Option<Canary>,
     /// What seeds draw their faults from.
@@ -43,10 +46,18 @@ pub struct Options {
     pub trace: bool,
 }
 
+impl Options {
+    /// The committee.
+    pub fn shape(&self) -> &'static Shape {
+        &SHAPES[self.shape]
+    }
+}
+
 impl Default for Options {
     fn default() -> Options {
         Options {
             nodes: 4,
+            shape: 0,
             profile: Profile::Core,
             canary: None,
             faults: FaultSet::standard(),
@@ -61,16 +72,18 @@ impl Default for Options {
 pub enum Scenario {
     /// Followers crash, the leader does not: every operation must end.
     Followers,
-    /// All crash: what was acknowledged must survive, and nothing new commits (R4).
+    /// All crash: what was acknowledged must survive.
     Everyone,
-    /// The leader crashes and comes back: as with everyone.
+    /// The leader of the first view crashes and comes back: another one leads meanwhile.
     Leader,
 }
 
 impl Scenario {
     /// Whether every operation must end.
     pub fn demands_progress(self) -> bool {
-        self == Scenario::Followers
+        match self {
+            Scenario::Followers | Scenario::Everyone | Scenario::Leader => true,
+        }
     }
 }
 
@@ -135,6 +148,8 @@ pub struct Plan {
     pub keys: u64,
     pub datagram_bytes: usize,
     pub batch_delay_ns: u64,
+    /// Slots between checkpoints.
+    pub interval: u64,
     /// Verifications and executions of one call; the rest waits for the next.
     pub pace: (usize, usize),
     /// Pause until a replica goes on with what waits.
@@ -208,6 +223,7 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
+            interval: *random.pick(&[64, 128, 1024]),
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
             lag_ns: random.within(1, 100) * US,
             links,

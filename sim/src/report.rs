@@ -47,8 +47,8 @@ pub fn trace(now_ns: u64, kind: u8, numbers: &[usize], bytes: &[u8]) {
 /// The command that replays a seed.
 pub fn replay_command(seed: u64, options: &Options) -> String {
     let mut command = format!("hippo-sim {seed:#x} --trace");
-    if options.nodes != 4 {
-        command += &format!(" --nodes {}", options.nodes);
+    if options.shape != 0 {
+        command += &format!(" --shape {}", options.shape().name);
     }
     if options.profile != crate::seals::Profile::Core {
         command += " --profile full";

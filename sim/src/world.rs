@@ -18,7 +18,7 @@ use std::sync::Arc;
 use replica::ordering::ReadBack;
 use replica::replica::{Effect, Input};
 use storage::wal::SegmentSource;
-use wire::committee::{Committee, CommitteeParts, Member, Preset};
+use wire::committee::{Committee, CommitteeParts, Member, Parameters, Preset};
 use wire::ids::{ClusterId, Instant, NodeId};
 use wire::keys::NodeSecret;
 
@@ -131,11 +131,30 @@ fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>
         public_key: secret.public_key(),
         address: End(index).address(),
     });
-    let parts =
-        CommitteeParts::with_preset(ClusterId([7; 16]), members.collect(), Preset::Balanced);
-    let committee = parts
-        .map(Committee::new)
+    let shape = plan.options.shape();
+    let members = members.collect::<Vec<_>>();
+    let usual = Preset::Balanced.parameters(shape.n);
+    let parameters = Parameters {
+        n: shape.n,
+        b: shape.b,
+        u: shape.u,
+        p: shape.p,
+    };
+    let preset = match (shape.exclusion, shape.b.cmp(&shape.u)) {
+        (false, _) => Preset::Strict,
+        (_, std::cmp::Ordering::Less) => Preset::CrashHeavy,
+        (_, std::cmp::Ordering::Greater) => Preset::SafetyHeavy,
+        (_, std::cmp::Ordering::Equal) => Preset::Balanced,
+    };
+    let first = if usual.is_ok() {
+        Preset::Balanced
+    } else {
+        Preset::Latency
+    };
+    let mut parts = CommitteeParts::with_preset(ClusterId([7; 16]), members, first)
         .expect("a size that can be judged");
+    (parts.preset, parts.parameters) = (preset, parameters);
+    let committee = Committee::new(parts);
     (committee.expect("drawn members are good"), secrets)
 }
 
@@ -168,7 +187,7 @@ impl World {
             random.fork(1000),
         );
         let mut world = World {
-            judge: Judge::new(plan.options.nodes),
+            judge: Judge::new(plan.options.shape(), committee.genesis()),
             committee,
             now: BEGIN_NS,
             next_event: 0,

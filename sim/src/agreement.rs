@@ -1,0 +1,398 @@
+//! G1, G3, G4 and what each replica owes them, from the global log of everything that was sent and
+//! written: who voted for what in which view, and what that decided, by literal quorums.
+//!
+//! A liar counts as having said everything to everyone: what could have been decided with its help
+//! is taken as decided.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wire::block::BlockHeader;
+use wire::certificates::NewViewCertificate;
+use wire::ids::{Digest, NodeId, Slot, View};
+
+use crate::shapes::Shape;
+
+type Check = Result<(), String>;
+
+/// A block by slot and digest.
+pub type Place = (Slot, Digest);
+
+/// What one honest replica has said and written.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    /// Its deepest votes by view; more than one only where it jumped in between.
+    votes: BTreeMap<View, Vec<Place>>,
+    commits: BTreeMap<View, Vec<Place>>,
+    /// Blocks on its disk.
+    durable: BTreeSet<Digest>,
+    /// Views in which it wrote that its tip jumped.
+    jumped: BTreeSet<View>,
+    /// View changes that it sent: by view, the installed view and the claimed tip.
+    changes: BTreeMap<View, (View, Place)>,
+    acks: BTreeMap<View, Place>,
+    proposed: BTreeMap<(View, Slot), Digest>,
+    /// Boot and stage of the START record of the present process.
+    boot: u32,
+    stage_at_start: View,
+}
+
+/// See the module's documentation.
+pub struct Agreement {
+    shape: &'static Shape,
+    genesis: Digest,
+    honest: Vec<bool>,
+    said: Vec<Said>,
+    headers: BTreeMap<Digest, BlockHeader>,
+    /// Base of each view that was certified.
+    bases: BTreeMap<View, Place>,
+    /// The chain that is final.
+    decided: BTreeMap<Slot, Digest>,
+    top: Place,
+    /// Final blocks by the view whose votes made them final, the deepest of each.
+    by_view: BTreeMap<View, Place>,
+    fast: u64,
+    slow: u64,
+}
+
+impl Agreement {
+    pub fn new(shape: &'static Shape, genesis: Digest) -> Agreement {
+        Agreement {
+            shape,
+            genesis,
+            honest: vec![true; shape.n],
+            said: vec![Said::default(); shape.n],
+            headers: BTreeMap::new(),
+            bases: BTreeMap::from([(View(0), (Slot(0), genesis))]),
+            decided: BTreeMap::from([(Slot(0), genesis)]),
+            top: (Slot(0), genesis),
+            by_view: BTreeMap::new(),
+            fast: 0,
+            slow: 0,
+        }
+    }
+
+    pub fn distrust(&mut self, id: NodeId) {
+        self.honest[id.index()] = false;
+    }
+
+    fn liars(&self) -> usize {
+        self.honest.iter().filter(|honest| !**honest).count()
+    }
+
+    fn leader(&self, view: View) -> NodeId {
+        NodeId((view.0 % self.shape.n as u64) as u16)
+    }
+
+    /// The deepest final block.
+    pub fn top(&self) -> Place {
+        self.top
+    }
+
+    /// Digest of the final block at `slot`.
+    pub fn final_at(&self, slot: Slot) -> Option<Digest> {
+        self.decided.get(&slot).copied()
+    }
+
+    /// Final blocks by the view whose votes made them final.
+    pub fn by_view(&self) -> &BTreeMap<View, Place> {
+        &self.by_view
+    }
+
+    /// Slots that votes alone, and that COMMITs, made final first.
+    pub fn shares(&self) -> (u64, u64) {
+        (self.fast, self.slow)
+    }
+
+    /// A header that somebody honest wrote or proposed.
+    pub fn learn(&mut self, header: &BlockHeader) {
+        self.headers.insert(header.digest(), *header);
+    }
+
+    fn parent(&self, place: Place) -> Option<Place> {
+        let header = self.headers.get(&place.1)?;
+        Some((Slot(place.0.0 - 1), header.parent))
+    }
+
+    /// Whether `above` is `below` or a descendant of it, as far as headers are known.
+    pub fn extends(&self, above: Place, below: Place) -> bool {
+        let mut at = above;
+        while at.0 > below.0 {
+            match self.parent(at) {
+                Some(parent) => at = parent,
+                None => return false,
+            }
+        }
+        at == below
+    }
+
+    /// A START record is durable.
+    pub fn started(&mut self, id: NodeId, boot: u32, stage: View) {
+        let said = &mut self.said[id.index()];
+        (said.boot, said.stage_at_start) = (boot, stage);
+    }
+
+    /// A block record of this replica is durable.
+    pub fn durable(&mut self, id: NodeId, digest: Digest) {
+        self.said[id.index()].durable.insert(digest);
+    }
+
+    /// A jump of this replica's tip was written (N2).
+    pub fn jumped(&mut self, id: NodeId, view: View) {
+        self.said[id.index()].jumped.insert(view);
+    }
+
+    /// I9, R4: one block for each slot and view, and none in views before the start.
+    pub fn proposes(&mut self, id: NodeId, view: View, slot: Slot, name: u64) -> Check {
+        let said = &mut self.said[id.index()];
+        if said.boot > 1 && view <= said.stage_at_start {
+            return Err(format!(
+                "R4: {id} proposes slot {slot} in view {view}, though it restarted in view {}",
+                said.stage_at_start
+            ));
+        }
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&name.to_le_bytes());
+        match said.proposed.insert((view, slot), Digest(digest)) {
+            Some(other) if other.0 != digest => Err(format!(
+                "I9: {id} proposes two blocks for slot {slot} of view {view}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A vote leaves an honest replica.
+    pub fn votes(&mut self, id: NodeId, view: View, place: Place) -> Check {
+        let (slot, digest) = place;
+        let said = &self.said[id.index()];
+        if slot > Slot(0) && !said.durable.contains(&digest) {
+            return Err(format!(
+                "R2: {id} votes for slot {slot} in view {view}, which is not on its disk"
+            ));
+        }
+        self.keeps_promises(id, view, place)?;
+        self.take(id, view, place, true)?;
+        self.decide(view, place)
+    }
+
+    /// A COMMIT leaves an honest replica.
+    pub fn commits(&mut self, id: NodeId, view: View, place: Place) -> Check {
+        if !self.shape.has_slow_path() {
+            return Err(format!("{id} sends COMMIT in a committee without them"));
+        }
+        let votes = self.said[id.index()].votes.get(&view);
+        let own = votes.into_iter().flatten();
+        if !{ own }.any(|voted| self.extends(*voted, place)) {
+            return Err(format!(
+                "N5: {id} commits slot {} of view {view} off its own chain",
+                place.0
+            ));
+        }
+        self.keeps_promises(id, view, place)?;
+        self.take(id, view, place, false)?;
+        self.decide(view, place)
+    }
+
+    /// V1: what was sent about a view, or is sent now, is in the view changes that left it.
+    fn keeps_promises(&self, id: NodeId, view: View, place: Place) -> Check {
+        for (left, (installed, tip)) in self.said[id.index()].changes.range(View(view.0 + 1)..) {
+            if *installed == view && place.0 > tip.0 {
+                return Err(format!(
+                    "V1: {id} votes for slot {} in view {view} after its view change for {left} \
+                     that ends at slot {}",
+                    place.0, tip.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// I1: the votes of a view lie on one chain, but for jumps.
+    fn take(&mut self, id: NodeId, view: View, place: Place, vote: bool) -> Check {
+        let said = &self.said[id.index()];
+        let books = if vote { &said.votes } else { &said.commits };
+        let before = books.get(&view).cloned().unwrap_or_default();
+        let mut kept = Vec::with_capacity(before.len() + 1);
+        for old in &before {
+            if self.extends(*old, place) {
+                return Ok(());
+            }
+            if self.extends(place, *old) {
+                continue;
+            }
+            if !said.jumped.contains(&view) {
+                return Err(format!(
+                    "I1: {id} votes for slot {} and slot {} of view {view} on different chains",
+                    old.0, place.0
+                ));
+            }
+            kept.push(*old);
+        }
+        kept.push(place);
+        let said = &mut self.said[id.index()];
+        let books = if vote {
+            &mut said.votes
+        } else {
+            &mut said.commits
+        };
+        books.insert(view, kept);
+        Ok(())
+    }
+
+    /// Votes of liars count for everything.
+    fn support(&self, view: View, place: Place, vote: bool) -> usize {
+        let books = self.said.iter().zip(&self.honest);
+        let said = books.filter(|(said, honest)| {
+            let books = if vote { &said.votes } else { &said.commits };
+            let deepest = books.get(&view).into_iter().flatten();
+            **honest && { deepest }.any(|deepest| self.extends(*deepest, place))
+        });
+        let honest = said.count();
+        if honest == 0 {
+            0
+        } else {
+            honest + self.liars()
+        }
+    }
+
+    /// What the words about `said` and its ancestors make final (N4, N6).
+    fn decide(&mut self, view: View, said: Place) -> Check {
+        let known = self.by_view.get(&view).map_or(Slot(0), |place| place.0);
+        let mut at = said;
+        while at.0 > known {
+            let fast = self.support(view, at, true) >= self.shape.fast;
+            let slow =
+                self.shape.has_slow_path() && self.support(view, at, false) >= self.shape.slow;
+            if fast || slow {
+                self.by_view.insert(view, at);
+                return self.finalize(view, at, fast);
+            }
+            match self.parent(at) {
+                Some(parent) => at = parent,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn finalize(&mut self, view: View, place: Place, fast: bool) -> Check {
+        let mut chain = Vec::new();
+        let mut at = place;
+        loop {
+            match self.decided.get(&at.0) {
+                Some(digest) if *digest == at.1 => break,
+                Some(digest) => {
+                    return Err(format!(
+                        "G1: slot {} is {} by the votes of view {view}, and {digest} before",
+                        at.0, at.1
+                    ));
+                }
+                None => chain.push(at),
+            }
+            at = self
+                .parent(at)
+                .ok_or_else(|| format!("G1: {} is final and its header unknown", at.1))?;
+        }
+        // A chain that ends below the top leaves it: everything between would be decided twice.
+        if place.0 > self.top.0 && !chain.is_empty() && at != self.top {
+            return Err(format!(
+                "G1: slot {} is final in view {view} on another chain than slot {}",
+                place.0, self.top.0
+            ));
+        }
+        if fast {
+            self.fast += chain.len() as u64;
+        } else {
+            self.slow += chain.len() as u64;
+        }
+        self.decided.extend(chain);
+        if place.0 > self.top.0 {
+            self.top = place;
+        }
+        Ok(())
+    }
+
+    /// I4, V1: an honest replica's own view change, and how it describes its votes.
+    pub fn changes(&mut self, id: NodeId, view: View, installed: View, tip: Place) -> Check {
+        let said = &self.said[id.index()];
+        if let Some(other) = said.changes.get(&view)
+            && *other != (installed, tip)
+        {
+            return Err(format!("I4: {id} sends two view changes for view {view}"));
+        }
+        if !said.jumped.contains(&installed) {
+            for voted in said.votes.get(&installed).into_iter().flatten() {
+                if voted.0 > tip.0 {
+                    return Err(format!(
+                        "V1: {id} voted for slot {} in view {installed}, its view change for \
+                         {view} ends at slot {}",
+                        voted.0, tip.0
+                    ));
+                }
+            }
+        }
+        let said = &mut self.said[id.index()];
+        said.changes.insert(view, (installed, tip));
+        Ok(())
+    }
+
+    /// I4: one acknowledgement for each view.
+    pub fn acknowledges(&mut self, id: NodeId, view: View, base: Place) -> Check {
+        match self.said[id.index()].acks.insert(view, base) {
+            Some(other) if other != base => {
+                Err(format!("I4: {id} acknowledges two bases for view {view}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// G3: one certified base for each view; it extends whatever is final in lower views (G2).
+    pub fn certified(&mut self, certificate: &NewViewCertificate) -> Check {
+        let view = certificate.view;
+        let base = (certificate.base.slot, certificate.base.digest);
+        match self.bases.insert(view, base) {
+            Some(other) if other != base => {
+                return Err(format!("G3: view {view} has two certified bases"));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        for (lower, place) in self.by_view.range(..view) {
+            if !self.extends(base, *place) {
+                return Err(format!(
+                    "G2: the base of view {view} at slot {} misses slot {}, final in view {lower}",
+                    base.0, place.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// G4: no honest leader is accused.
+    pub fn accuses(&self, by: NodeId, view: View) -> Check {
+        let leader = self.leader(view);
+        if self.honest[leader.index()] {
+            return Err(format!("G4: {by} holds evidence against honest {leader}"));
+        }
+        Ok(())
+    }
+
+    /// What a replica takes to be final must be so by what was said.
+    pub fn decides(&self, id: NodeId, place: Place) -> Check {
+        match self.final_at(place.0) {
+            Some(digest) if digest == place.1 => Ok(()),
+            Some(digest) => Err(format!(
+                "agreement: {id} decides {} at slot {}, final is {digest}",
+                place.1, place.0
+            )),
+            None => Err(format!(
+                "G1: {id} decides slot {}, which no quorum has voted for",
+                place.0
+            )),
+        }
+    }
+
+    /// Digest of slot 0.
+    pub fn genesis(&self) -> Digest {
+        self.genesis
+    }
+}
