@@ -132,6 +132,8 @@ pub struct Core<S: Signer> {
     pub(crate) voting_stopped: bool,
     /// Says nothing that counts (R3).
     pub(crate) silent: bool,
+    /// The START record of this process is durable (R4); nothing is said before.
+    pub(crate) started: bool,
     /// The process is about to end: the leader hands over.
     pub(crate) stopping: bool,
     /// The log takes no more blocks.
@@ -243,6 +245,12 @@ impl<S: Signer> Core<S> {
         self.log_full = full;
     }
 
+    /// Whether the START record of this process is durable: until then the replica neither votes
+    /// nor speaks (R4).
+    pub fn set_started(&mut self, started: bool) {
+        self.started = started;
+    }
+
     /// The process is about to end: the leader resigns (Y5).
     pub fn set_stopping(&mut self) {
         self.stopping = true;
@@ -275,7 +283,7 @@ impl<S: Signer> Core<S> {
         }
         let installed = self.installed;
         let closed = self.books.iter_mut().filter(|book| book.view != installed);
-        let closed = closed.min_by_key(|book| book.view);
+        let closed = closed.min_by_key(|book| book.view.0.wrapping_add(1));
         closed.expect("three books for two views").reopen(view);
     }
 
@@ -332,9 +340,11 @@ impl<S: Signer> Core<S> {
         }
         self.advance(now, out);
         self.move_window(out);
-        self.wish_if_due(now, out);
-        self.pursue_view(now, out);
-        self.repair_when_due(now, out);
+        if self.started {
+            self.wish_if_due(now, out);
+            self.pursue_view(now, out);
+            self.repair_when_due(now, out);
+        }
         self.check_invariants();
     }
 

@@ -18,7 +18,7 @@ use crate::repair::Repair;
 use crate::timers::Timers;
 use crate::tree::{Entry, RecordAs, Tree, Validity};
 use crate::wish::Wishing;
-use crate::words::Book;
+use crate::words::{Book, NO_VIEW};
 
 /// A block of the log: its signatures hold, or it is known to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +163,7 @@ pub(crate) fn restore<S: Signer>(
         durable_position: recovered.durable_position,
         voting_stopped: recovered.voting_stopped,
         silent: false,
+        started: true,
         stopping: false,
         log_full: false,
         holds_unlinked: false,
@@ -170,8 +171,8 @@ pub(crate) fn restore<S: Signer>(
         own_commit: None,
         books: vec![
             Book::new(recovered.installed, n),
-            Book::new(recovered.stage, n),
-            Book::new(recovered.installed, n),
+            Book::new(NO_VIEW, n),
+            Book::new(NO_VIEW, n),
         ],
         peers: vec![Peer::default(); n],
         repair: Repair::new(now, decided),
@@ -187,6 +188,7 @@ pub(crate) fn restore<S: Signer>(
         unplaced: VecDeque::new(),
         awaiting: VecDeque::new(),
     };
+    core.open_book(core.stage);
     core.resume_branch();
     if core.stage > core.installed {
         core.timers.entered(now, false);

@@ -88,7 +88,7 @@ impl<S: Signer> Core<S> {
 
     /// Whether this replica takes part in the installed view at all (I2).
     pub(crate) fn is_active(&self) -> bool {
-        self.stage == self.installed && !self.silent
+        self.stage == self.installed && !self.silent && self.started
     }
 
     /// Whether blocks may still become votes in the installed view.

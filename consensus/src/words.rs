@@ -108,6 +108,9 @@ impl Words {
     }
 }
 
+/// The view of a book that is not in use.
+pub(crate) const NO_VIEW: View = View(u64::MAX);
+
 /// What all replicas said in one view.
 #[derive(Debug)]
 pub(crate) struct Book {

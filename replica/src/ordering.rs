@@ -297,6 +297,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let body = StartRecord::new(self.config.boot, epoch, summary.stage);
         let end = self.record(RecordKind::Start, body.as_bytes());
         self.started_at = Some(end.expect("the log keeps room for START"));
+        self.core.set_started(false);
     }
 
     /// Writes the marker of a clean stop; true when it was taken. The caller waits until it is

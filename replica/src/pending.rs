@@ -27,6 +27,18 @@ enum Stage {
     Forwarded(Instant),
     /// All have it; the clock began then.
     Spread(Instant),
+    /// It has waited for longer than T_req.
+    Overdue(Instant),
+}
+
+impl Stage {
+    /// Since when the leader owes an answer.
+    fn clock(self) -> Option<Instant> {
+        match self {
+            Stage::Forwarded(at) | Stage::Spread(at) | Stage::Overdue(at) => Some(at),
+            Stage::New | Stage::Asked | Stage::Open => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -130,8 +142,8 @@ impl Pending {
     pub fn executed(&mut self, now: Instant, request: &RequestView<'_>) {
         if request.is_open() {
             for item in self.items.values_mut().filter(|item| item.open) {
-                if let Stage::Forwarded(at) | Stage::Spread(at) = &mut item.stage {
-                    *at = now;
+                if item.stage.clock().is_some() {
+                    item.stage = Stage::Forwarded(now);
                 }
             }
         }
@@ -168,7 +180,7 @@ impl Pending {
     /// A new leader has everything before it (V5).
     pub fn restart(&mut self) {
         for item in self.items.values_mut() {
-            if let Stage::Forwarded(_) | Stage::Spread(_) = item.stage {
+            if item.stage.clock().is_some() {
                 item.stage = Stage::Open;
             }
         }
@@ -206,6 +218,9 @@ impl Pending {
                     item.stage = Stage::Spread(at);
                     forward(true);
                 }
+                Stage::Spread(at) if now.since_ns(at) >= patience.request_ns => {
+                    item.stage = Stage::Overdue(at);
+                }
                 _ => {}
             }
         }
@@ -216,7 +231,7 @@ impl Pending {
     pub fn wake_at(&self, patience: Patience) -> Instant {
         let wakes = self.items.values().map(|item| match item.stage {
             Stage::New => item.arrived.after_ns(patience.forward_ns),
-            Stage::Asked => Instant(u64::MAX),
+            Stage::Asked | Stage::Overdue(_) => Instant(u64::MAX),
             Stage::Open => Instant(0),
             Stage::Forwarded(at) => at.after_ns(patience.request_ns / 2),
             Stage::Spread(at) => at.after_ns(patience.request_ns),
@@ -225,10 +240,7 @@ impl Pending {
     }
 
     fn clocks(&self) -> impl Iterator<Item = Instant> {
-        self.items.values().filter_map(|item| match item.stage {
-            Stage::Forwarded(at) | Stage::Spread(at) => Some(at),
-            _ => None,
-        })
+        self.items.values().filter_map(|item| item.stage.clock())
     }
 
     /// Since when the leader has owed an answer to the oldest request.
@@ -237,9 +249,9 @@ impl Pending {
     }
 
     /// T2: whether some request waits longer than T_req.
-    pub fn is_overdue(&self, now: Instant, patience: Patience) -> bool {
-        self.oldest()
-            .is_some_and(|at| now.since_ns(at) >= patience.request_ns)
+    pub fn is_overdue(&self) -> bool {
+        let mut stages = self.items.values().map(|item| item.stage);
+        stages.any(|stage| matches!(stage, Stage::Overdue(_)))
     }
 
     /// Hands everything over to a replica that has become the leader itself.

@@ -382,9 +382,10 @@ where
         ledger,
         ..
     } = walk;
-    recovered.restarted_in = restarted_in;
-    if let Some((_, stage)) = restarted_in {
+    if let Some((epoch, stage)) = restarted_in {
+        // R4: whatever the log shows was entered may have been led.
         recovered.stage = recovered.stage.max(stage);
+        recovered.restarted_in = Some((epoch, recovered.stage));
     }
     recovered.durable_position = recovery.flushed().position();
     let places = Writer::new(*geometry, *identity, recovery.tail.clone());

@@ -31,6 +31,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 self.durable = durable.position();
                 if self.started_at.is_some_and(|end| durable.covers(end)) {
                     self.started_at = None;
+                    self.core.set_started(true);
                 }
                 self.drive(
                     now,

@@ -159,7 +159,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
             }
         }
-        let overdue = self.pending.is_overdue(now, patience);
+        let overdue = self.pending.is_overdue();
         self.core.set_pending(self.pending.oldest(), overdue);
     }
 
