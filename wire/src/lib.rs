@@ -25,3 +25,4 @@ pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod seal;
+pub mod state;
