@@ -25,4 +25,6 @@ pub mod peer;
 pub mod recovery;
 pub mod replica;
 pub mod sessions;
+pub mod snapshot;
+pub mod transfer;
 pub mod verifying;

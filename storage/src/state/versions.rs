@@ -65,9 +65,11 @@ impl Kept {
         self.bytes += (items.len() - before) as u64;
     }
 
-    fn drop_bucket(&mut self, bucket: Bucket) {
+    /// True when there was something to drop.
+    fn drop_bucket(&mut self, bucket: Bucket) -> bool {
         let items = std::mem::take(&mut self.items[bucket.index()]);
         self.bytes -= items.len() as u64;
+        !items.is_empty()
     }
 }
 
@@ -176,7 +178,7 @@ impl Versions {
     /// The bucket's form at the last freeze was used; a pin keeps it nevertheless.
     pub(super) fn release(&mut self, bucket: Bucket) {
         self.flags[bucket.index()] &= !WATCHED;
-        self.last.drop_bucket(bucket);
+        self.lost |= self.last.drop_bucket(bucket);
     }
 
     /// Pins the last freeze, of which nothing is lost.
@@ -207,8 +209,7 @@ impl Versions {
             if unhashed.contains(bucket) {
                 self.flags[bucket.index()] |= WATCHED;
             } else {
-                self.lost |= !kept.items[bucket.index()].is_empty();
-                kept.drop_bucket(bucket);
+                self.lost |= kept.drop_bucket(bucket);
             }
         }
         self.last = kept;
