@@ -159,7 +159,8 @@ impl<M: StateMachine> Execution<M> {
     }
 
     /// Replaces the state by one that was fetched and verified: only the buckets that differ. The
-    /// executed slot becomes the checkpoint's, be it higher or lower.
+    /// executed slot becomes the checkpoint's, be it higher or lower; roots that were not taken yet
+    /// are dropped, and so is the pin.
     ///
     /// Nothing is changed on an error, but for [`InstallFailed::WrongRoot`], after which this
     /// object is unusable.

@@ -218,6 +218,8 @@ impl Checkpoints {
         if found != expected {
             return Err(InstallFailed::WrongRoot { found, expected });
         }
+        // Roots of a past that is no longer this replica's.
+        self.untaken.clear();
         self.finished = Some(installed);
         Ok(())
     }
