@@ -1,18 +1,24 @@
 //! The execution half: decided blocks become results, results become replies.
 //!
 //! Blocks arrive in slot order (N8). Each client gets one reply datagram per block, as long as its
-//! results fit one.
+//! results fit one. Every K slots the state is frozen and its root computed, slice by slice between
+//! later blocks (K1).
+
+mod checkpoints;
 
 use storage::machine::StateMachine;
+use storage::state::Checkpoints;
 use wire::block::BlockView;
 use wire::bytes::SharedBytes;
 use wire::ids::{NodeId, PublicKey, Sequence, SessionId, Slot};
-use wire::limits::{CACHED_RESULT_BYTES_MAX, RESULT_BYTES_MAX};
+use wire::limits::{CACHED_RESULT_BYTES_MAX, CHECKPOINT_INTERVAL, RESULT_BYTES_MAX};
 use wire::ops::{self, Operation, ResultBuffer};
 use wire::reply::{Answer, ReplyBuilder, result_digest};
 use wire::request::{RequestView, checked_requests};
 
 use crate::sessions::{Decision, Sessions};
+
+pub use checkpoints::{PRESERVED_BYTES_MAX, TRANSFER_HOLD_NS};
 
 /// Replies under construction at once: clients of one block beyond these are answered in more
 /// than one datagram.
@@ -43,7 +49,13 @@ pub struct Execution<M: StateMachine> {
     builders: Builders,
     executed: Slot,
     transactions: u64,
+    /// t(executed).
+    time_ns: u64,
     index: u16,
+    checkpoints: Checkpoints,
+    /// Slots between checkpoints.
+    interval: u64,
+    preserved_bytes_max: u64,
 }
 
 impl<M: StateMachine> Execution<M> {
@@ -65,8 +77,33 @@ impl<M: StateMachine> Execution<M> {
             },
             executed: Slot(0),
             transactions: 0,
+            time_ns: 0,
             index: 0,
+            checkpoints: Checkpoints::new(),
+            interval: CHECKPOINT_INTERVAL,
+            preserved_bytes_max: PRESERVED_BYTES_MAX,
         }
+    }
+
+    /// With a checkpoint every `slots` instead of every `CHECKPOINT_INTERVAL`; at least 1, the
+    /// same on all replicas.
+    pub fn with_checkpoint_interval(mut self, slots: u64) -> Execution<M> {
+        assert!(slots > 0 && self.executed == Slot(0));
+        self.interval = slots;
+        self
+    }
+
+    /// With t(0) = `time_ns`, nanoseconds since 1970, instead of 0; the same on all replicas.
+    pub fn with_genesis_time(mut self, time_ns: u64) -> Execution<M> {
+        assert_eq!(self.executed, Slot(0));
+        self.time_ns = time_ns;
+        self
+    }
+
+    /// With another bound than `PRESERVED_BYTES_MAX` on what slow checkpoints and transfers keep.
+    pub fn with_preserved_bytes_max(mut self, bytes: u64) -> Execution<M> {
+        self.preserved_bytes_max = bytes;
+        self
     }
 
     /// Highest slot executed.
@@ -97,6 +134,7 @@ impl<M: StateMachine> Execution<M> {
         let block = BlockView::frame(message).expect("decided blocks are well formed");
         assert_eq!(block.prefix.header.slot(), slot);
         self.index = 0;
+        self.time_ns = checkpoints::time_after(self.time_ns, block.prefix.header.time_ns());
         for request in checked_requests(block.payload) {
             if request.is_open() {
                 self.execute_open(slot, &request, replies);
@@ -106,6 +144,7 @@ impl<M: StateMachine> Execution<M> {
         }
         self.builders.finish(slot, replies);
         self.executed = slot;
+        self.executed_one();
     }
 
     fn execute_open(&mut self, slot: Slot, request: &RequestView<'_>, replies: &mut impl Replies) {
@@ -141,7 +180,7 @@ impl<M: StateMachine> Execution<M> {
             request.first_sequence(),
         );
         let limit = self.builders.limit;
-        let Some(session) = self.sessions.current(client, id) else {
+        let Some(session) = self.sessions.current_mut(client, id) else {
             let builder = self.builders.of(client, id, slot, replies);
             builder.push(first, request.count() as u16, slot, &Answer::Expired);
             return;

@@ -26,4 +26,6 @@ pub mod pending;
 pub mod recovery;
 pub mod replica;
 pub mod sessions;
+pub mod snapshot;
+pub mod transfer;
 pub mod verifying;

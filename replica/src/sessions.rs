@@ -1,13 +1,18 @@
 //! Exactly-once (protocol §9.3): replicated sessions of clients.
 //!
 //! Everything here is part of the state: the same blocks give the same sessions on all replicas,
-//! evictions included, for nothing depends on a local clock or on hash order.
+//! evictions included, for nothing depends on a local clock or on hash order. Checkpoints see the
+//! sessions by bucket, as [`Bucketed`] has it.
 
-use std::collections::{BTreeMap, HashMap};
+mod items;
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use storage::state::{Bucketed, Malformed, Versions, View};
 use wire::ids::{Digest, PublicKey, Sequence, SessionId, Slot};
 use wire::limits::{CACHED_RESULT_BYTES_MAX, OPEN_LIFETIME_SLOTS, SESSION_WINDOW, SESSIONS_MAX};
 use wire::reply::{Answer, result_digest};
+use wire::state::Bucket;
 
 /// A remembered result.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +38,8 @@ pub struct Session {
     last_slot: Slot,
     /// Cell of sequence s: s mod M; valid for s in (low, low + M].
     cached: Vec<Cached>,
+    /// Generation of the last write; not part of the state.
+    stamp: u32,
 }
 
 /// What to do with one transaction of a request.
@@ -59,6 +66,7 @@ impl Session {
             low: 0,
             last_slot: slot,
             cached: vec![nothing; SESSION_WINDOW as usize],
+            stamp: 0,
         }
     }
 
@@ -123,16 +131,23 @@ impl Session {
 }
 
 /// All sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
     by_client: HashMap<PublicKey, Session>,
-    /// (last executed slot, id) -> client: the eviction order.
-    by_age: BTreeMap<(Slot, SessionId), PublicKey>,
+    /// The eviction order: last executed slot, then id.
+    by_age: BTreeSet<(Slot, SessionId, PublicKey)>,
+    by_bucket: BTreeSet<(Bucket, PublicKey)>,
+    versions: Versions,
 }
 
 impl Sessions {
     pub fn new() -> Sessions {
-        Sessions::default()
+        Sessions {
+            by_client: HashMap::new(),
+            by_age: BTreeSet::new(),
+            by_bucket: BTreeSet::new(),
+            versions: Versions::new(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -158,14 +173,13 @@ impl Sessions {
         if let Some(session) = self.by_client.get(client) {
             return Some(session.id);
         }
-        if self.by_client.len() == SESSIONS_MAX
-            && let Some((_, oldest)) = self.by_age.pop_first()
+        if self.by_client.len() >= SESSIONS_MAX
+            && let Some((_, _, oldest)) = self.by_age.first().copied()
         {
-            self.by_client.remove(&oldest);
+            self.remove(&oldest);
         }
         let id = SessionId::opened_at(slot, index);
-        self.by_client.insert(*client, Session::new(id, slot));
-        self.by_age.insert((slot, id), *client);
+        self.add(client, Session::new(id, slot));
         Some(id)
     }
 
@@ -175,10 +189,20 @@ impl Sessions {
     }
 
     /// The client's session when `id` is the current one.
-    pub fn current(&mut self, client: &PublicKey, id: SessionId) -> Option<&mut Session> {
+    pub fn current(&self, client: &PublicKey, id: SessionId) -> Option<&Session> {
         self.by_client
-            .get_mut(client)
+            .get(client)
             .filter(|session| session.id == id)
+    }
+
+    /// The client's session when `id` is the current one, to be changed.
+    pub fn current_mut(&mut self, client: &PublicKey, id: SessionId) -> Option<&mut Session> {
+        let session = self.by_client.get_mut(client)?;
+        if session.id != id {
+            return None;
+        }
+        preserve(&mut self.versions, client, session);
+        Some(session)
     }
 
     /// Notes that the client's session executed something at `slot`.
@@ -187,9 +211,105 @@ impl Sessions {
             return;
         };
         if session.last_slot != slot {
-            self.by_age.remove(&(session.last_slot, session.id));
+            preserve(&mut self.versions, client, session);
+            self.by_age
+                .remove(&(session.last_slot, session.id, *client));
             session.last_slot = slot;
-            self.by_age.insert((slot, session.id), *client);
+            self.by_age.insert((slot, session.id, *client));
+        }
+    }
+
+    fn add(&mut self, client: &PublicKey, mut session: Session) {
+        let bucket = Bucket::of_client(client);
+        self.versions.added(bucket);
+        session.stamp = self.versions.generation();
+        self.by_age.insert((session.last_slot, session.id, *client));
+        self.by_bucket.insert((bucket, *client));
+        self.by_client.insert(*client, session);
+    }
+
+    fn remove(&mut self, client: &PublicKey) {
+        let Some(mut session) = self.by_client.remove(client) else {
+            return;
+        };
+        preserve(&mut self.versions, client, &mut session);
+        self.by_age
+            .remove(&(session.last_slot, session.id, *client));
+        self.by_bucket.remove(&(Bucket::of_client(client), *client));
+    }
+
+    /// Clients with sessions in a bucket, ascending.
+    fn clients(&self, bucket: Bucket) -> impl Iterator<Item = &PublicKey> {
+        let first = (bucket, PublicKey([0; 32]));
+        let last = (bucket, PublicKey([0xff; 32]));
+        self.by_bucket.range(first..=last).map(|(_, client)| client)
+    }
+}
+
+/// The session is about to change, or to go. Cheap when it did since the last checkpoint.
+fn preserve(versions: &mut Versions, client: &PublicKey, session: &mut Session) {
+    let generation = versions.generation();
+    if session.stamp != generation {
+        let bucket = Bucket::of_client(client);
+        versions.overwritten(bucket, session.stamp, |out| session.write(client, out));
+        session.stamp = generation;
+    }
+}
+
+impl Bucketed for Sessions {
+    fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    fn versions_mut(&mut self) -> &mut Versions {
+        &mut self.versions
+    }
+
+    fn write_bucket(&self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+        let mut preserved: BTreeMap<PublicKey, &[u8]> =
+            items::split_all(self.versions.preserved(view, bucket)).collect();
+        let unchanged = self.clients(bucket).filter_map(|client| {
+            let session = &self.by_client[client];
+            self.versions
+                .shows(view, session.stamp)
+                .then_some((client, session))
+        });
+        for (client, session) in unchanged {
+            // What was preserved of clients in between comes first.
+            let above = preserved.split_off(client);
+            for item in preserved.values() {
+                out.extend_from_slice(item);
+            }
+            preserved = above;
+            session.write(client, out);
+        }
+        for item in preserved.values() {
+            out.extend_from_slice(item);
+        }
+    }
+
+    fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
+        let mut rest = items;
+        let mut before = None;
+        while !rest.is_empty() {
+            let (client, _, after) = items::read(rest).ok_or(Malformed { bucket })?;
+            if before >= Some(client) || Bucket::of_client(&client) != bucket {
+                return Err(Malformed { bucket });
+            }
+            (before, rest) = (Some(client), after);
+        }
+        Ok(())
+    }
+
+    fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {
+        let clients: Vec<_> = self.clients(bucket).copied().collect();
+        for client in clients {
+            self.remove(&client);
+        }
+        let mut rest = items;
+        while let Some((client, session, after)) = items::read(rest) {
+            self.add(&client, session);
+            rest = after;
         }
     }
 }

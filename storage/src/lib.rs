@@ -7,7 +7,9 @@
 //! * [`wal`]: [`Writer`] seals records (ordering thread), [`Journal`] groups them into writes (disk
 //!   thread), [`recover`] reads them back and says what may be trusted,
 //! * [`superblock`]: binds a directory to one cluster, node and key,
-//! * [`table`] and [`machine`]: the state that decided transactions act on.
+//! * [`table`] and [`machine`]: the state that decided transactions act on,
+//! * [`state`]: that state at a checkpoint, as a tree of hashes and as bytes for other replicas,
+//! * [`snapshot`]: the frames of a file that holds such a state.
 //!
 //! Invariants: a [`Durable`] comes only from a completed flush or from a flushed recovery; a log is
 //! cut only where nothing acknowledged can have been; the same operations in the same order give
@@ -17,6 +19,8 @@
 
 pub mod machine;
 pub mod record;
+pub mod snapshot;
+pub mod state;
 pub mod superblock;
 pub mod table;
 pub mod wal;

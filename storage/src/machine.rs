@@ -7,6 +7,8 @@ mod kv;
 
 use wire::ops::{Operation, ResultBuffer};
 
+use crate::state::Bucketed;
+
 pub use kv::Kv;
 
 /// What decided operations act on.
@@ -29,6 +31,17 @@ pub trait StateMachine {
 
     /// Bytes of state.
     fn bytes(&self) -> u64;
+
+    /// The state as checkpoints and transfers see it; none for a machine without state. All that
+    /// `apply` reads or writes must be in there, and a machine that wraps another passes this on.
+    fn state(&self) -> Option<&dyn Bucketed> {
+        None
+    }
+
+    /// As [`StateMachine::state`].
+    fn state_mut(&mut self) -> Option<&mut dyn Bucketed> {
+        None
+    }
 }
 
 /// Whether an operation cannot change any state: get, scan, and transactions of gets alone.

@@ -4,14 +4,18 @@
 
 mod arena;
 mod index;
+mod items;
 mod memory;
 mod order;
+
+use crate::state::Bucketed;
 
 pub use memory::MemTable;
 
 /// A map from keys to values. Keys are 1 to `KEY_BYTES_MAX` bytes, values up to `VALUE_BYTES_MAX`;
-/// the codec of `wire::ops` refuses longer ones, tables assert it.
-pub trait Table {
+/// the codec of `wire::ops` refuses longer ones, tables assert it. Its entries are part of the
+/// replicated state.
+pub trait Table: Bucketed {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Option<&[u8]>;
 

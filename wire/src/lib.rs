@@ -27,4 +27,5 @@ pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod seal;
+pub mod state;
 pub mod view_change;

@@ -18,6 +18,7 @@ use wire::limits::{RESULT_BYTES_MAX, SCAN_ENTRIES_MAX, TXN_PARTS_MAX};
 use wire::ops::{Condition, Operation, Outcome, ResultBuffer, Txn};
 
 use super::{StateMachine, is_read_only};
+use crate::state::Bucketed;
 use crate::table::Table;
 
 /// Key-value semantics over a [`Table`].
@@ -245,5 +246,13 @@ impl<T: Table> StateMachine for Kv<T> {
 
     fn bytes(&self) -> u64 {
         self.table.bytes()
+    }
+
+    fn state(&self) -> Option<&dyn Bucketed> {
+        Some(&self.table)
+    }
+
+    fn state_mut(&mut self) -> Option<&mut dyn Bucketed> {
+        Some(&mut self.table)
     }
 }

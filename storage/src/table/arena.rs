@@ -1,7 +1,9 @@
 //! Memory of the entries: large chunks cut into blocks of a few sizes, reused per size.
 //!
-//! A block holds one entry: 8 bytes of lengths, the key, the value. Freed blocks form one list per
+//! A block holds one entry: a head of 16 bytes, the key, the value. Freed blocks form one list per
 //! size; a chunk is never given back. So a table whose entries keep their sizes keeps its memory.
+
+use wire::state::{BUCKETS, Bucket};
 
 /// Where a block starts, in units of 16 bytes; 0 is nowhere. Addresses 64 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +16,10 @@ impl Address {
 const UNIT_BYTES: usize = 16;
 const CHUNK_BYTES: usize = 4 << 20;
 const CHUNK_UNITS: u32 = (CHUNK_BYTES / UNIT_BYTES) as u32;
-const HEAD_BYTES: usize = 8;
+/// Lengths, size class and bucket packed into 8 bytes; stamp; place in the list of the bucket.
+const HEAD_BYTES: usize = 16;
+const STAMP_AT: usize = 8;
+const PLACE_AT: usize = 12;
 
 /// Up to here a size is a multiple of 16 bytes.
 const FINE_BYTES_MAX: usize = 1024;
@@ -53,12 +58,60 @@ fn class_bytes(class: usize) -> usize {
     base + base / STEPS * (step + 1)
 }
 
+/// The first 8 bytes of a block: 20 bits length of the value, 12 of the key, 8 bits size class, 12
+/// bits bucket, 12 zeros.
+#[derive(Clone, Copy)]
+struct Head(u64);
+
+const _: () = assert!(wire::limits::VALUE_BYTES_MAX < 1 << 20);
+const _: () = assert!(wire::limits::KEY_BYTES_MAX < 1 << 12);
+const _: () = assert!(BUCKETS <= 1 << 12);
+
+impl Head {
+    fn new(key_bytes: usize, value_bytes: usize, class: usize, bucket: Bucket) -> Head {
+        Head(
+            value_bytes as u64
+                | (key_bytes as u64) << 20
+                | (class as u64) << 32
+                | u64::from(bucket.number()) << 40,
+        )
+    }
+
+    fn of(block: &[u8]) -> Head {
+        Head(u64::from_le_bytes(block[..8].try_into().expect("8 bytes")))
+    }
+
+    fn write(self, block: &mut [u8]) {
+        block[..8].copy_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn value_bytes(self) -> usize {
+        (self.0 & 0xf_ffff) as usize
+    }
+
+    fn with_value_bytes(self, value_bytes: usize) -> Head {
+        Head(self.0 & !0xf_ffff | value_bytes as u64)
+    }
+
+    fn key_bytes(self) -> usize {
+        (self.0 >> 20 & 0xfff) as usize
+    }
+
+    fn class(self) -> usize {
+        usize::from((self.0 >> 32) as u8)
+    }
+
+    fn bucket(self) -> Bucket {
+        Bucket::new((self.0 >> 40) as u16).expect("bits above are zero")
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Arena {
     chunks: Vec<Box<[u8]>>,
     /// Next unused unit of the last chunk, counted over all chunks.
     fresh: u32,
-    /// First free block of each size; a free block's first bytes name the next one.
+    /// First free block of each size; a free block's stamp names the next one.
     free: [Address; CLASSES],
 }
 
@@ -77,38 +130,49 @@ impl Arena {
         (self.chunks.len() * CHUNK_BYTES) as u64
     }
 
-    /// Stores an entry.
-    pub(super) fn insert(&mut self, key: &[u8], value: &[u8]) -> Address {
+    /// Stores an entry that was last written in generation `stamp`.
+    pub(super) fn insert(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        bucket: Bucket,
+        stamp: u32,
+    ) -> Address {
         let class = class_for(HEAD_BYTES + key.len() + value.len());
         let address = self.take(class);
         let block = self.block_mut(address);
-        block[4..6].copy_from_slice(&(key.len() as u16).to_le_bytes());
-        block[6] = class as u8;
-        block[HEAD_BYTES..HEAD_BYTES + key.len()].copy_from_slice(key);
-        write_value(block, key.len(), value);
+        Head::new(key.len(), value.len(), class, bucket).write(block);
+        write_number(block, STAMP_AT, stamp);
+        let (key_to, value_to) =
+            block[HEAD_BYTES..HEAD_BYTES + key.len() + value.len()].split_at_mut(key.len());
+        key_to.copy_from_slice(key);
+        value_to.copy_from_slice(value);
         address
     }
 
     /// Replaces a value in its block; false, with nothing done, when it needs another block: it
     /// does not fit, or would waste most of a large one.
-    pub(super) fn overwrite(&mut self, address: Address, value: &[u8]) -> bool {
+    pub(super) fn overwrite(&mut self, address: Address, value: &[u8], stamp: u32) -> bool {
         let block = self.block_mut(address);
-        let (key_bytes, _) = lengths(block);
-        let block_bytes = class_bytes(usize::from(block[6]));
-        let needed = HEAD_BYTES + key_bytes + value.len();
+        let head = Head::of(block);
+        let block_bytes = class_bytes(head.class());
+        let needed = HEAD_BYTES + head.key_bytes() + value.len();
         let wasteful = block_bytes > FINE_BYTES_MAX && needed < block_bytes / 4;
         if needed > block_bytes || wasteful {
             return false;
         }
-        write_value(block, key_bytes, value);
+        head.with_value_bytes(value.len()).write(block);
+        write_number(block, STAMP_AT, stamp);
+        let at = HEAD_BYTES + head.key_bytes();
+        block[at..at + value.len()].copy_from_slice(value);
         true
     }
 
     /// Gives a block back; its entry is gone.
     pub(super) fn remove(&mut self, address: Address) {
-        let class = usize::from(self.block(address)[6]);
+        let class = Head::of(self.block(address)).class();
         let next = self.free[class];
-        self.block_mut(address)[..4].copy_from_slice(&next.0.to_le_bytes());
+        write_number(self.block_mut(address), STAMP_AT, next.0);
         self.free[class] = address;
     }
 
@@ -119,10 +183,27 @@ impl Arena {
         block[0] ^ byte(64) ^ byte(128)
     }
 
+    /// The generation in which the entry was last written.
+    pub(super) fn stamp(&self, address: Address) -> u32 {
+        number(self.block(address), STAMP_AT)
+    }
+
+    pub(super) fn bucket(&self, address: Address) -> Bucket {
+        Head::of(self.block(address)).bucket()
+    }
+
+    /// Where the entry stands in the list of its bucket.
+    pub(super) fn place(&self, address: Address) -> u32 {
+        number(self.block(address), PLACE_AT)
+    }
+
+    pub(super) fn set_place(&mut self, address: Address, place: u32) {
+        write_number(self.block_mut(address), PLACE_AT, place);
+    }
+
     pub(super) fn key(&self, address: Address) -> &[u8] {
         let block = self.block(address);
-        let (key_bytes, _) = lengths(block);
-        &block[HEAD_BYTES..HEAD_BYTES + key_bytes]
+        &block[HEAD_BYTES..HEAD_BYTES + Head::of(block).key_bytes()]
     }
 
     pub(super) fn value(&self, address: Address) -> &[u8] {
@@ -131,15 +212,15 @@ impl Arena {
 
     pub(super) fn entry(&self, address: Address) -> (&[u8], &[u8]) {
         let block = self.block(address);
-        let (key_bytes, value_bytes) = lengths(block);
-        block[HEAD_BYTES..HEAD_BYTES + key_bytes + value_bytes].split_at(key_bytes)
+        let head = Head::of(block);
+        block[HEAD_BYTES..HEAD_BYTES + head.key_bytes() + head.value_bytes()]
+            .split_at(head.key_bytes())
     }
 
     fn take(&mut self, class: usize) -> Address {
         let address = self.free[class];
         if address != Address::NONE {
-            let next = lengths(self.block(address)).1 as u32;
-            self.free[class] = Address(next);
+            self.free[class] = Address(number(self.block(address), STAMP_AT));
             return address;
         }
         let units = (class_bytes(class) / UNIT_BYTES) as u32;
@@ -181,21 +262,23 @@ fn place(address: Address) -> (usize, usize) {
     )
 }
 
-fn lengths(block: &[u8]) -> (usize, usize) {
-    let value = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-    let key = u16::from_le_bytes([block[4], block[5]]);
-    (usize::from(key), value as usize)
+fn number(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(block[at..at + 4].try_into().expect("4 bytes"))
 }
 
-fn write_value(block: &mut [u8], key_bytes: usize, value: &[u8]) {
-    block[..4].copy_from_slice(&(value.len() as u32).to_le_bytes());
-    let at = HEAD_BYTES + key_bytes;
-    block[at..at + value.len()].copy_from_slice(value);
+fn write_number(block: &mut [u8], at: usize, number: u32) {
+    block[at..at + 4].copy_from_slice(&number.to_le_bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BUCKETS_MAX: u16 = BUCKETS as u16 - 1;
+
+    fn insert(arena: &mut Arena, key: &[u8], value: &[u8]) -> Address {
+        arena.insert(key, value, Bucket::new(BUCKETS_MAX).unwrap(), 7)
+    }
 
     #[test]
     fn classes_cover_every_size_tightly() {
@@ -212,24 +295,28 @@ mod tests {
     #[test]
     fn freed_blocks_are_reused() {
         let mut arena = Arena::new();
-        let first = arena.insert(b"key", &[1; 100]);
-        let second = arena.insert(b"yek", &[2; 100]);
+        let first = insert(&mut arena, b"key", &[1; 100]);
+        let second = insert(&mut arena, b"yek", &[2; 100]);
         arena.remove(first);
         arena.remove(second);
-        assert_eq!(arena.insert(b"abc", &[3; 99]), second);
-        assert_eq!(arena.insert(b"abd", &[4; 98]), first);
+        assert_eq!(insert(&mut arena, b"abc", &[3; 99]), second);
+        assert_eq!(insert(&mut arena, b"abd", &[4; 98]), first);
         assert_eq!(arena.entry(second), (&b"abc"[..], &[3; 99][..]));
-        assert!(arena.overwrite(first, &[]));
+        assert!(arena.overwrite(first, &[], 8));
         assert_eq!(arena.entry(first), (&b"abd"[..], &[][..]));
+        assert_eq!((arena.stamp(first), arena.stamp(second)), (8, 7));
+        arena.set_place(first, u32::MAX);
+        assert_eq!(arena.place(first), u32::MAX);
+        assert_eq!(arena.bucket(first).number(), BUCKETS_MAX);
     }
 
     #[test]
     fn large_blocks_are_not_kept_for_small_values() {
         let mut arena = Arena::new();
-        let address = arena.insert(b"key", &[1; 60_000]);
-        assert!(arena.overwrite(address, &[2; 30_000]));
-        assert!(!arena.overwrite(address, &[3; 100]));
-        assert!(!arena.overwrite(address, &[3; 65_536]));
+        let address = insert(&mut arena, b"key", &[1; 60_000]);
+        assert!(arena.overwrite(address, &[2; 30_000], 8));
+        assert!(!arena.overwrite(address, &[3; 100], 8));
+        assert!(!arena.overwrite(address, &[3; 65_536], 8));
         assert_eq!(arena.value(address), &[2; 30_000]);
     }
 }

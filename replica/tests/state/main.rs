@@ -1,0 +1,8 @@
+//! Checkpoints of a whole execution: roots against a plain model, transfers from honest, silent and
+//! lying peers, snapshot files.
+
+mod model;
+mod roots;
+mod snapshots;
+mod transfers;
+mod world;

@@ -1,0 +1,140 @@
+//! The state and its root in the plainest way. Formats and rules stand here once more on purpose.
+
+use std::collections::BTreeMap;
+
+use wire::ids::{Digest, PublicKey};
+use wire::ops::ResultBuffer;
+
+/// One operation of the model's clients.
+#[derive(Clone, Debug)]
+pub enum Deed {
+    Put(u8, u8),
+    Get(u8),
+    Delete(u8),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    pub id: u64,
+    pub low: u64,
+    pub last_slot: u64,
+    /// Slot and result, or its digest, by sequence.
+    pub results: BTreeMap<u64, (u64, Vec<u8>)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub slot: u64,
+    pub time_ns: u64,
+    pub transactions: u64,
+    pub entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub sessions: BTreeMap<PublicKey, Session>,
+}
+
+/// Long enough that its result is kept as a digest for some bytes.
+pub fn value(byte: u8) -> Vec<u8> {
+    vec![byte; usize::from(byte)]
+}
+
+impl Model {
+    pub fn begin(&mut self, time_ns: u64) {
+        self.slot += 1;
+        self.time_ns = self.time_ns.max(time_ns.min(self.time_ns + 10_000_000_000));
+    }
+
+    pub fn open(&mut self, client: PublicKey, index: u64) {
+        let (slot, id) = (self.slot, self.slot << 16 | index);
+        self.sessions.entry(client).or_insert(Session {
+            id,
+            last_slot: slot,
+            ..Session::default()
+        });
+    }
+
+    pub fn request(&mut self, client: PublicKey, first: u64, acked: u64, deeds: &[Deed]) {
+        let Some(session) = self.sessions.get_mut(&client) else {
+            return;
+        };
+        session.low = session.low.max(acked.min(first - 1));
+        session.results = session.results.split_off(&(session.low + 1));
+        for (sequence, deed) in (first..).zip(deeds) {
+            let inside = sequence > session.low && sequence <= session.low + 1024;
+            if !inside || session.results.contains_key(&sequence) {
+                continue;
+            }
+            let mut out = ResultBuffer::new();
+            match deed {
+                Deed::Put(key, byte) => {
+                    self.entries.insert(vec![*key], value(*byte));
+                    out.done();
+                }
+                Deed::Get(key) => match self.entries.get(&vec![*key]) {
+                    Some(value) => out.value(value),
+                    None => out.absent(),
+                },
+                Deed::Delete(key) => match self.entries.remove(&vec![*key]) {
+                    Some(_) => out.done(),
+                    None => out.absent(),
+                },
+            }
+            session
+                .results
+                .insert(sequence, (self.slot, out.bytes().to_vec()));
+            session.last_slot = self.slot;
+            self.transactions += 1;
+        }
+    }
+
+    pub fn root(&self) -> Digest {
+        let mut buckets = vec![(Vec::new(), Vec::new()); 4096];
+        let place = |context: &str, bytes: &[u8]| {
+            let hash = blake3::derive_key(context, bytes);
+            usize::from(u16::from_be_bytes([hash[0], hash[1]]) >> 4)
+        };
+        for (key, value) in &self.entries {
+            let out: &mut Vec<u8> = &mut buckets[place("hippodrome/1/bucket", key)].0;
+            out.extend((key.len() as u16).to_le_bytes());
+            out.extend((value.len() as u32).to_le_bytes());
+            out.extend(key);
+            out.extend(value);
+        }
+        for (client, session) in &self.sessions {
+            let out: &mut Vec<u8> =
+                &mut buckets[place("hippodrome/1/bucket-of-client", &client.0)].1;
+            out.extend(client.0);
+            for number in [session.id, session.low, session.last_slot] {
+                out.extend(number.to_le_bytes());
+            }
+            out.extend((session.results.len() as u16).to_le_bytes());
+            for (sequence, (slot, result)) in &session.results {
+                out.extend(((sequence - session.low) as u16).to_le_bytes());
+                out.extend(slot.to_le_bytes());
+                if result.len() <= 64 {
+                    out.push(result.len() as u8);
+                    out.extend(result);
+                } else {
+                    out.push(254);
+                    out.extend(blake3::derive_key("hippodrome/1/result", result));
+                }
+            }
+        }
+        let mut top = Vec::new();
+        for number in [self.slot, self.time_ns, self.transactions, 0] {
+            top.extend(number.to_le_bytes());
+        }
+        for node in buckets.chunks(64) {
+            let mut leaves = Vec::new();
+            for (entries, sessions) in node {
+                let mut bytes = Vec::new();
+                for section in [entries, sessions] {
+                    bytes.extend((section.len() as u64).to_le_bytes());
+                    bytes.extend(section);
+                }
+                leaves.extend(blake3::derive_key("hippodrome/1/state-bucket", &bytes));
+                leaves.extend((bytes.len() as u64).to_le_bytes());
+            }
+            top.extend(blake3::derive_key("hippodrome/1/state-node", &leaves));
+        }
+        Digest(blake3::derive_key("hippodrome/1/state-root", &top))
+    }
+}

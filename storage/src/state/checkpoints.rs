@@ -1,0 +1,315 @@
+//! State roots: the tree of hashes, brought up to date slice by slice after each freeze.
+
+use std::collections::VecDeque;
+
+use thiserror::Error;
+use wire::ids::{Digest, Instant, Slot};
+use wire::state::{BUCKETS, BUCKETS_PER_NODE, Bucket, Leaf, NODES, Node, StateHead, Summary};
+
+use super::pins::{Hold, Pin, Pinned, Unserved};
+use super::{BucketSet, Malformed, Parts, View, empty_leaf};
+
+/// Roots that wait to be taken; older ones are dropped.
+const ROOTS_WAITING_MAX: usize = 4;
+/// What a bucket costs beside its bytes, in bytes of hashing.
+const BUCKET_COST_BYTES: usize = 512;
+
+/// Leaves and inner nodes of the state.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    digests: [Digest; NODES],
+}
+
+impl Tree {
+    /// The tree of a state that holds nothing.
+    fn empty() -> Tree {
+        let node = Node {
+            leaves: [empty_leaf(); BUCKETS_PER_NODE],
+        };
+        Tree {
+            digests: [node.digest(); NODES],
+            nodes: vec![node; NODES],
+        }
+    }
+
+    pub fn leaf(&self, bucket: Bucket) -> Leaf {
+        self.nodes[bucket.node()].leaves[bucket.index() % BUCKETS_PER_NODE]
+    }
+
+    /// The inner node at `index`, below `NODES`.
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    fn set_leaf(&mut self, bucket: Bucket, leaf: Leaf) {
+        self.nodes[bucket.node()].leaves[bucket.index() % BUCKETS_PER_NODE] = leaf;
+    }
+
+    fn summary(&self, head: StateHead) -> Summary {
+        Summary {
+            head,
+            nodes: self.digests,
+        }
+    }
+}
+
+/// A frozen state whose root is not known yet.
+#[derive(Debug)]
+struct Hashing {
+    head: StateHead,
+    /// Modified before the freeze and not hashed since.
+    unhashed: BucketSet,
+    /// Inner nodes above buckets that were hashed: bit i for node i.
+    stale_nodes: u64,
+}
+
+const _: () = assert!(NODES <= u64::BITS as usize);
+
+/// Why a transferred state was not installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InstallFailed {
+    /// Nothing was changed. The own bucket is not the one that the transfer built on.
+    #[error("bucket {} changed since the transfer began; begin it again", .0.number())]
+    Moved(Bucket),
+    /// Nothing was changed. The committee agreed on bytes that this version cannot read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The state is unusable: the buckets are in place, and yet the root is another one.
+    #[error("the installed state has the root {found}, not {expected}")]
+    WrongRoot { found: Digest, expected: Digest },
+}
+
+/// State roots of one replica, and the checkpoint that it serves to others.
+#[derive(Debug)]
+pub struct Checkpoints {
+    /// Of the last freeze; buckets still `unhashed` are as of the one before.
+    tree: Tree,
+    hashing: Option<Hashing>,
+    finished: Option<Summary>,
+    untaken: VecDeque<(Slot, Digest)>,
+    pub(super) pin: Pin,
+    scratch: Vec<u8>,
+}
+
+impl Checkpoints {
+    /// Of a state that holds nothing and has no checkpoint yet.
+    pub fn new() -> Checkpoints {
+        Checkpoints {
+            tree: Tree::empty(),
+            hashing: None,
+            finished: None,
+            untaken: VecDeque::with_capacity(ROOTS_WAITING_MAX),
+            pin: Pin::Free,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Freezes the state as the checkpoint of `head`. One that is still being hashed is finished
+    /// first.
+    pub fn begin(&mut self, head: StateHead, parts: &mut Parts<'_>) {
+        self.finish(parts);
+        let dirty = parts.dirty();
+        let pin = self.pin.is_wanted();
+        parts.each(|holder| holder.versions_mut().freeze(&dirty, pin));
+        self.pin.begin(head.slot());
+        self.hashing = Some(Hashing {
+            head,
+            unhashed: dirty,
+            stale_nodes: 0,
+        });
+    }
+
+    /// Hashes about `budget_bytes` of the frozen state, at least one bucket. True while there is
+    /// more to do.
+    pub fn work(&mut self, budget_bytes: usize, parts: &mut Parts<'_>) -> bool {
+        let Some(hashing) = &mut self.hashing else {
+            return false;
+        };
+        let mut spent = 0;
+        while let Some(bucket) = hashing.unhashed.pop() {
+            self.scratch.clear();
+            parts.write_bucket(View::Last, bucket, &mut self.scratch);
+            self.tree.set_leaf(bucket, Leaf::of(&self.scratch));
+            parts.each(|holder| holder.versions_mut().release(bucket));
+            hashing.stale_nodes |= 1 << bucket.node();
+            spent += self.scratch.len() + BUCKET_COST_BYTES;
+            if spent >= budget_bytes {
+                return true;
+            }
+        }
+        for index in 0..NODES {
+            if hashing.stale_nodes & 1 << index != 0 {
+                self.tree.digests[index] = self.tree.nodes[index].digest();
+            }
+        }
+        let summary = self.tree.summary(hashing.head);
+        self.hashing = None;
+        if self.untaken.len() == ROOTS_WAITING_MAX {
+            self.untaken.pop_front();
+        }
+        self.untaken
+            .push_back((summary.head.slot(), summary.root()));
+        self.pin.finished(&summary, &self.tree);
+        self.finished = Some(summary);
+        false
+    }
+
+    /// Hashes all that is left of the frozen state.
+    pub fn finish(&mut self, parts: &mut Parts<'_>) {
+        while self.work(usize::MAX, parts) {}
+    }
+
+    /// Whether a frozen state waits to be hashed.
+    pub fn is_hashing(&self) -> bool {
+        self.hashing.is_some()
+    }
+
+    /// Roots that were finished since the last call, oldest first, each once.
+    pub fn take_root(&mut self) -> Option<(Slot, Digest)> {
+        self.untaken.pop_front()
+    }
+
+    /// The last finished checkpoint.
+    pub fn last(&self) -> Option<&Summary> {
+        self.finished.as_ref()
+    }
+
+    /// Leaves of the state as it is now; none for buckets that were modified since they were
+    /// hashed.
+    pub fn present(&self, parts: &Parts<'_>) -> Vec<Option<Leaf>> {
+        let mut modified = parts.dirty();
+        if let Some(hashing) = &self.hashing {
+            modified.add_all(&hashing.unhashed);
+        }
+        let leaf = |bucket| (!modified.contains(bucket)).then(|| self.tree.leaf(bucket));
+        Bucket::all().map(leaf).collect()
+    }
+
+    /// Replaces buckets, so that the state becomes the one of `summary`. `leaf` names every bucket
+    /// of that state, `replaced` holds the bytes of those that differ from this replica's.
+    ///
+    /// Nothing is changed unless all of it can be. What was pinned is let go.
+    pub fn install(
+        &mut self,
+        summary: &Summary,
+        leaf: impl Fn(Bucket) -> Leaf,
+        replaced: &[(Bucket, Vec<u8>)],
+        parts: &mut Parts<'_>,
+    ) -> Result<(), InstallFailed> {
+        let mut replacing = BucketSet::new();
+        for (bucket, bytes) in replaced {
+            parts.check_bucket(*bucket, bytes)?;
+            replacing.insert(*bucket);
+        }
+        self.release(parts);
+        self.rehash(summary.head, parts);
+        let moved = Bucket::all().find(|bucket| {
+            !replacing.contains(*bucket) && self.tree.leaf(*bucket) != leaf(*bucket)
+        });
+        if let Some(bucket) = moved {
+            return Err(InstallFailed::Moved(bucket));
+        }
+        for (bucket, bytes) in replaced {
+            parts.replace_bucket(*bucket, bytes);
+        }
+        let installed = self.rehash(summary.head, parts);
+        let (found, expected) = (installed.root(), summary.root());
+        if found != expected {
+            return Err(InstallFailed::WrongRoot { found, expected });
+        }
+        // Roots of a past that is no longer this replica's.
+        self.untaken.clear();
+        self.finished = Some(installed);
+        Ok(())
+    }
+
+    /// Brings the tree up to date with the state as it is, outside the sequence of checkpoints.
+    fn rehash(&mut self, head: StateHead, parts: &mut Parts<'_>) -> Summary {
+        self.begin(head, parts);
+        self.finish(parts);
+        // Nobody signs this root, and nobody may take the state for a checkpoint.
+        self.untaken.pop_back();
+        self.finished.take().expect("just finished")
+    }
+
+    /// Keeps preserved versions within `bytes_max`: finishes the hashing, then gives up the pin.
+    pub fn relieve(&mut self, bytes_max: u64, parts: &mut Parts<'_>) {
+        if parts.kept_bytes() <= bytes_max {
+            return;
+        }
+        self.finish(parts);
+        if parts.kept_bytes() > bytes_max {
+            self.release(parts);
+        }
+    }
+
+    /// Asks to serve a checkpoint for as long as `hold` says: the pinned one, else the last one if
+    /// it can still be seen whole, else the one at `next`, the next slot of a checkpoint.
+    pub fn pin(&mut self, hold: Hold, next: Slot, parts: &mut Parts<'_>) -> Pinned {
+        if matches!(self.pin, Pin::Free) && !parts.any(|versions| versions.lost()) {
+            let slot = match (&self.hashing, &self.finished) {
+                (Some(hashing), _) => Some(hashing.head.slot()),
+                (None, finished) => finished.as_ref().map(|summary| summary.head.slot()),
+            };
+            if let Some(slot) = slot {
+                parts.each(|holder| holder.versions_mut().pin_last());
+                self.pin.take(slot);
+                if let (None, Some(summary)) = (&self.hashing, &self.finished) {
+                    self.pin.finished(summary, &self.tree);
+                }
+            }
+        }
+        self.pin.hold(hold, next)
+    }
+
+    /// Gives up the pin when the time of its transfers is over and no snapshot file holds it.
+    pub fn expire(&mut self, now: Instant, parts: &mut Parts<'_>) {
+        if self.pin.is_expired(now) {
+            self.release(parts);
+        }
+    }
+
+    /// The snapshot file that held the pin is written, or given up.
+    pub fn close(&mut self, now: Instant, parts: &mut Parts<'_>) {
+        if self.pin.close(now) {
+            self.release(parts);
+        }
+    }
+
+    /// The checkpoint at `stable` is certified: transfers of one `distance` slots below are futile,
+    /// for the blocks above it are no longer kept.
+    pub fn overtaken(&mut self, stable: Slot, distance: u64, parts: &mut Parts<'_>) {
+        if self.pin.is_overtaken(stable, distance) {
+            self.release(parts);
+        }
+    }
+
+    /// Gives up the pin, whoever holds it.
+    pub fn release(&mut self, parts: &mut Parts<'_>) {
+        let unhashed = match &self.hashing {
+            Some(hashing) => hashing.unhashed.clone(),
+            None => BucketSet::new(),
+        };
+        parts.each(|holder| holder.versions_mut().unpin(&unhashed));
+        self.pin = Pin::Free;
+    }
+
+    /// The pin as it stands.
+    pub fn pinned(&self) -> Option<Pinned> {
+        self.pin.pinned()
+    }
+
+    /// Appends a part of the pinned checkpoint of `slot` to `out`.
+    pub fn serve(
+        &mut self,
+        slot: Slot,
+        part: wire::state::Part,
+        parts: &Parts<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unserved> {
+        self.pin.serve(slot, part, parts, out)
+    }
+}
+
+const _: () = assert!(BUCKETS == NODES * BUCKETS_PER_NODE);

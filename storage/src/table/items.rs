@@ -1,0 +1,137 @@
+//! Entries of a bucket as bytes: length of the key (u16), of the value (u32), key, value; in the
+//! order of the keys.
+
+use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use wire::state::Bucket;
+
+const KEY_LENGTH_BYTES: usize = 2;
+const LENGTHS_BYTES: usize = 6;
+
+/// Appends one entry.
+pub(super) fn write(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(value);
+}
+
+/// Appends entries, each key once, in the order of their keys.
+pub(super) fn write_sorted<'a>(
+    entries: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    out: &mut Vec<u8>,
+) {
+    let mut entries: Vec<_> = entries
+        .map(|(key, value)| (first_bytes(key), key, value))
+        .collect();
+    // Mostly decided by a number that lies in the array, without a cache miss.
+    entries
+        .sort_unstable_by(|(first, a, _), (second, b, _)| first.cmp(second).then_with(|| a.cmp(b)));
+    for (_, key, value) in entries {
+        write(key, value, out);
+    }
+}
+
+/// The first eight bytes, so that numbers compare as keys do.
+fn first_bytes(key: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    let length = key.len().min(8);
+    first[..length].copy_from_slice(&key[..length]);
+    u64::from_be_bytes(first)
+}
+
+/// Entries in the order of the bytes; ends at the first malformed one, which our own bytes, and
+/// those that [`are_canonical`], do not hold.
+pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (entry, after) = split(rest)?;
+        rest = after;
+        Some(entry)
+    })
+}
+
+type Entry<'a> = (&'a [u8], &'a [u8]);
+
+fn split(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
+    let (lengths, rest) = bytes.split_at_checked(LENGTHS_BYTES)?;
+    let (key_bytes, value_bytes) = lengths.split_at(KEY_LENGTH_BYTES);
+    let key_bytes = usize::from(u16::from_le_bytes(key_bytes.try_into().ok()?));
+    let value_bytes = u32::from_le_bytes(value_bytes.try_into().ok()?) as usize;
+    let (key, rest) = rest.split_at_checked(key_bytes)?;
+    let (value, rest) = rest.split_at_checked(value_bytes)?;
+    Some(((key, value), rest))
+}
+
+/// Whether `bytes` are entries of this bucket as [`write_sorted`] writes them.
+pub(super) fn are_canonical(bucket: Bucket, bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let mut before: &[u8] = &[];
+    while !rest.is_empty() {
+        let Some(((key, value), after)) = split(rest) else {
+            return false;
+        };
+        // Keys are not empty, so the first one is above the empty `before` too.
+        let well_formed =
+            key > before && key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX;
+        if !well_formed || Bucket::of_key(key) != bucket {
+            return false;
+        }
+        (before, rest) = (key, after);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two keys of one bucket, ascending.
+    fn pair() -> (Bucket, [Vec<u8>; 2]) {
+        let key = |number: u32| number.to_be_bytes().to_vec();
+        let bucket = Bucket::of_key(&key(0));
+        let other = (1..)
+            .map(key)
+            .find(|key| Bucket::of_key(key) == bucket)
+            .unwrap();
+        (bucket, [key(0), other])
+    }
+
+    #[test]
+    fn one_bucket_has_one_encoding() {
+        let (bucket, [low, high]) = pair();
+        let mut sorted = Vec::new();
+        write_sorted(
+            [(&high[..], &b"2"[..]), (&low[..], &b"1"[..])].into_iter(),
+            &mut sorted,
+        );
+        assert!(are_canonical(bucket, &sorted));
+        assert!(are_canonical(bucket, &[]));
+        let again: Vec<_> = read(&sorted).collect();
+        assert_eq!(again, [(&low[..], &b"1"[..]), (&high[..], &b"2"[..])]);
+
+        let mut reversed = Vec::new();
+        write(&high, b"2", &mut reversed);
+        write(&low, b"1", &mut reversed);
+        assert!(!are_canonical(bucket, &reversed));
+        let mut twice = Vec::new();
+        write(&low, b"1", &mut twice);
+        write(&low, b"1", &mut twice);
+        assert!(!are_canonical(bucket, &twice));
+        let foreign = Bucket::new(bucket.number() ^ 1).unwrap();
+        assert!(!are_canonical(foreign, &sorted));
+        let first = LENGTHS_BYTES + low.len() + 1;
+        for length in (1..sorted.len()).filter(|length| *length != first) {
+            assert!(!are_canonical(bucket, &sorted[..length]), "{length}");
+        }
+        let mut empty_key = Vec::new();
+        write(b"", b"v", &mut empty_key);
+        assert!(!are_canonical(Bucket::of_key(b""), &empty_key));
+        let mut long = Vec::new();
+        let key = vec![7; KEY_BYTES_MAX + 1];
+        write(&key, b"", &mut long);
+        assert!(!are_canonical(Bucket::of_key(&key), &long));
+        long.clear();
+        write(&low, &vec![0; VALUE_BYTES_MAX + 1], &mut long);
+        assert!(!are_canonical(bucket, &long));
+    }
+}
