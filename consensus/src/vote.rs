@@ -165,7 +165,10 @@ impl<S: Signer> Core<S> {
             let entry = self.tree.get(place);
             let entry = entry.expect("blocks above the decided one are known");
             assert_eq!(entry.header.view(), self.installed, "N2: a w-proper block");
-            assert_eq!(entry.record, Some(RecordAs::Vote), "R2");
+            if entry.record != Some(RecordAs::Vote) {
+                // Up to where the tip jumped, before or after a restart: nothing was voted there.
+                return;
+            }
             if !entry.signature_good && due <= self.decided.slot {
                 // Voting for it would be a claim without the leader's signature.
                 return;

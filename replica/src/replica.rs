@@ -42,6 +42,8 @@ use crate::verifying::{Job, Verdict as Verified, Verifying};
 const JOBS_MAX: usize = 1024;
 /// Blocks on their way to execution: a window of decided ones can be handed over at once.
 const EXECUTE_MAX: usize = 2 * wire::limits::WINDOW as usize;
+/// Bytes of a checkpoint that are hashed between two blocks.
+const HASH_BYTES: usize = 64 * 1024;
 /// Incomplete messages are looked through this often.
 const HOUSEKEEPING_NS: u64 = 5_000_000;
 /// How soon a client that was told Busy may ask again.
@@ -217,7 +219,8 @@ where
         let (me, committee) = (setup.me, setup.committee);
         let replicas = committee.n();
         let reply_bytes = setup.datagram_bytes - HEADER_BYTES;
-        let mut execution = Execution::new(me, replicas, setup.machine, reply_bytes);
+        let execution = Execution::new(me, replicas, setup.machine, reply_bytes);
+        let mut execution = execution.with_checkpoint_interval(setup.interval);
         let mut core = consensus::Config {
             me,
             quorums: setup.quorums,
@@ -378,6 +381,7 @@ where
                     self.answer(query);
                 }
             }
+            moved |= self.hash(now);
             for (client, slot, kind, body) in std::mem::take(&mut self.replies.replies) {
                 self.reply_number += 1;
                 self.send_client(&client, kind, slot, &body, out);
@@ -386,6 +390,19 @@ where
                 return;
             }
         }
+    }
+
+    /// K1: one slice of the checkpoint under way.
+    fn hash(&mut self, now: Instant) -> bool {
+        let hashing = self.execution.is_hashing();
+        if hashing {
+            self.execution.work(HASH_BYTES);
+        }
+        while let Some((slot, root)) = self.execution.take_root() {
+            let input = ordering::Input::Root { slot, root };
+            self.ordering.handle(now, input);
+        }
+        hashing
     }
 
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
@@ -474,7 +491,8 @@ where
                 };
                 self.ordering.handle(self.now, input);
             }
-            Output::Stable(_) | Output::Transfer(_) | Output::Diverged { .. } => {}
+            Output::Stable(slot) => self.execution.stable(slot),
+            Output::Transfer(_) | Output::Diverged { .. } => {}
             Output::Execute { slot, message } => {
                 assert!(
                     self.execute.len() < EXECUTE_MAX,
