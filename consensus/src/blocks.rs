@@ -47,6 +47,7 @@ impl<S: Signer> Core<S> {
         });
         if let Err(reject) = outcome {
             out.push(Effect::Refuse { slot, reject });
+            self.link_all(None, out);
             return;
         }
         let linked = self.link_all(Some(place), out);
@@ -123,7 +124,10 @@ impl<S: Signer> Core<S> {
         }
         if let Some(held) = self.tree.get_mut(place) {
             if entry.signature_good && !held.signature_good {
+                // The copy held here bore a bad signature of the leader, which the digest does not
+                // bind; the block itself is as good as this one.
                 (held.signature, held.signature_good) = (entry.signature, true);
+                held.validity = Validity::Valid;
             }
             return Err(Reject::AlreadyHeld);
         }

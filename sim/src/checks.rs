@@ -68,6 +68,7 @@ enum Written {
     Block(Slot, Digest),
     Start(u32, View),
     Jump(View),
+    Change(View, View, (Slot, Digest)),
 }
 
 impl Judge {
@@ -244,9 +245,7 @@ impl Judge {
                 let tip = last.map_or((anchor.slot, anchor.digest), |(header, digest)| {
                     (header.slot(), digest)
                 });
-                let installed = change.installed;
-                self.agreement.changes(from, change.view, installed, tip)?;
-                return Ok(None);
+                Written::Change(change.view, change.installed, tip)
             }
             RecordKind::Install => {
                 let certificate = NewViewCertificate::decode(body).map_err(malformed)?;
@@ -265,7 +264,7 @@ impl Judge {
     }
 
     /// The disk said that the write is durable.
-    pub fn written(&mut self, from: NodeId) {
+    pub fn written(&mut self, from: NodeId) -> Check {
         let known = &mut self.known[from.index()];
         for written in known.writing.drain(..) {
             match written {
@@ -275,8 +274,12 @@ impl Judge {
                 }
                 Written::Start(boot, stage) => self.agreement.started(from, boot, stage),
                 Written::Jump(view) => self.agreement.jumped(from, view),
+                Written::Change(view, installed, tip) => {
+                    self.agreement.changes(from, view, installed, tip)?;
+                }
             }
         }
+        Ok(())
     }
 
     /// A replica handled an event.

@@ -149,7 +149,7 @@ impl World {
         let due = errors.position(|e| e.node == node && e.at_ns <= now && now < self.plan.calm_ns);
         let Some(due) = due else {
             self.nodes[node].disk.complete();
-            self.judge.written(NodeId(node as u16));
+            self.judge.written(NodeId(node as u16))?;
             self.mark_durable(node);
             let result = Ok(());
             return self.feed(node, Input::Written { token, result });
