@@ -55,6 +55,8 @@ pub struct Execution<M: StateMachine> {
     checkpoints: Checkpoints,
     /// Slots between checkpoints.
     interval: u64,
+    /// No checkpoint is begun up to here.
+    unneeded: Slot,
     preserved_bytes_max: u64,
 }
 
@@ -81,6 +83,7 @@ impl<M: StateMachine> Execution<M> {
             index: 0,
             checkpoints: Checkpoints::new(),
             interval: CHECKPOINT_INTERVAL,
+            unneeded: Slot(0),
             preserved_bytes_max: PRESERVED_BYTES_MAX,
         }
     }

@@ -316,6 +316,9 @@ impl Bucketed for Sessions {
 
 #[cfg(test)]
 mod tests {
+    use storage::state::{Checkpoints, Parts};
+    use wire::state::StateHead;
+
     use super::*;
 
     fn key(number: u16) -> PublicKey {
@@ -394,5 +397,88 @@ mod tests {
                 .current(&key(1), SessionId::opened_at(Slot(2), 1))
                 .is_none()
         );
+    }
+
+    /// Clients whose sessions share a bucket.
+    fn neighbours() -> Vec<PublicKey> {
+        let bucket = Bucket::of_client(&key(0));
+        let clients = (0..60_000).map(key);
+        clients
+            .filter(|client| Bucket::of_client(client) == bucket)
+            .take(5)
+            .collect()
+    }
+
+    fn opened(clients: &[PublicKey]) -> Sessions {
+        let mut sessions = Sessions::new();
+        for (index, client) in clients.iter().enumerate() {
+            sessions.open(client, Slot(0), Slot(3), index as u16);
+        }
+        sessions
+    }
+
+    fn parts(sessions: &mut Sessions) -> Parts<'_> {
+        Parts {
+            machine: None,
+            sessions,
+        }
+    }
+
+    #[test]
+    fn a_frozen_bucket_stays_in_order_whoever_changes() {
+        let clients = neighbours();
+        assert_eq!(clients.len(), 5);
+        let head = StateHead::new(Slot(4), 0, 0);
+        for changed in 0..1_u32 << clients.len() {
+            let mut roots = Vec::new();
+            for late in [false, true] {
+                let mut sessions = opened(&clients);
+                let mut checkpoints = Checkpoints::new();
+                checkpoints.begin(head, &mut parts(&mut sessions));
+                for (index, client) in clients.iter().enumerate().filter(|_| late) {
+                    match index % 3 {
+                        _ if changed & 1 << index == 0 => {}
+                        0 => sessions.remove(client),
+                        1 => sessions.touch(client, Slot(9)),
+                        _ => {
+                            let id = SessionId::opened_at(Slot(3), index as u16);
+                            let session = sessions.current_mut(client, id).unwrap();
+                            session.acknowledge(Sequence(7), Sequence(8));
+                        }
+                    }
+                }
+                checkpoints.finish(&mut parts(&mut sessions));
+                roots.push(checkpoints.take_root());
+            }
+            assert_eq!(roots[0], roots[1], "{changed:05b}");
+        }
+    }
+
+    #[test]
+    fn replaced_sessions_are_evicted_in_the_same_order() {
+        let clients = neighbours();
+        let mut source = opened(&clients);
+        for (client, slot) in clients.iter().zip([9, 4, 30, 4]) {
+            source.touch(client, Slot(slot));
+        }
+        let bucket = Bucket::of_client(&clients[0]);
+        let mut checkpoints = Checkpoints::new();
+        checkpoints.begin(StateHead::new(Slot(40), 0, 0), &mut parts(&mut source));
+        let mut bytes = Vec::new();
+        source.write_bucket(View::Last, bucket, &mut bytes);
+        assert_eq!(source.check_bucket(bucket, &bytes), Ok(()));
+        let foreign = Bucket::new(bucket.number() ^ 1).unwrap();
+        assert!(source.check_bucket(foreign, &bytes).is_err());
+        let twice = [&bytes[..], &bytes[..]].concat();
+        assert!(source.check_bucket(bucket, &twice).is_err());
+
+        // Sessions of the same age and number, of other clients, are in the way.
+        let mut target = opened(&[clients[4], key(1), clients[0], key(2)]);
+        target.replace_bucket(bucket, &bytes);
+        target.remove(&key(1));
+        target.remove(&key(2));
+        assert_eq!(target.by_age, source.by_age);
+        assert_eq!(target.by_bucket, source.by_bucket);
+        assert_eq!(target.len(), source.len());
     }
 }

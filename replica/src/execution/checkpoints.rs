@@ -34,7 +34,7 @@ impl<M: StateMachine> Execution<M> {
 
     /// The block at `executed` was applied.
     pub(super) fn executed_one(&mut self) {
-        if self.executed.0.is_multiple_of(self.interval) {
+        if self.executed > self.unneeded && self.executed.0.is_multiple_of(self.interval) {
             assert!(
                 self.machine.keys() == 0 || self.machine.state().is_some(),
                 "a machine with state shows it to checkpoints"
@@ -53,6 +53,12 @@ impl<M: StateMachine> Execution<M> {
     pub fn work(&mut self, budget_bytes: usize) -> bool {
         let (checkpoints, mut parts) = self.apart();
         checkpoints.work(budget_bytes, &mut parts)
+    }
+
+    /// Begins no checkpoint up to `slot`: for a start that executes again what was checkpointed
+    /// before. The checkpoint at `slot` itself is not begun either.
+    pub fn skip_checkpoints(&mut self, slot: Slot) {
+        self.unneeded = slot;
     }
 
     /// Whether a checkpoint is being hashed.

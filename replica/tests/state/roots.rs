@@ -208,3 +208,31 @@ fn too_much_to_keep_ends_the_pin() {
     crate::world::put(&mut server, next, 50..150, 1000, 2);
     assert!(server.serve(slot, Part::Summary, &mut out).is_err());
 }
+
+#[test]
+fn skipped_checkpoints_change_no_later_root() {
+    let (mut one, next) = crate::world::filled(1, 300, 10);
+    let (mut other, mut silent) = (server(2), server(3));
+    other.skip_checkpoints(one.executed());
+    silent.skip_checkpoints(Slot(1 << 40));
+    for server in [&mut other, &mut silent] {
+        let mut payload = Vec::new();
+        open(&mut payload, client(0), Slot(0));
+        run(server, 1, &payload);
+        let mut next = 1;
+        for first in [0, 100, 200] {
+            next = crate::world::put(server, next, first..first + 100, 10, 1);
+        }
+        assert!(!server.is_hashing());
+    }
+    assert_eq!(one.executed(), Slot(INTERVAL));
+    assert!(one.is_hashing());
+    for server in [&mut one, &mut other, &mut silent] {
+        crate::world::put(server, next, 5..9, 10, 2);
+    }
+    assert_eq!(to_checkpoint(&mut one), to_checkpoint(&mut other));
+    for _ in 0..INTERVAL {
+        run(&mut silent, 1, &[]);
+    }
+    assert!(!silent.is_hashing() && silent.take_root().is_none());
+}

@@ -159,23 +159,38 @@ fn every_flipped_bit_is_seen() {
 
 #[test]
 fn intact_frames_of_a_false_state_are_seen() {
-    let (mut source, next) = filled(1, 100, 20);
-    let (mut other, _) = filled(1, 101, 20);
-    let at = to_checkpoint(&mut source);
-    let elsewhere = to_checkpoint(&mut other);
-    assert_eq!(at.0, elsewhere.0);
-    let (mine, theirs) = (
-        frames(&mut source, at, next),
-        frames(&mut other, elsewhere, next + 1),
-    );
-    for index in 0..mine.len() - 1 {
+    let made = |byte| {
+        let (mut server, next) = filled(1, 100, 20);
+        let next = put(&mut server, next, 5..6, 20, byte);
+        let at = to_checkpoint(&mut server);
+        frames(&mut server, at, next)
+    };
+    // Equal but for one value: one bucket, one inner node, the summary and the header differ.
+    let (mine, theirs) = (made(1), made(2));
+    assert_eq!(mine.len(), theirs.len());
+    let mut differing = 0;
+    for index in 0..mine.len() {
         if mine[index] == theirs[index] {
             continue;
         }
+        differing += 1;
         let mut mixed = mine.clone();
         mixed[index] = theirs[index].clone();
-        assert!(read(&mixed.concat(), 5000).is_err(), "frame {index}");
+        // A false header shows when the summary is read, everything else at once.
+        let start = mine[..index.max(1)].concat().len() as u64;
+        assert_eq!(
+            read(&mixed.concat(), 5000).unwrap_err(),
+            SnapshotDamaged::WrongHash { at: start },
+            "frame {index}"
+        );
     }
+    assert_eq!(differing, 4);
+    let (mut larger, next) = filled(1, 200, 20);
+    let at = to_checkpoint(&mut larger);
+    let trailer = frames(&mut larger, at, next).pop().unwrap();
+    let mut mixed = mine;
+    *mixed.last_mut().unwrap() = trailer;
+    assert!(read(&mixed.concat(), 5000).is_err(), "the trailer counts");
 }
 
 #[test]

@@ -366,6 +366,15 @@ fn unasked_chunks_are_ignored() {
     let mut asked = Vec::new();
     transfer.poll(now, &mut |to, _, part| asked.push((to, part)));
     assert_eq!(asked, [(NodeId(0), Part::Summary)]);
+    let foreign = Chunk::Part {
+        slot: Slot(8),
+        part: Part::Summary,
+        bytes: &[0; 2080],
+    };
+    assert_eq!(
+        transfer.handle(now, NodeId(0), &foreign),
+        Err(Refused::Unasked)
+    );
     assert_eq!(
         transfer.handle(now, NodeId(1), &summary),
         Err(Refused::Unasked)
