@@ -287,7 +287,7 @@ choice! {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Whereabouts {
-    /// Where to send; empty while that is the address of the committee file.
+    /// Where to send; empty until discovery runs, and then that of the committee file at first.
     pub address: AddressCell,
     pub source: AddressSourceCell,
     pub state: PeerStateCell,
