@@ -310,9 +310,6 @@ pub struct Discovery {
     pub sent: Counter,
     /// What the kernel refused to send.
     pub send_errors: Counter,
-    /// Set once at start: a peer not heard for this long is suspect, or down.
-    pub suspect_after_ns: Gauge,
-    pub down_after_ns: Gauge,
 }
 
 /// Refused bytes by reason; any hot thread writes.

@@ -128,9 +128,6 @@ impl Agent {
             suspect_after_ns: discovery.suspect_after_ns,
             down_after_ns: discovery.down_after_ns,
         };
-        let counters = &parts.telemetry.discovery;
-        counters.suspect_after_ns.set(discovery.suspect_after_ns);
-        counters.down_after_ns.set(discovery.down_after_ns);
         Agent {
             core: Core::new(&setup, parts.now),
             sockets: parts.sockets,

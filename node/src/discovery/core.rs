@@ -24,6 +24,11 @@ use crate::telemetry::{AddressSource, PeerState};
 const OPEN_QUESTIONS: usize = 16;
 /// A peer that has not answered at its address for so many intervals is silent there.
 const SILENT_INTERVALS: u64 = 3;
+/// What one peer may cause in a second: answers, and questions at once at addresses that it claims.
+/// A good one needs a few; a bad one must not make this node send more than that.
+const ANSWERS_PER_SECOND: u32 = 64;
+const CLAIMS_PER_SECOND: u32 = 4;
+const SECOND_NS: u64 = 1_000_000_000;
 /// Sends that wait at most; more are not made, which loses no more than the network may.
 pub const SENDS_MAX: usize = 256;
 
@@ -122,9 +127,24 @@ struct Track {
     next: usize,
     /// When it last answered at its present address.
     answered_at: Instant,
+    /// Of the second that began at `spent_at`.
+    answers_spent: u32,
+    claims_spent: u32,
+    spent_at: Instant,
     round_trip: RoundTrip,
     loss: LossMeter,
     state: StateMeter,
+}
+
+impl Track {
+    fn of_this_second(&mut self, now: Instant) -> &mut Track {
+        if now.since_ns(self.spent_at) >= SECOND_NS {
+            self.spent_at = now;
+            self.answers_spent = 0;
+            self.claims_spent = 0;
+        }
+        self
+    }
 }
 
 /// See the [module](self) documentation.
@@ -162,6 +182,9 @@ impl Core {
             questions: [None; OPEN_QUESTIONS],
             next: 0,
             answered_at: now,
+            answers_spent: 0,
+            claims_spent: 0,
+            spent_at: now,
             round_trip: RoundTrip::default(),
             loss: LossMeter::default(),
             state: StateMeter::new(setup.suspect_after_ns, setup.down_after_ns),
@@ -330,10 +353,17 @@ impl Core {
     ) -> Result<bool, Reject> {
         let (id, incarnation) = (claim.node, claim.incarnation);
         let news = self.book.claim(id, incarnation, &claim.addresses, source)?;
-        if news {
-            self.ask(now, id, out);
+        if !news {
+            return Ok(false);
         }
-        Ok(news)
+        let track = self.tracks[id.index()].of_this_second(now);
+        if track.claims_spent >= CLAIMS_PER_SECOND {
+            // It is asked there in the next round.
+            return Err(Reject::RateLimited);
+        }
+        track.claims_spent += 1;
+        self.ask(now, id, out);
+        Ok(true)
     }
 
     fn hear_probe(
@@ -351,6 +381,11 @@ impl Core {
             self.hear_answer(now, arrived, id, &echo);
         }
         if probe.asks {
+            let track = self.tracks[id.index()].of_this_second(now);
+            if track.answers_spent >= ANSWERS_PER_SECOND {
+                return Err(Reject::RateLimited);
+            }
+            track.answers_spent += 1;
             let echo = Echo {
                 boot: probe.claim.incarnation.boot,
                 number: probe.number,

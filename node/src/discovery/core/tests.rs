@@ -323,6 +323,34 @@ fn a_flood_of_beacons_costs_a_bounded_number_of_checks() {
     assert_eq!(sends.drain().count(), 0);
 }
 
+/// A member that lies can make others send no more than a few datagrams a second.
+#[test]
+fn a_member_causes_a_bounded_number_of_sends() {
+    let mut world = World::new(0..1);
+    let zero = world.cores.get_mut(&at(0)).unwrap();
+    let mut liar = ProbeLinks::new(&committee(), NodeId(1), &secret(1), Boot(2));
+    let mut sends = Sends::default();
+    let mut sent = 0;
+    for counter in 0..5000 {
+        let victim = at(99);
+        let claim = Claim {
+            node: NodeId(1),
+            incarnation: Incarnation {
+                boot: Boot(2),
+                counter,
+            },
+            addresses: Addresses::new(victim, Some(at(98))).unwrap(),
+        };
+        let (_, probe) = liar.seal(NodeId(0), &claim, true, None);
+        let _ = zero.hear(world.now, world.now, &probe, false, &mut sends);
+        sent += sends.drain().count();
+    }
+    assert!(
+        sent <= (ANSWERS_PER_SECOND + 3 * CLAIMS_PER_SECOND) as usize,
+        "{sent}"
+    );
+}
+
 #[test]
 fn a_change_of_address_within_a_boot_is_a_higher_incarnation() {
     let mut world = World::new(0..4);
