@@ -1,5 +1,6 @@
-//! The admin endpoint: `/livez`, `/readyz`, `/metrics`, `/status.json` on loopback, served by one
-//! control thread. The hot threads never wait for it; it only reads [`Telemetry`].
+//! The control thread: the admin endpoint (`/livez`, `/readyz`, `/metrics`, `/status.json` on
+//! loopback) and the turns of [`crate::discovery`]. The hot threads never wait for it; it reads
+//! [`Telemetry`] and writes there where peers are.
 //!
 //! The thread runs on tokio-uring, and on plain tokio where io_uring is not allowed. This module
 //! is the only one that knows either.
@@ -10,7 +11,7 @@ pub mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread;
 
 use axum::Router;
@@ -18,8 +19,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::time::MissedTickBehavior;
 use wire::ids::Instant;
 
+use crate::discovery::agent::{self, Agent};
 use crate::telemetry::Telemetry;
 pub use status::Status;
 
@@ -36,10 +39,16 @@ pub struct Source {
 }
 
 /// Binds `address` and serves it from a thread of its own until the process ends. Returns the
-/// address with its port.
-pub fn start(address: SocketAddr, source: Source) -> std::io::Result<SocketAddr> {
+/// address with its port. The agent of discovery that comes through `agents`, once the node serves,
+/// has its turns on the same thread.
+pub fn start(
+    address: SocketAddr,
+    source: Source,
+    agents: Receiver<Agent>,
+) -> std::io::Result<SocketAddr> {
     let (bound, outcome) = sync_channel(1);
     let metrics = metrics::registry(source.clone());
+    let now = source.now;
     let served = Arc::new(Served { source, metrics });
     thread::Builder::new()
         .name("hippo-control".to_owned())
@@ -48,9 +57,12 @@ pub fn start(address: SocketAddr, source: Source) -> std::io::Result<SocketAddr>
                 match tokio::net::TcpListener::bind(address).await {
                     Ok(listener) => {
                         let _ = bound.send(listener.local_addr());
-                        if let Err(error) = axum::serve(listener, router(served)).await {
-                            tracing::error!("the admin endpoint ended: {error}");
-                        }
+                        let pages = async {
+                            if let Err(error) = axum::serve(listener, router(served)).await {
+                                tracing::error!("the admin endpoint ended: {error}");
+                            }
+                        };
+                        tokio::join!(pages, discover(agents, now));
                     }
                     Err(error) => {
                         let _ = bound.send(Err(error));
@@ -72,6 +84,24 @@ pub fn start(address: SocketAddr, source: Source) -> std::io::Result<SocketAddr>
     outcome
         .recv()
         .unwrap_or_else(|_| Err(std::io::Error::other("the control thread ended")))
+}
+
+/// Gives discovery its turns.
+async fn discover(agents: Receiver<Agent>, now: fn() -> Instant) {
+    let mut agent = None;
+    let mut turns = tokio::time::interval(agent::PAUSE);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        match &mut agent {
+            Some(agent) => Agent::turn(agent, now),
+            None => match agents.try_recv() {
+                Ok(ready) => agent = Some(ready),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return,
+            },
+        }
+    }
 }
 
 struct Served {
@@ -137,6 +167,10 @@ mod tests {
         answer
     }
 
+    fn none() -> Receiver<Agent> {
+        std::sync::mpsc::channel().1
+    }
+
     #[test]
     fn the_four_pages_are_served() {
         let telemetry = Arc::new(Telemetry::new(NodeId(0), 1, Instant(0)));
@@ -146,7 +180,7 @@ mod tests {
             quorum: 1,
             now: || Instant(1),
         };
-        let address = start("127.0.0.1:0".parse().unwrap(), source.clone()).unwrap();
+        let address = start("127.0.0.1:0".parse().unwrap(), source.clone(), none()).unwrap();
         assert!(get(address, "/livez").starts_with("HTTP/1.0 200"));
         let starting = get(address, "/readyz");
         assert!(starting.starts_with("HTTP/1.0 503") && starting.contains("starting"));
@@ -163,7 +197,7 @@ mod tests {
             ("serving", 1)
         );
         assert!(get(address, "/else").starts_with("HTTP/1.0 404"));
-        let taken = start(address, source).unwrap_err();
+        let taken = start(address, source, none()).unwrap_err();
         assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
     }
 }

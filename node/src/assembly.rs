@@ -21,13 +21,14 @@ use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
 use crate::buffers::Pooled;
 use crate::config::{BackendChoice, Config, Flush};
+use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::machine::Machine;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
 use crate::stages::Shared;
 use crate::stages::execute::{Execute, ReplyWriter};
 use crate::stages::journal::JournalStage;
-use crate::stages::links::{Outlet, link};
+use crate::stages::links::{Inlet, Outlet, link};
 use crate::stages::net::Net;
 use crate::stages::order::Order;
 use crate::stages::thread::Stages;
@@ -81,6 +82,8 @@ impl Restored {
 pub struct Built {
     pub stages: Vec<Stages>,
     pub new_segments: Outlet<LogFile>,
+    /// Datagrams of discovery, for the control thread.
+    pub discovery: Inlet<Arrived>,
 }
 
 /// The driver's backend by configuration.
@@ -165,6 +168,8 @@ pub fn build(
     let (journal_to_order, order_from_journal) = ring!(Journal, Order);
     let (execute_to_order, order_from_execute) = ring!(Execute, Order);
     let (execute_to_net, net_from_execute) = ring!(Execute, Net);
+    // The control thread looks by itself.
+    let (net_to_discovery, discovery) = link(RING_DEPTH, None);
     let journal_thread = layout.thread_of(Stage::Journal);
     let (new_segments, journal_segments) = link(16, Some(wakers[journal_thread].clone()));
 
@@ -259,6 +264,8 @@ pub fn build(
             to_order: net_to_order,
             to_execute: net_to_execute,
             to_verify: net_to_verify,
+            to_discovery: net_to_discovery,
+            moves_seen: 0,
             postponed: std::collections::VecDeque::with_capacity(4096),
             reply_number: 0,
             shared: shared.clone(),
@@ -320,6 +327,7 @@ pub fn build(
     Ok(Built {
         stages,
         new_segments,
+        discovery,
     })
 }
 

@@ -4,6 +4,7 @@ mod config;
 mod dev;
 mod key;
 mod kv;
+mod member;
 mod network;
 mod output;
 mod overrides;
@@ -31,6 +32,7 @@ A whole cluster:
   hippo txn --if-absent k2 --put k2=1 --get city
   hippo scan --prefix c
   hippo status
+  hippo member list
 The same for a look around, in one command: hippo dev
 
 Exit codes:
@@ -85,6 +87,9 @@ enum Command {
     Status(status::StatusArgs),
     /// Say in one line whether the cluster serves; exits 5 when it does not
     Health(status::HealthArgs),
+    /// Show who the members are, where they are, and how alive they look
+    #[command(subcommand)]
+    Member(member::MemberCommand),
     /// Make, show and check keys
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -134,6 +139,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Scan(args) => kv::scan(&args),
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
+        Command::Member(command) => member::run(&command),
         Command::Key(command) => key::run(command),
         Command::Config(command) => config::run(command),
         Command::Version => {

@@ -8,7 +8,7 @@ pub mod layers;
 pub mod settings;
 pub mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 pub use layers::{Chosen, ConfigError, Flags, Layers, Origin};
@@ -20,6 +20,7 @@ use wire::limits::{DATAGRAM_BYTES_ETHERNET, DATAGRAM_BYTES_MAX};
 pub struct Config {
     pub node: NodeConfig,
     pub network: NetworkConfig,
+    pub discovery: DiscoveryConfig,
     pub admin: AdminConfig,
     pub threads: ThreadsConfig,
     pub storage: StorageConfig,
@@ -36,6 +37,8 @@ pub struct NodeConfig {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
+    /// None: the node's address in the committee file.
+    pub address: Option<SocketAddr>,
     /// None: [`NetworkConfig::datagram_bytes_for`] decides by the node's address.
     pub datagram_bytes: Option<usize>,
     pub backend: BackendChoice,
@@ -44,6 +47,21 @@ pub struct NetworkConfig {
     /// None: the net stage decides.
     pub receive_buffers: Option<usize>,
     pub socket_buffer_bytes: usize,
+}
+
+/// How peers are found and watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryConfig {
+    pub follow: bool,
+    /// None: found out.
+    pub advertise: Option<SocketAddr>,
+    pub beacon: bool,
+    pub group: SocketAddrV4,
+    /// None: that of the node's address.
+    pub interface: Option<Ipv4Addr>,
+    pub interval_ns: u64,
+    pub suspect_after_ns: u64,
+    pub down_after_ns: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +139,11 @@ words! {
 }
 
 impl NetworkConfig {
+    /// Where member `committed` of the committee file listens on this node.
+    pub fn listen(&self, committed: SocketAddr) -> SocketAddr {
+        self.address.unwrap_or(committed)
+    }
+
     /// Largest UDP payload of a node that listens on `address`.
     pub fn datagram_bytes_for(&self, address: SocketAddr) -> usize {
         let automatic = if address.ip().is_loopback() {
@@ -157,12 +180,44 @@ impl Config {
                 data: path_of(layers, "data"),
             },
             network: NetworkConfig {
+                address: address(value("network", "address")),
                 datagram_bytes: optional(value("network", "datagram_bytes")),
                 backend: BackendChoice::of(value("network", "backend")),
                 gso: switch(value("network", "gso")),
                 gro: switch(value("network", "gro")),
                 receive_buffers: optional(value("network", "receive_buffers")),
                 socket_buffer_bytes: number(value("network", "socket_buffer_bytes")) as usize,
+            },
+            discovery: DiscoveryConfig {
+                follow: switch(value("discovery", "follow")),
+                advertise: address(value("discovery", "advertise")),
+                beacon: switch(value("discovery", "beacon")),
+                group: match value("discovery", "group") {
+                    Value::Address(SocketAddr::V4(group))
+                        if group.port() != 0
+                            && !group.ip().is_unspecified()
+                            && !group.ip().is_loopback() =>
+                    {
+                        *group
+                    }
+                    other => {
+                        let reason = format!(
+                            "{other} is not an IPv4 multicast or broadcast address with a port"
+                        );
+                        return refuse(layers, "discovery", "group", reason);
+                    }
+                },
+                interface: match value("discovery", "interface") {
+                    Value::Ip(IpAddr::V4(ip)) => Some(*ip),
+                    Value::Ip(ip) => {
+                        let reason = format!("{ip} is not an IPv4 address; beacons are IPv4");
+                        return refuse(layers, "discovery", "interface", reason);
+                    }
+                    _ => None,
+                },
+                interval_ns: number(value("discovery", "interval")),
+                suspect_after_ns: number(value("discovery", "suspect_after")),
+                down_after_ns: number(value("discovery", "down_after")),
             },
             admin: AdminConfig {
                 address: match value("admin", "address") {
@@ -196,14 +251,31 @@ impl Config {
     }
 
     fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
-        let refuse = |section: &str, key: &str, reason: String| {
-            let chosen = layers.get(section, key);
-            Err(ConfigError::Invalid {
-                place: chosen.origin.to_string(),
-                name: chosen.setting.name(),
-                reason,
-            })
-        };
+        let refuse = |section, key, reason| refuse(layers, section, key, reason).map(|_| ());
+        let discovery = &self.discovery;
+        if discovery.interval_ns < INTERVAL_NS_MIN {
+            return refuse(
+                "discovery",
+                "interval",
+                "less than 100ms: peers would spend their time on it".to_owned(),
+            );
+        }
+        if discovery.suspect_after_ns == 0 || discovery.suspect_after_ns > discovery.down_after_ns {
+            return refuse(
+                "discovery",
+                "suspect_after",
+                "0, or more than discovery.down_after".to_owned(),
+            );
+        }
+        if let Some(advertise) = discovery.advertise
+            && wire::beacon::Addresses::new(advertise, None).is_err()
+        {
+            return refuse(
+                "discovery",
+                "advertise",
+                format!("nobody can be reached at {advertise}"),
+            );
+        }
         if self.storage.durability != Durability::Sync {
             return refuse(
                 "storage",
@@ -249,6 +321,30 @@ impl Config {
             return refuse("threads", "cores", "names a processor twice".to_owned());
         }
         Ok(())
+    }
+}
+
+/// Questions to peers are no load on them.
+const INTERVAL_NS_MIN: u64 = 100_000_000;
+
+fn refuse(
+    layers: &Layers,
+    section: &str,
+    key: &str,
+    reason: String,
+) -> Result<Config, ConfigError> {
+    let chosen = layers.get(section, key);
+    Err(ConfigError::Invalid {
+        place: chosen.origin.to_string(),
+        name: chosen.setting.name(),
+        reason,
+    })
+}
+
+fn address(value: &Value) -> Option<SocketAddr> {
+    match value {
+        Value::Address(address) => Some(*address),
+        _ => None,
     }
 }
 
@@ -343,6 +439,8 @@ mod tests {
             Path::new("/net/node-1/../committee.toml")
         );
         assert_eq!(config.consensus.batch_delay_ns, 1_000_000);
+        assert!(config.discovery.follow && !config.discovery.beacon);
+        assert_eq!(config.network.address, None);
         assert_eq!(config.storage.segment_bytes, 64 << 20);
         let loopback = "127.0.0.1:1".parse().unwrap();
         let lan = "192.168.0.1:1".parse().unwrap();
@@ -361,6 +459,11 @@ mod tests {
                 "segments_max",
             ),
             ("[threads]\ncores = [1, 1]\n", "twice"),
+            ("[discovery]\ninterval = \"1ms\"\n", "100ms"),
+            ("[discovery]\nsuspect_after = 9\n", "down_after"),
+            ("[discovery]\ngroup = \"[ff02::1]:7\"\n", "multicast"),
+            ("[discovery]\ninterface = \"::1\"\n", "IPv4"),
+            ("[discovery]\nadvertise = \"0.0.0.0:7\"\n", "reached"),
         ] {
             let error = config(&format!("node.id = 0\n{text}")).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -12,6 +12,7 @@ pub mod buffers;
 pub mod cli;
 pub mod config;
 pub mod datadir;
+pub mod discovery;
 pub mod exit;
 pub mod keyfile;
 pub mod machine;

@@ -119,7 +119,7 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
         config.storage.segment_bytes,
         config.storage.segments_max,
     )?;
-    await_port(member.address)?;
+    await_port(config.network.listen(member.address))?;
     let telemetry = Telemetry::new(me, committee.n(), now);
     let geometry = directory.superblock.geometry;
     telemetry.log.max_bytes.set(geometry.max_bytes());
@@ -144,8 +144,8 @@ fn await_port(address: SocketAddr) -> Result<(), Refusal> {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 if since.elapsed() > PORT_LIMIT {
                     return Err(Refusal::preflight(format!(
-                        "UDP address {address} is taken by another process. Stop it, or change \
-                         this member's address in the committee files of all nodes"
+                        "UDP address {address} is taken by another process. Stop it, or choose \
+                         another network.address for this node: its peers will follow"
                     )));
                 }
                 thread::sleep(PORT_PAUSE);

@@ -12,12 +12,14 @@ use platform::pool::Pool;
 use platform::socket::{Socket, SocketOptions};
 use platform::waker::Waker;
 use storage::wal::{SegmentInfo, SegmentSource};
+use wire::ids::Boot;
 use wire::limits::{
     BLOCK_BUFFER_BYTES, IN_FLIGHT, REPLICAS_MAX, REQUEST_BYTES_MAX, RESULT_BYTES_MAX, SECTOR_BYTES,
 };
 
 use crate::assembly::{self, Assembly};
 use crate::config::Config;
+use crate::discovery::agent::{self, Agent, Sockets};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::prepare::Prepared;
 use crate::stages::thread::{HotThread, Stages};
@@ -118,7 +120,9 @@ struct Ready {
 }
 
 /// Runs the node until it is told to stop, or fails.
-pub fn run(prepared: Prepared) -> Result<(), Refusal> {
+///
+/// `discovery` takes the node's agent to the control thread, which drives it from then on.
+pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Refusal> {
     let Prepared {
         config,
         committee,
@@ -137,7 +141,7 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
     let member = committee
         .member(me)
         .expect("preparation checked the committee");
-    let address = member.address;
+    let address = config.network.listen(member.address);
     let options = SocketOptions {
         buffer_bytes: config.network.socket_buffer_bytes,
         gro: config.network.gro,
@@ -150,6 +154,8 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
              net.core.wmem_max, or expect drops under load"
         );
     }
+    let address = socket.local_addr();
+    let sockets = Sockets::open(&config, address)?;
     let pools = Pools::new(&config)?;
     let shared = Shared::new(me, telemetry.clone());
     let mut segments = open_segments(&config, &directory)?;
@@ -201,9 +207,22 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
         threads.push(ready);
     }
     let wakers: Vec<Waker> = threads.iter().map(|ready| ready.waker.clone()).collect();
+    let boot = Boot(restored.boot());
     let mut granted = segments.files.len() as u32;
     let built = assembly::build(node, restored, segments, layout, &wakers)?;
     let (mut new_segments, stages) = (built.new_segments, built.stages);
+    let agent = Agent::new(agent::Parts {
+        config: &config,
+        committee: &committee,
+        secret: &secret,
+        me,
+        boot,
+        listen: address,
+        sockets,
+        from_net: built.discovery,
+        telemetry: telemetry.clone(),
+        now: wire::ids::Instant(platform::clock::now_ns()),
+    });
     let mut running = Vec::new();
     for (ready, stages) in threads.into_iter().zip(stages) {
         let lost = || Refusal::new(Exit::Failure, format!("thread {} ended", ready.plan.name));
@@ -228,6 +247,8 @@ pub fn run(prepared: Prepared) -> Result<(), Refusal> {
     };
     let _ = telemetry.effective.set(effective);
     telemetry.phase.set(Phase::Serving);
+    // A control thread that is gone ends the process by itself.
+    let _ = discovery.send(agent);
 
     let maker = directory
         .segment_maker()

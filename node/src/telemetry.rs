@@ -8,6 +8,7 @@
 //! Times are nanoseconds of the process's monotonic clock, the one that the stages pass to the
 //! core.
 
+mod address;
 mod histogram;
 
 use std::sync::OnceLock;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use wire::ids::{Instant, NodeId};
 use wire::reject::{REJECT_COUNT, Reject};
 
+pub use address::AddressCell;
 pub use histogram::{Histogram, HistogramSnapshot};
 
 /// A number that only grows.
@@ -249,6 +251,65 @@ pub struct Peer {
     /// Number of the peer's start; 0 while unknown. A leader of view 0 with more than one start
     /// cannot propose.
     pub boot: Gauge,
+    /// As [`wire::link::PeerCounts`]: the boot that `link_end` belongs to, datagrams taken, and one
+    /// more than the highest counter. Written by the net stage.
+    pub link_boot: Gauge,
+    pub link_taken: Gauge,
+    pub link_end: Gauge,
+    /// Source of the newest fresh datagram, when that is not where we send.
+    pub elsewhere: AddressCell,
+}
+
+choice! {
+    /// How alive a peer looks, by the age of its last word. Nothing decides by it.
+    PeerState in PeerStateCell {
+        Down => "down",
+        Suspect => "suspect",
+        Up => "up",
+    }
+}
+
+choice! {
+    /// Who said where a peer is. Whatever was said, the peer has answered there.
+    AddressSource in AddressSourceCell {
+        /// The committee file.
+        Configured => "configured",
+        /// A beacon, under the peer's signature.
+        Beacon => "beacon",
+        /// A probe, under the peer's MAC.
+        Probe => "probe",
+        /// The source of its datagrams.
+        Link => "link",
+    }
+}
+
+/// What the control thread found out about one peer; the own entry stays zero.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Whereabouts {
+    /// Where to send; empty until discovery runs, and then that of the committee file at first.
+    pub address: AddressCell,
+    pub source: AddressSourceCell,
+    pub state: PeerStateCell,
+    /// Smoothed; 0 while unknown.
+    pub round_trip_ns: Gauge,
+    /// Datagrams lost on the way from the peer, in millionths of those it sent.
+    pub loss_ppm: Gauge,
+    /// Whether enough was heard lately for `loss_ppm` to mean anything.
+    pub loss_known: Flag,
+}
+
+/// Written by the control thread, which looks for peers.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Discovery {
+    /// Grows when an address in [`Whereabouts`] changes; the net stage looks at it.
+    pub moves: Counter,
+    pub signature_checks: Counter,
+    pub received: Counter,
+    pub sent: Counter,
+    /// What the kernel refused to send.
+    pub send_errors: Counter,
 }
 
 /// Refused bytes by reason; any hot thread writes.
@@ -367,6 +428,9 @@ pub struct Telemetry {
     pub histograms: Histograms,
     /// By node id, the own one included.
     pub peers: Vec<Peer>,
+    /// The same.
+    pub whereabouts: Vec<Whereabouts>,
+    pub discovery: Discovery,
 }
 
 impl Telemetry {
@@ -388,6 +452,8 @@ impl Telemetry {
             hot_allocations: PerStage::default(),
             histograms: Histograms::default(),
             peers: (0..replicas).map(|_| Peer::default()).collect(),
+            whereabouts: (0..replicas).map(|_| Whereabouts::default()).collect(),
+            discovery: Discovery::default(),
         }
     }
 }

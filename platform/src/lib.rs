@@ -9,6 +9,7 @@ pub mod cores;
 pub mod driver;
 mod error;
 pub mod file;
+pub mod group;
 pub mod idle;
 pub mod pool;
 pub mod process;

@@ -9,6 +9,7 @@
 //! bytes are checked to be zero, trailing bytes are refused, and one value has one encoding.
 #![forbid(unsafe_code)]
 
+pub mod beacon;
 pub mod block;
 pub mod bytes;
 pub mod certificates;

@@ -7,6 +7,14 @@
 //!
 //! * [`Endpoint`] is a replica's side, towards replicas and clients.
 //! * [`ClientLink`] is a client's side.
+//! * [`ProbeLinks`] carries what replicas ask each other about addresses and round trips.
+//!
+//! Where a replica is does not follow from where its datagrams come from: a MAC says who made a
+//! datagram, not who put it on the wire. Somebody who delivers a captured one before the original
+//! can choose its source at will. So [`Endpoint`] sends to the address it was told
+//! ([`Endpoint::set_peer_address`]) and reports a foreign source ([`PeerCounts::elsewhere`]) only
+//! for fresh datagrams of the peer's present boot; the address counts after the peer has answered a
+//! probe there.
 //!
 //! [`Linked`] is made in this room alone, by checking a MAC. No clock, no socket, no randomness:
 //! the time, the boot number and the cookie secret come from outside, answers leave as bytes.
@@ -16,6 +24,8 @@ mod clients;
 mod cookie;
 mod endpoint;
 mod incoming;
+mod peer;
+mod probe;
 
 use std::ops::Deref;
 
@@ -28,6 +38,8 @@ pub use endpoint::{
     BLOCK_REASSEMBLY, Endpoint, EndpointConfig, EndpointCounts, LinkError, MESSAGE_REASSEMBLY,
 };
 pub use incoming::{Body, FromClient, FromPeer, Incoming};
+pub use peer::PeerCounts;
+pub use probe::{Echo, PROBE_BYTES, PROBE_MAGIC, Probe, ProbeLinks};
 
 use crate::committee::Member;
 use crate::header::Header;
@@ -99,11 +111,13 @@ impl BodyHash {
     }
 }
 
-/// Whose link it is: a member that also acts as a client has two.
+/// Whose link it is: a member that also acts as a client has two, and probes have keys of their own,
+/// since their counters are.
 #[derive(Clone, Copy)]
 enum Role {
     Nodes = 1,
     Client = 2,
+    Probes = 3,
 }
 
 /// The two keys of one link, as one of its ends holds them.

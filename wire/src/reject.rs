@@ -42,6 +42,11 @@ rejects! {
     BadCookie => "bad_cookie",
     WrongDirection => "wrong_direction",
     WeakKey => "weak_key",
+    // Discovery.
+    /// A claim of an earlier incarnation, or a second one of the same.
+    StaleIncarnation => "stale_incarnation",
+    /// No address in a claim is one that this node could send to.
+    BadAddress => "bad_address",
     // Fragments.
     MessageTooLarge => "message_too_large",
     FragmentMisaligned => "fragment_misaligned",

@@ -42,6 +42,11 @@ impl ReplayWindow {
         self.boot
     }
 
+    /// One more than the highest counter taken of that boot; 0 when none was.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Whether this datagram would be taken. Changes nothing: the MAC is not yet checked.
     pub fn check(&self, boot: Boot, counter: u64) -> Result<(), Reject> {
         if boot < self.boot || boot == Boot(0) {

@@ -1,5 +1,7 @@
 //! `/metrics`: the telemetry as OpenMetrics, prefix `hippo_`, base units.
 
+mod peers;
+
 use std::fmt::Error;
 
 use platform::process;
@@ -9,10 +11,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use wire::ids::NodeId;
 
 use super::Source;
-use super::health::{State, is_up, judge};
+use super::health::{State, judge};
 use crate::telemetry::HistogramSnapshot;
 
 /// A registry that reads `source` at each scrape.
@@ -181,25 +182,7 @@ impl Collector for Scrape {
             counts,
         )?;
 
-        let up = telemetry.peers.iter().enumerate().map(|(id, _)| {
-            let up = is_up(telemetry, NodeId(id as u16), now);
-            (id.to_string(), u64::from(up))
-        });
-        page.gauges(
-            "peer_up",
-            "1 when the peer was heard within a second",
-            "peer",
-            up,
-        )?;
-        let slots = telemetry.peers.iter().enumerate();
-        let slots = slots.map(|(id, peer)| (id.to_string(), peer.committed_slot.get()));
-        page.gauges(
-            "peer_committed_slot",
-            "Highest slot the peer said it decided",
-            "peer",
-            slots,
-        )?;
-
+        page.peers(telemetry, now)?;
         for (name, histogram) in telemetry.histograms.list() {
             page.histogram(name, &histogram.snapshot())?;
         }
@@ -252,6 +235,23 @@ impl Page<'_> {
             self.encoder
                 .encode_descriptor(name, help, Some(&unit), MetricType::Counter)?;
         ConstCounter::new(value).encode(encoder)
+    }
+
+    fn plain_gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Iterator<Item = (String, f64)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self
+            .encoder
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (item, value) in values {
+            let labels = [(label, item)];
+            ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 
     fn counters(
@@ -322,11 +322,11 @@ impl Page<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use wire::ids::Instant;
+    use wire::ids::{Instant, NodeId};
     use wire::reject::Reject;
 
     use super::*;
-    use crate::telemetry::{Phase, Telemetry};
+    use crate::telemetry::{PeerState, Phase, Telemetry};
 
     #[test]
     fn the_page_names_and_counts() {
@@ -336,6 +336,13 @@ mod tests {
         telemetry.rejects.count(Reject::BadMac);
         telemetry.histograms.wal_flush_ns.record(1500);
         telemetry.histograms.wal_flush_ns.record(u64::MAX / 4);
+        telemetry.peers[2].last_heard_ns.set(500_000_000);
+        let seen = &telemetry.whereabouts[2];
+        seen.state.set(PeerState::Suspect);
+        seen.round_trip_ns.set(500_000);
+        seen.loss_known.set(true);
+        seen.loss_ppm.set(250_000);
+        telemetry.discovery.signature_checks.add(3);
         let source = Source {
             telemetry,
             members: vec!["127.0.0.1:1".parse().unwrap(); 4],
@@ -352,6 +359,11 @@ mod tests {
             "hippo_wal_flush_seconds_bucket{le=\"+Inf\"} 2",
             "hippo_stage_queue_depth{stage=\"order\"} 0",
             "hippo_peer_up{peer=\"1\"} 1",
+            "hippo_peer_state{peer=\"2\"} 1.0",
+            "hippo_peer_round_trip_seconds{peer=\"2\"} 0.0005",
+            "hippo_peer_loss_ratio{peer=\"2\"} 0.25",
+            "hippo_peer_last_word_age_seconds{peer=\"2\"} 0.5",
+            "hippo_discovery_signature_checks_total 3",
             "hippo_process_uptime_seconds 1.0",
             "# EOF",
         ] {

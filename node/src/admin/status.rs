@@ -71,10 +71,22 @@ pub struct TableStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
     pub id: u16,
+    /// Where this node sends to it.
     pub address: String,
+    /// Who said so: configured, beacon, probe, link. The peer has answered there in every case.
+    pub address_source: String,
+    /// Heard within a second.
     pub up: bool,
+    /// up, suspect or down, by `[discovery] suspect_after` and `down_after`, with hysteresis.
+    pub state: String,
     /// Null when no authentic datagram has come.
     pub last_heard_ms: Option<u64>,
+    /// The same on a finer scale.
+    pub last_word_age_ns: Option<u64>,
+    /// Smoothed; null until the peer answered a probe at its address.
+    pub round_trip_ns: Option<u64>,
+    /// Share of its datagrams of the last ten seconds that did not come; null when it sent few.
+    pub loss: Option<f64>,
     pub committed_slot: u64,
     pub boot: u64,
 }
@@ -159,12 +171,20 @@ fn peers(source: &Source, now: Instant) -> Vec<PeerStatus> {
     all.filter(|(id, _)| *id != telemetry.node.index())
         .map(|(id, (peer, address))| {
             let heard_ns = peer.last_heard_ns.get();
-            let silence_ms = now.since_ns(Instant(heard_ns)) / 1_000_000;
+            let age_ns = (heard_ns != 0).then_some(now.since_ns(Instant(heard_ns)));
+            let seen = &telemetry.whereabouts[id];
+            let round_trip_ns = seen.round_trip_ns.get();
+            let loss = seen.loss_ppm.get() as f64 / 1e6;
             PeerStatus {
                 id: id as u16,
-                address: address.to_string(),
+                address: seen.address.get().unwrap_or(*address).to_string(),
+                address_source: seen.source.get().name().to_owned(),
+                state: seen.state.get().name().to_owned(),
                 up: health::is_up(telemetry, NodeId(id as u16), now),
-                last_heard_ms: (heard_ns != 0).then_some(silence_ms),
+                last_heard_ms: age_ns.map(|age_ns| age_ns / 1_000_000),
+                last_word_age_ns: age_ns,
+                round_trip_ns: (round_trip_ns != 0).then_some(round_trip_ns),
+                loss: seen.loss_known.get().then_some(loss),
                 committed_slot: peer.committed_slot.get(),
                 boot: peer.boot.get(),
             }

@@ -56,7 +56,8 @@ pub fn run(args: &StartArgs) -> Outcome {
         quorum: prepare::quorum_of(&prepared.committee),
         now,
     };
-    let address = admin::start(address, source).map_err(|error| {
+    let (agents, agent) = std::sync::mpsc::channel();
+    let address = admin::start(address, source, agent).map_err(|error| {
         Refusal::preflight(format!(
             "cannot serve the admin endpoint on {address}: {error}. Is another node running here? \
              Choose another admin.address"
@@ -69,7 +70,7 @@ pub fn run(args: &StartArgs) -> Outcome {
         prepared.committee.digest(),
     );
     enforce_stop_limit(stop)?;
-    crate::run::run(prepared)?;
+    crate::run::run(prepared, &agents)?;
     tracing::info!("stopped cleanly");
     Ok(Exit::Ok)
 }

@@ -13,6 +13,7 @@ use crate::admin::health::State;
 use crate::config::value::{parse_duration_ns, show_bytes};
 use crate::exit::{Exit, Outcome};
 use crate::prepare::quorum_of;
+use crate::telemetry::PeerState;
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -115,6 +116,7 @@ fn table(
         "log_used",
         "log_max",
         "boot",
+        "peers_up",
         "reason",
     ]);
     let size = |bytes: u64| match format {
@@ -135,18 +137,26 @@ fn table(
                 size(status.log.used_bytes),
                 size(status.log.max_bytes),
                 status.boot.into(),
+                up_of(status).into(),
                 status.reason.clone().into(),
             ]),
             Err(reason) => {
-                let mut row = vec![Value::Null; 12];
+                let mut row = vec![Value::Null; 13];
                 row[0] = endpoint.node.into();
                 row[1] = "down".into();
-                row[11] = reason.clone().into();
+                row[12] = reason.clone().into();
                 rows.push(row);
             }
         }
     }
     rows.render(format)
+}
+
+/// Peers that this node calls up.
+fn up_of(status: &Status) -> usize {
+    let up = PeerState::Up.name();
+    let peers = status.peers.iter();
+    peers.filter(|peer| peer.state == up).count()
 }
 
 struct Verdict {

@@ -90,6 +90,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "network",
+        "address",
+        Kind::AddressOrAuto,
+        Some("auto"),
+        "Where this node listens. auto: at its address in the committee file. Another one needs no \
+         change at the other nodes: they follow (see [discovery]).",
+    ),
+    setting(
+        "network",
         "datagram_bytes",
         Kind::SizeOrAuto {
             min: DATAGRAM_BYTES_ETHERNET as u64,
@@ -142,6 +150,74 @@ pub const SETTINGS: &[Setting] = &[
         Some("8MiB"),
         "Socket buffers asked of the kernel, which may clamp them (net.core.rmem_max); a clamp is \
          reported at start.",
+    ),
+    setting(
+        "discovery",
+        "follow",
+        Kind::Switch,
+        Some("true"),
+        "Send to a peer where it says it listens, once it has answered there under its key. false: \
+         only at its address in the committee file, as a network of proxies needs it.",
+    ),
+    setting(
+        "discovery",
+        "advertise",
+        Kind::AddressOrAuto,
+        Some("auto"),
+        "The address that peers are told. auto: network.address; when that is 0.0.0.0 or [::], the \
+         address of this machine from which packets to the peers leave, looked up every interval.",
+    ),
+    setting(
+        "discovery",
+        "beacon",
+        Kind::Switch,
+        Some("false"),
+        "Send this node's signed address to `group` every interval, and listen there. For networks \
+         in which all addresses may change at once; without it peers tell each other one by one.",
+    ),
+    setting(
+        "discovery",
+        "group",
+        Kind::Address,
+        Some("239.255.72.80:7199"),
+        "Where beacons go: an IPv4 multicast group, with TTL 1, or the broadcast address of the LAN. \
+         The same for all nodes of a cluster; several clusters may share it.",
+    ),
+    setting(
+        "discovery",
+        "interface",
+        Kind::IpOrAuto,
+        Some("auto"),
+        "The IPv4 address of the interface that sends and hears beacons. auto: network.address, or \
+         the system's choice when that is 0.0.0.0.",
+    ),
+    setting(
+        "discovery",
+        "interval",
+        Kind::Duration {
+            max_ns: 60_000_000_000,
+        },
+        Some("1s"),
+        "Between two beacons, and between two questions to each peer, which measure the round trip. \
+         At least 100ms.",
+    ),
+    setting(
+        "discovery",
+        "suspect_after",
+        Kind::Duration {
+            max_ns: 600_000_000_000,
+        },
+        Some("1s"),
+        "A peer that was not heard for this long is shown as suspect. Nothing else depends on it.",
+    ),
+    setting(
+        "discovery",
+        "down_after",
+        Kind::Duration {
+            max_ns: 600_000_000_000,
+        },
+        Some("5s"),
+        "A peer that was not heard for this long is shown as down.",
     ),
     setting(
         "admin",
@@ -274,6 +350,6 @@ mod tests {
                 assert!(setting.kind.parse(default).is_ok(), "{}", setting.name());
             }
         }
-        assert_eq!(sections().count(), 6);
+        assert_eq!(sections().count(), 7);
     }
 }

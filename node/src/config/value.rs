@@ -1,7 +1,7 @@
 //! One setting's value: its kind, how people write it, and how it is shown.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub enum Kind {
     Path,
     /// IP address and port.
     Address,
+    /// The same, or the word `auto`.
+    AddressOrAuto,
+    /// IP address, or the word `auto`.
+    IpOrAuto,
     /// One of these words.
     Choice(&'static [&'static str]),
     Switch,
@@ -47,6 +51,7 @@ pub enum Kind {
 pub enum Value {
     Text(String),
     Address(SocketAddr),
+    Ip(IpAddr),
     Switch(bool),
     Number(u64),
     Bytes(u64),
@@ -62,7 +67,12 @@ impl Kind {
         match self {
             Kind::Path if text.is_empty() => Err("expected a path".to_owned()),
             Kind::Path => Ok(Value::Text(text.to_owned())),
-            Kind::Address => text.parse().map(Value::Address).map_err(|_| {
+            Kind::AddressOrAuto | Kind::IpOrAuto if text == "auto" => Ok(Value::Auto),
+            Kind::IpOrAuto => text
+                .parse()
+                .map(Value::Ip)
+                .map_err(|_| format!("expected an IP address such as 10.0.0.1, got `{text}`")),
+            Kind::Address | Kind::AddressOrAuto => text.parse().map(Value::Address).map_err(|_| {
                 format!("expected an IP address and a port such as 127.0.0.1:7100, got `{text}`")
             }),
             Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
@@ -118,6 +128,7 @@ impl fmt::Display for Value {
         match self {
             Value::Text(text) => f.write_str(text),
             Value::Address(address) => address.fmt(f),
+            Value::Ip(address) => address.fmt(f),
             Value::Switch(on) => on.fmt(f),
             Value::Number(number) => number.fmt(f),
             Value::Bytes(bytes) => f.write_str(&show_bytes(*bytes)),

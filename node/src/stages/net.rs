@@ -17,6 +17,7 @@ use super::Shared;
 use super::execute::{ExecuteInput, Reply};
 use super::links::{Inlet, Outlet};
 use crate::buffers::Pooled;
+use crate::discovery::Arrived;
 
 /// Messages taken from each ring in one turn.
 const MESSAGES_PER_TURN: usize = 256;
@@ -43,6 +44,10 @@ pub struct Net {
     pub to_order: Outlet<Input<Pooled>>,
     pub to_execute: Outlet<ExecuteInput>,
     pub to_verify: Outlet<Job<Pooled>>,
+    /// To the control thread, which looks by itself.
+    pub to_discovery: Outlet<Arrived>,
+    /// The count of moves at which the endpoint's addresses were last looked up.
+    pub moves_seen: u64,
     /// Sends that the driver had no room for.
     pub postponed: VecDeque<Outgoing>,
     pub reply_number: u64,

@@ -52,7 +52,9 @@ fn surround(cluster: &Cluster, between: Weather, clients: Weather) -> (Vec<Link>
         assert!(settings.contains("../committee.toml"), "{settings}");
         fs::write(
             &config,
-            settings.replace("../committee.toml", "committee.toml"),
+            // The proxies stand where the file says the peers are.
+            settings.replace("../committee.toml", "committee.toml")
+                + "\n[discovery]\nfollow = false\n",
         )
         .expect("node.toml");
     }

@@ -74,6 +74,8 @@ fn walk(root: &Path, folder: &Path, files: &mut Vec<File>) {
                 walk(root, &path, files);
             }
         } else if name != "Cargo.lock"
+            // In a second working tree this is a file that names the first.
+            && name != ".git"
             && let Ok(text) = fs::read_to_string(&path)
         {
             let path = path.strip_prefix(root).expect("below the root");

@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 use super::clients::ClientTable;
 use super::cookie::{COOKIE_BYTES, CookieBody, CookieJar, HelloBody, WelcomeBody};
 use super::incoming::{Body, FromClient, FromPeer, Incoming};
+use super::peer::{Peer, PeerCounts};
 use super::{BodyHash, LinkKeys, Linked, Role, ShortDatagram, member_key};
 use crate::bytes::{Buffers, SharedBytes};
 use crate::committee::{Admission, Committee};
@@ -26,7 +27,6 @@ use crate::ids::{Boot, Instant, NodeId, PublicKey, Slot, View};
 use crate::keys::{NodeSecret, check_public_key};
 use crate::limits::{DATAGRAM_BYTES_MAX, GRAIN_BYTES, IN_FLIGHT, SESSIONS_MAX};
 use crate::reject::Reject;
-use crate::replay::ReplayWindow;
 use crate::seal::Domain;
 
 /// Usual bounds on incomplete blocks: a leader's blocks in flight, and as much for repair.
@@ -78,26 +78,6 @@ pub enum LinkError {
     NoSuchMember { me: NodeId, n: usize },
     #[error("datagram_bytes = {bytes} is not in {min}..={DATAGRAM_BYTES_MAX}", min = HEADER_BYTES + GRAIN_BYTES)]
     DatagramBytes { bytes: usize },
-}
-
-#[derive(Debug)]
-struct Peer {
-    address: SocketAddr,
-    /// None for ourselves.
-    keys: Option<LinkKeys>,
-    /// What it said to this process of ours.
-    heard: ReplayWindow,
-    /// The highest boot it said it has while it did not name ours. Whoever recorded an earlier boot
-    /// can play that back to a process that has heard nothing else, so this only rises, and what
-    /// the present process says replaces it.
-    claimed: Boot,
-    counter: u64,
-}
-
-impl Peer {
-    fn boot(&self) -> Boot {
-        self.heard.boot().max(self.claimed)
-    }
 }
 
 /// A replica's links. Takes no memory after construction but from its buffers.
@@ -157,13 +137,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
                 let keys = LinkKeys::derive(&domain, Role::Nodes, &key, &theirs);
                 Some(keys.expect("not of small order"))
             };
-            peers.push(Peer {
-                address: member.address,
-                keys,
-                heard: ReplayWindow::new(),
-                claimed: Boot(0),
-                counter: 0,
-            });
+            peers.push(Peer::new(member.address, keys));
         }
         Ok(Endpoint {
             me,
@@ -197,7 +171,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
             return Err(Reject::ForeignCluster);
         }
         match kind.direction() {
-            Direction::BetweenNodes => self.hear_peer(now, header, kind, body, datagram),
+            Direction::BetweenNodes => self.hear_peer(now, from, header, kind, body, datagram),
             Direction::ToNode => self.hear_client(now, from, header, kind, body, datagram),
             Direction::ToClient => Err(Reject::WrongDirection),
         }
@@ -206,6 +180,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
     fn hear_peer(
         &mut self,
         now: Instant,
+        source: SocketAddr,
         header: &Header,
         kind: Kind,
         body: &[u8],
@@ -224,7 +199,7 @@ impl<Bu: Buffers> Endpoint<Bu> {
         if route.peer_boot() == self.boot {
             peer.heard.check(route.boot(), route.counter())?;
             keys.check(header, body)?;
-            peer.heard.accept(route.boot(), route.counter())?;
+            peer.take(source, route.boot(), route.counter())?;
         } else {
             // A peer that has not heard this process of ours may say where it stands, once for
             // each of its own, and no more. So both learn what to name, whatever was played back.
@@ -452,9 +427,25 @@ impl<Bu: Buffers> Endpoint<Bu> {
         self.peers.get(id.index()).map_or(Boot(0), Peer::boot)
     }
 
-    /// Where a replica listens, as the committee says.
+    /// Where a replica listens: as the committee says, until [`Endpoint::set_peer_address`].
     pub fn peer_address(&self, id: NodeId) -> Option<SocketAddr> {
         self.peers.get(id.index()).map(|peer| peer.address)
+    }
+
+    /// Sends to a replica go there from now on. The caller has proof that it receives there; an id
+    /// outside the committee changes nothing.
+    pub fn set_peer_address(&mut self, id: NodeId, address: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(id.index()) {
+            peer.move_to(address);
+        }
+    }
+
+    /// What was heard of a replica on its link.
+    pub fn peer_counts(&self, id: NodeId) -> PeerCounts {
+        self.peers
+            .get(id.index())
+            .map(Peer::counts)
+            .unwrap_or_default()
     }
 
     /// Where a client was last heard.

@@ -5,6 +5,7 @@ mod hostile;
 mod peers;
 #[path = "../support/mod.rs"]
 mod support;
+mod whereabouts;
 
 use std::net::SocketAddr;
 

@@ -20,6 +20,7 @@ use wire::request::RequestView;
 use super::super::execute::ExecuteInput;
 use super::Net;
 use crate::buffers::{Bytes, Pooled};
+use crate::discovery::Arrived;
 use crate::telemetry::LogFull;
 
 /// Fetched blocks that wait for verification at most: what one answer of a peer carries.
@@ -44,10 +45,16 @@ impl Net {
         loop {
             let end = (start + each).min(data.len());
             let datagram = Bytes(data.slice(start..end));
-            match self.endpoint.receive(now, from, &datagram) {
-                Ok(Some(incoming)) => self.route(incoming, driver),
-                Ok(None) => {}
-                Err(reject) => self.shared.telemetry.rejects.count(reject),
+            if let Some(arrived) = Arrived::recognise(now, &datagram) {
+                if self.to_discovery.push(arrived).is_err() {
+                    self.shared.telemetry.rejects.count(Reject::QueueFull);
+                }
+            } else {
+                match self.endpoint.receive(now, from, &datagram) {
+                    Ok(Some(incoming)) => self.route(incoming, driver),
+                    Ok(None) => {}
+                    Err(reject) => self.shared.telemetry.rejects.count(reject),
+                }
             }
             start = end;
             if start >= data.len() {
@@ -206,7 +213,7 @@ impl Net {
         }
     }
 
-    /// Now and then: what a WELCOME tells, and messages that never became whole.
+    /// Now and then: what a WELCOME tells, messages that never became whole, and peers that moved.
     pub fn housekeeping(&mut self, now: Instant) {
         let telemetry = &self.shared.telemetry;
         let view = View(telemetry.order.view.get());
@@ -214,6 +221,20 @@ impl Net {
             .set_progress(view, Slot(telemetry.execute.executed_slot.get()));
         for (id, peer) in (0..).map(NodeId).zip(&telemetry.peers) {
             peer.boot.set(u64::from(self.endpoint.peer_boot(id).0));
+            let counts = self.endpoint.peer_counts(id);
+            peer.link_boot.set(u64::from(counts.boot.0));
+            peer.link_taken.set(counts.taken);
+            peer.link_end.set(counts.end);
+            peer.elsewhere.set(counts.elsewhere);
+        }
+        let moves = telemetry.discovery.moves.get();
+        if moves != self.moves_seen {
+            self.moves_seen = moves;
+            for (id, shown) in (0..).map(NodeId).zip(&telemetry.whereabouts) {
+                if let Some(address) = shown.address.get() {
+                    self.endpoint.set_peer_address(id, address);
+                }
+            }
         }
         self.endpoint.expire(now);
     }
