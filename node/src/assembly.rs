@@ -5,6 +5,9 @@ use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
 use platform::pool::Pool;
 use platform::waker::Waker;
+use replica::admission::Followed;
+use replica::agreement::Core;
+use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
@@ -12,10 +15,11 @@ use replica::recovery::{Restarted, restart};
 use replica::verifying::Verifying;
 use storage::superblock::Superblock;
 use storage::wal::{Journal, JournalLimits, Writer};
-use wire::committee::Committee;
+use wire::committee::{Committee, Exclusion, VoteAuthentication};
 use wire::header::HEADER_BYTES;
-use wire::ids::Instant;
+use wire::ids::{Boot, Instant};
 use wire::keys::NodeSecret;
+use wire::limits::CHECKPOINT_INTERVAL;
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
 use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
@@ -70,7 +74,7 @@ impl Restored {
     }
 
     pub fn decided(&self) -> u64 {
-        self.restarted.recovered.decided.0
+        self.restarted.recovered.decided.slot.0
     }
 
     pub fn undecided(&self) -> usize {
@@ -84,6 +88,31 @@ pub struct Built {
     pub new_segments: Outlet<LogFile>,
     /// Datagrams of discovery, for the control thread.
     pub discovery: Inlet<Arrived>,
+}
+
+/// What the core of this node is told of its committee and configuration.
+fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
+    let committee = node.committee;
+    let parameters = committee.parameters();
+    let exclusion = committee.exclusion() == Exclusion::On;
+    replica::agreement::Config {
+        me: node.shared.me,
+        quorums: Quorums::new(
+            parameters.n,
+            parameters.b,
+            parameters.u,
+            parameters.p,
+            exclusion,
+        ),
+        epoch: committee.epoch(),
+        genesis: committee.genesis(),
+        boot,
+        blocks_held_max: HELD_BLOCKS,
+        interval: CHECKPOINT_INTERVAL,
+        patience_ns_min: node.config.consensus.patience_ns_min,
+        sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
+        transfer_beyond: 2 * CHECKPOINT_INTERVAL,
+    }
 }
 
 /// The driver's backend by configuration.
@@ -108,14 +137,16 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
     let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
     let replicas = node.committee.n();
     let mut execution = Execution::new(node.shared.me, replicas, machine, reply_bytes);
-    let verifying = Verifying::new(Ed25519Verifier::new(node.committee), replicas);
+    let rules = Core::<Ed25519Signer>::rules(&core_config(node, Boot(0)));
+    let mut verifying = Verifying::new(Ed25519Verifier::new(node.committee), rules);
     let restarted = restart(
+        node.shared.me,
         segments,
         &node.superblock.geometry,
         &node.superblock.identity(),
         node.committee.genesis(),
         &mut execution,
-        &verifying,
+        &mut verifying,
         &mut Pooled(node.pools.blocks.clone()),
     )
     .or_exit(Exit::Damaged, "write-ahead log")?;
@@ -173,27 +204,13 @@ pub fn build(
     let journal_thread = layout.thread_of(Stage::Journal);
     let (new_segments, journal_segments) = link(16, Some(wakers[journal_thread].clone()));
 
-    let quorums = {
-        let parameters = committee.parameters();
-        replica::agreement::quorum::Quorums::new(
-            parameters.n,
-            parameters.b,
-            parameters.u,
-            parameters.p,
-        )
-        .or_exit(Exit::Preflight, "committee")?
-    };
-    let core_config = replica::agreement::Config {
-        me: shared.me,
-        quorums,
-        epoch: committee.epoch(),
-        genesis: committee.genesis(),
-        blocks_held_max: HELD_BLOCKS,
-    };
     let signer = || Ed25519Signer::new(committee, node.secret).or_exit(Exit::Preflight, "key");
     let durable = restarted.recovery.flushed();
     let boot = restarted.boot;
-    let core = replica::agreement::Core::new(core_config, restarted.recovered, now);
+    let core_config = core_config(&node, boot);
+    let rules = Core::<Ed25519Signer>::rules(&core_config);
+    let votes_verified = core_config.quorums.has_slow_path();
+    let core = Core::new(core_config, signer()?, restarted.recovered, now);
     let writer = Writer::new(
         node.superblock.geometry,
         node.superblock.identity(),
@@ -232,7 +249,6 @@ pub fn build(
         writer,
         Pooled(pools.blocks.clone()),
         Pooled(pools.sectors.clone()),
-        signer()?,
         Ed25519Verifier::new(committee),
     );
     ordering.resume(now, durable, restarted.undecided);
@@ -258,6 +274,8 @@ pub fn build(
             replicas: committee.n() as u16,
             datagram_bytes: node.datagram_bytes,
             client_share: client_share(&pools.receive),
+            votes_verified,
+            followed: Followed::new(),
             send_pool: pools.send.clone(),
             from_order: net_from_order,
             from_execute: net_from_execute,
@@ -271,7 +289,7 @@ pub fn build(
             shared: shared.clone(),
         }),
         verify: Some(Verify {
-            verifying: Verifying::new(Ed25519Verifier::new(committee), committee.n()),
+            verifying: Verifying::new(Ed25519Verifier::new(committee), rules),
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,

@@ -92,6 +92,8 @@ pub struct StorageConfig {
 pub struct ConsensusConfig {
     /// tau: how long the oldest transaction waits for company.
     pub batch_delay_ns: u64,
+    /// Patience with a leader is never below this.
+    pub patience_ns_min: u64,
     pub block_bytes_max: usize,
 }
 
@@ -243,6 +245,7 @@ impl Config {
             },
             consensus: ConsensusConfig {
                 batch_delay_ns: number(value("consensus", "batch_delay")),
+                patience_ns_min: number(value("consensus", "patience_min")),
                 block_bytes_max: number(value("consensus", "block_bytes_max")) as usize,
             },
         };

@@ -1,6 +1,7 @@
 //! The state machine that the committee chose.
 
 use storage::machine::{Kv, Noop, StateMachine};
+use storage::state::Bucketed;
 use storage::table::MemTable;
 use wire::committee;
 use wire::ops::{Operation, ResultBuffer};
@@ -42,6 +43,20 @@ impl StateMachine for Machine {
         match self {
             Machine::Kv(kv) => kv.read(operation, out),
             Machine::Noop(noop) => noop.read(operation, out),
+        }
+    }
+
+    fn state(&self) -> Option<&dyn Bucketed> {
+        match self {
+            Machine::Kv(kv) => kv.state(),
+            Machine::Noop(noop) => noop.state(),
+        }
+    }
+
+    fn state_mut(&mut self) -> Option<&mut dyn Bucketed> {
+        match self {
+            Machine::Kv(kv) => kv.state_mut(),
+            Machine::Noop(noop) => noop.state_mut(),
         }
     }
 

@@ -308,6 +308,17 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "consensus",
+        "patience_min",
+        Kind::Duration {
+            max_ns: 60_000_000_000,
+        },
+        Some("100ms"),
+        "The leader is replaced when nothing is decided for eight times what nearly every commit \
+         takes, as measured, but never sooner than this. 10ms suits nodes with a core for every \
+         hot thread; elsewhere other processes take the cores away for longer than that.",
+    ),
+    setting(
+        "consensus",
         "block_bytes_max",
         Kind::Size {
             min: REQUEST_BYTES_MAX as u64,

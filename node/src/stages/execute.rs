@@ -15,6 +15,8 @@ use super::{ORDER_ROOM_MIN, Shared};
 use crate::buffers::{Bytes, Pooled};
 use crate::machine::Machine;
 
+/// Bytes of a checkpoint hashed in one turn: about 60 us.
+const HASH_BYTES: usize = 64 * 1024;
 /// Blocks applied in one turn.
 const BLOCKS_PER_TURN: usize = 4;
 
@@ -30,6 +32,16 @@ pub enum ExecuteInput {
         first: Sequence,
         count: u16,
     },
+    /// Whether any part of a request is still to be executed.
+    Recheck {
+        client: PublicKey,
+        session: SessionId,
+        first: Sequence,
+        count: u16,
+        open: bool,
+    },
+    /// The state after this slot is certified.
+    Stable(Slot),
     /// A READ body of an authenticated client.
     Read {
         client: PublicKey,
@@ -142,9 +154,28 @@ impl Execute {
                     self.execution
                         .resend(&client, session, first, count, &mut self.replies);
                 }
+                ExecuteInput::Recheck {
+                    client,
+                    session,
+                    first,
+                    count,
+                    open,
+                } => {
+                    let waits = self.execution.waits(&client, session, first, count, open);
+                    let input = Input::Rechecked {
+                        client,
+                        first,
+                        waits,
+                    };
+                    if self.to_order.push(input).is_err() {
+                        unreachable!("room was checked");
+                    }
+                }
+                ExecuteInput::Stable(slot) => self.execution.stable(slot),
                 ExecuteInput::Read { client, body } => self.read(&client, &body),
             }
         }
+        let hashing = self.hash();
         if done > 0 {
             let execute = &self.shared.telemetry.execute;
             execute.replies.set(self.replies.sent);
@@ -154,7 +185,23 @@ impl Execute {
         }
         self.to_order.wake();
         self.replies.to_net.wake();
-        done > 0
+        done > 0 || hashing
+    }
+
+    /// K1: one slice of the checkpoint under way; true while there is more.
+    fn hash(&mut self) -> bool {
+        if !self.execution.is_hashing() {
+            return false;
+        }
+        let more = self.execution.work(HASH_BYTES);
+        while self.to_order.room() > ORDER_ROOM_MIN
+            && let Some((slot, root)) = self.execution.take_root()
+        {
+            if self.to_order.push(Input::Root { slot, root }).is_err() {
+                unreachable!("room was checked");
+            }
+        }
+        more
     }
 
     /// §9.6 (c): answers at once from the executed state.

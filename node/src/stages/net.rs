@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use platform::driver::Outgoing;
 use platform::pool::Pool;
+use replica::admission::Followed;
 use replica::ordering::{Input, Output};
 use replica::verifying::Job;
 use wire::link::Endpoint;
@@ -38,6 +39,9 @@ pub struct Net {
     pub datagram_bytes: usize,
     /// Messages of clients that may wait for verification, in the batch and for execution, each.
     pub client_share: usize,
+    /// Votes are verified before they are counted.
+    pub votes_verified: bool,
+    pub followed: Followed,
     pub send_pool: Pool,
     pub from_order: Inlet<NetInput>,
     pub from_execute: Inlet<Reply>,

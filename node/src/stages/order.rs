@@ -111,26 +111,10 @@ impl Order {
                 .to_journal
                 .push(JournalInput::Read(read))
                 .map_err(|_| Output::Read(read)),
-            Output::Verify {
-                slot,
-                digest,
-                message,
-            } => {
-                let job = Job::Proposed {
-                    slot,
-                    digest,
-                    message,
-                };
+            Output::Verify { place, message } => {
+                let job = Job::Proposed { place, message };
                 self.to_verify.push(job).map_err(|back| match back {
-                    Job::Proposed {
-                        slot,
-                        digest,
-                        message,
-                    } => Output::Verify {
-                        slot,
-                        digest,
-                        message,
-                    },
+                    Job::Proposed { place, message } => Output::Verify { place, message },
                     _ => unreachable!("the job that was pushed"),
                 })
             }
@@ -156,17 +140,56 @@ impl Order {
                 });
                 Ok(())
             }
+            Output::Recheck {
+                client,
+                session,
+                first,
+                count,
+                open,
+            } => {
+                let input = ExecuteInput::Recheck {
+                    client,
+                    session,
+                    first,
+                    count,
+                    open,
+                };
+                self.to_execute.push(input).map_err(|_| Output::Recheck {
+                    client,
+                    session,
+                    first,
+                    count,
+                    open,
+                })
+            }
+            Output::Stable(slot) => self
+                .to_execute
+                .push(ExecuteInput::Stable(slot))
+                .map_err(|_| Output::Stable(slot)),
+            // Blocks go on coming from the others' logs meanwhile.
+            Output::Transfer(_) => Ok(()),
+            Output::Diverged {
+                slot,
+                own,
+                certified,
+            } => {
+                eprintln!(
+                    "hippo: the state after slot {slot} is {own} here and {certified} at a quorum \
+                     of nodes: this node has diverged and votes no more; keep its directory for \
+                     inspection and start it anew from an empty one"
+                );
+                Ok(())
+            }
             Output::Refused(reject) => {
                 self.shared.telemetry.rejects.count(reject);
                 Ok(())
             }
-            message @ (Output::Send { .. } | Output::SendBlock { .. } | Output::Busy { .. }) => {
-                self.to_net
-                    .push(NetInput::Order(message))
-                    .map_err(|back| match back {
-                        NetInput::Order(output) => output,
-                    })
-            }
+            message @ (Output::Send { .. } | Output::SendLong { .. } | Output::Busy { .. }) => self
+                .to_net
+                .push(NetInput::Order(message))
+                .map_err(|back| match back {
+                    NetInput::Order(output) => output,
+                }),
         }
     }
 
@@ -182,7 +205,8 @@ impl Order {
         order.may_propose.set(self.ordering.may_propose());
         order.committed_slot.set(summary.decided.0);
         order.fast_commits.set(counts.fast_blocks);
-        order.slow_commits.set(0);
+        order.slow_commits.set(counts.slow_blocks);
+        order.view_changes.set(counts.view_changes);
         order.busy_replies.set(counts.busy);
         order.retransmits.set(counts.duplicates);
         order.evidence.set(counts.evidence);

@@ -37,15 +37,8 @@ impl Verify {
             telemetry.queue_depth.of(Stage::Verify).set(left as u64);
             let input = match self.verifying.handle(job) {
                 Verdict::Request(request) => Input::Request(request),
-                Verdict::Checked {
-                    slot,
-                    digest,
-                    valid,
-                } => Input::Checked {
-                    slot,
-                    digest,
-                    valid,
-                },
+                Verdict::Agreement(input) => Input::Agreement(input),
+                Verdict::Evidence(body) => Input::Evidence(body),
                 Verdict::Fetched { from, raw } => Input::Fetched { from, raw },
                 Verdict::Rejected(reject) => {
                     telemetry.verify.failures.add(1);

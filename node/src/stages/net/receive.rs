@@ -7,8 +7,8 @@ use platform::pool;
 use replica::admission::{Admission, Standing};
 use replica::blocks::Raw;
 use replica::ordering::Input;
-use replica::peer::PeerMessage;
-use replica::verifying::Job;
+use replica::peer::{PeerMessage, is_verified};
+use replica::verifying::{Job, body_of};
 use wire::bytes::{SharedBytes, UniqueBytes};
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
@@ -51,7 +51,7 @@ impl Net {
                 }
             } else {
                 match self.endpoint.receive(now, from, &datagram) {
-                    Ok(Some(incoming)) => self.route(incoming, driver),
+                    Ok(Some(incoming)) => self.route(now, incoming, driver),
                     Ok(None) => {}
                     Err(reject) => self.shared.telemetry.rejects.count(reject),
                 }
@@ -63,11 +63,11 @@ impl Net {
         }
     }
 
-    fn route(&mut self, incoming: Incoming<Pooled>, driver: &mut dyn Driver) {
+    fn route(&mut self, now: Instant, incoming: Incoming<Pooled>, driver: &mut dyn Driver) {
         let outcome = match incoming {
             Incoming::Respond { to, datagram } => self.respond(to, &datagram, driver),
             Incoming::Peer(message) => self.hear_peer(message.into_inner()),
-            Incoming::Client(message) => self.hear_client(message.into_inner(), driver),
+            Incoming::Client(message) => self.hear_client(now, message.into_inner(), driver),
         };
         if let Err(reject) = outcome {
             self.shared.telemetry.rejects.count(reject);
@@ -115,7 +115,7 @@ impl Net {
                 message_bytes,
             };
             if kind == Kind::Propose {
-                if u64::from(from.0) != self.shared.telemetry.order.leader.get() {
+                if u64::from(from.0) != view.0 % u64::from(self.replicas) {
                     return Err(Reject::NotLeader);
                 }
                 let input = Input::Proposed { from, raw };
@@ -136,6 +136,25 @@ impl Net {
             let job = Job::Fetched { from, raw };
             return self.to_verify.push(job).map_err(|_| Reject::QueueFull);
         }
+        if is_verified(kind, self.votes_verified) || kind == Kind::Forward {
+            let body = body_of(body);
+            let job = if kind == Kind::Forward {
+                // Clients that nobody forwards for come first.
+                if self.to_verify.queued() >= self.client_share {
+                    return Err(Reject::QueueFull);
+                }
+                Job::Forwarded { from, body }
+            } else {
+                Job::Message {
+                    from,
+                    kind,
+                    view,
+                    slot,
+                    body,
+                }
+            };
+            return self.to_verify.push(job).map_err(|_| Reject::QueueFull);
+        }
         let message = PeerMessage::decode(kind, view, slot, body.bytes())?;
         let input = Input::Peer { from, message };
         self.to_order.push(input).map_err(|_| Reject::QueueFull)
@@ -143,12 +162,13 @@ impl Net {
 
     fn hear_client(
         &mut self,
+        now: Instant,
         message: FromClient<Pooled>,
         driver: &mut dyn Driver,
     ) -> Result<(), Reject> {
         let FromClient { client, kind, body } = message;
         match kind {
-            Kind::Request | Kind::Open => self.request(&client, whole(body), driver),
+            Kind::Request | Kind::Open => self.request(now, &client, whole(body), driver),
             Kind::Read => {
                 if self.to_execute.queued() >= self.client_share {
                     return Err(Reject::QueueFull);
@@ -166,6 +186,7 @@ impl Net {
     /// Says Busy, or answers what was executed, before any signature work; or has it verified.
     fn request(
         &mut self,
+        now: Instant,
         client: &PublicKey,
         bytes: Bytes,
         driver: &mut dyn Driver,
@@ -198,6 +219,12 @@ impl Net {
             Admission::Resend { busy } => {
                 if let Some(reason) = busy {
                     self.busy(driver, client, first, reason);
+                }
+                let room = self.to_verify.queued() < self.client_share;
+                if busy.is_none() && room && self.followed.may_admit(now, client) {
+                    // A follower stands up for its clients.
+                    let job = Job::Request(bytes);
+                    self.to_verify.push(job).map_err(|_| Reject::QueueFull)?;
                 }
                 if open {
                     return Ok(());

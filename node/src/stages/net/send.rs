@@ -39,17 +39,16 @@ impl Net {
                     self.ask_for_the_rest(to, &mut message);
                     self.send_small(driver, to, &message);
                 }
-                Output::SendBlock {
+                Output::SendLong {
                     to,
-                    propose,
+                    kind,
                     view,
                     slot,
                     digest,
                     message,
                     grains,
                 } => {
-                    let kind = if propose { Kind::Propose } else { Kind::Block };
-                    self.send_block(driver, to, (kind, view, slot, digest), &message, grains);
+                    self.send_long(driver, to, (kind, view, slot, digest), &message, grains);
                 }
                 Output::Busy {
                     client,
@@ -160,9 +159,9 @@ impl Net {
         }
     }
 
-    /// PROPOSE or BLOCK: headers from the send pool, the body from the block buffer, no copy. Each
+    /// A long message, mostly PROPOSE or BLOCK: headers from the send pool, the body from the block buffer, no copy. Each
     /// fragment is hashed once for all recipients.
-    fn send_block(
+    fn send_long(
         &mut self,
         driver: &mut dyn Driver,
         to: Recipient,
