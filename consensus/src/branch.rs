@@ -6,7 +6,7 @@
 use wire::certificates::Place;
 use wire::ids::{Digest, Slot};
 
-use crate::tree::{RING, Tree};
+use crate::tree::Tree;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -19,9 +19,9 @@ pub(crate) struct Branch {
 
 impl Branch {
     /// A branch that ends at `top`; nothing below is remembered.
-    pub fn new(top: Place) -> Branch {
+    pub fn new(top: Place, ring: usize) -> Branch {
         let mut branch = Branch {
-            digests: vec![Digest::ZERO; RING],
+            digests: vec![Digest::ZERO; ring],
             lowest: top.slot,
             top,
         };
@@ -29,8 +29,13 @@ impl Branch {
         branch
     }
 
+    fn ring(&self) -> u64 {
+        self.digests.len() as u64
+    }
+
     fn set(&mut self, place: Place) {
-        self.digests[(place.slot.0 % RING as u64) as usize] = place.digest;
+        let cell = place.slot.0 % self.ring();
+        self.digests[cell as usize] = place.digest;
     }
 
     pub fn top(&self) -> Place {
@@ -41,9 +46,9 @@ impl Branch {
     pub fn digest_at(&self, slot: Slot) -> Option<Digest> {
         let remembered = self
             .lowest
-            .max(Slot(self.top.slot.0.saturating_sub(RING as u64 - 1)));
+            .max(Slot(self.top.slot.0.saturating_sub(self.ring() - 1)));
         (remembered <= slot && slot <= self.top.slot)
-            .then(|| self.digests[(slot.0 % RING as u64) as usize])
+            .then(|| self.digests[(slot.0 % self.ring()) as usize])
     }
 
     pub fn place_at(&self, slot: Slot) -> Option<Place> {

@@ -37,8 +37,10 @@ impl<S: Signer> Core<S> {
     }
 
     fn proposal_limit(&self) -> Slot {
-        let held = self.executed.0 + self.config.blocks_held_max;
-        Slot(held.min(self.low.0 + self.config.window()) - 2 * IN_FLIGHT.min(self.config.interval))
+        // Memory keeps a reserve for what others propose; the window needs none (N1): K slots of it
+        // lie above the next checkpoint, and with them a small interval would leave no slot at all.
+        let held = self.executed.0 + self.config.blocks_held_max - 2 * IN_FLIGHT;
+        Slot(held.min(self.low.0 + self.config.window()))
     }
 
     /// Blocks of the branch that are not decided.

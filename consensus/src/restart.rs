@@ -112,7 +112,8 @@ pub(crate) fn restore<S: Signer>(
         digest: config.genesis,
     };
     let base = recovered.certificate.map_or(genesis, |known| known.base);
-    let mut tree = Tree::new();
+    let ring = crate::tree::ring(&config);
+    let mut tree = Tree::new(ring);
     for block in &recovered.blocks {
         let entry = Entry {
             header: block.header,
@@ -129,7 +130,7 @@ pub(crate) fn restore<S: Signer>(
     }
     let low = recovered.checkpoint.map_or(genesis, |known| known.place());
     let decided = recovered.decided;
-    let branch = remembered_branch(&tree, decided);
+    let branch = remembered_branch(&tree, decided, ring);
     let n = config.quorums.n;
     let mut core = Core {
         rules: Core::<S>::rules(&config),
@@ -201,13 +202,13 @@ pub(crate) fn restore<S: Signer>(
 }
 
 /// The decided chain as far down as its blocks are known.
-fn remembered_branch(tree: &Tree, decided: Place) -> Branch {
+fn remembered_branch(tree: &Tree, decided: Place, ring: usize) -> Branch {
     let chain = tree.down_from(decided);
     let chain = chain.map(|entry| (entry.place(), entry.parent()));
     let mut chain = chain.collect::<Vec<_>>();
     chain.reverse();
     let lowest = chain.first().map_or(decided, |(_, parent)| *parent);
-    let mut branch = Branch::new(lowest);
+    let mut branch = Branch::new(lowest, ring);
     for (place, _) in chain {
         branch.push(place);
     }

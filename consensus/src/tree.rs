@@ -4,8 +4,9 @@
 use wire::block::BlockHeader;
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, Position, Signature, Slot};
-use wire::limits::WINDOW;
 use wire::messages::SignedHeader;
+
+use crate::core::Config;
 
 /// What verification said about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +64,19 @@ impl Entry {
     }
 }
 
-/// Slots remembered: the window above the executed slot, and as much below it for repair.
-pub(crate) const RING: usize = 2 * WINDOW as usize;
 /// Blocks of one slot: the own branch, the base of a new view, its first proposals, and one more.
 const WAYS: usize = 4;
+
+/// Slots remembered: the window above the executed slot, and as much below it for repair. Blocks
+/// held above the executed slot fit as well.
+pub(crate) fn ring(config: &Config) -> usize {
+    2 * config.window().max(config.blocks_held_max) as usize
+}
 
 /// The blocks. About a kilobyte a slot, taken once.
 #[derive(Debug)]
 pub(crate) struct Tree {
+    ring: usize,
     ways: Vec<Option<Entry>>,
 }
 
@@ -79,20 +85,21 @@ pub(crate) struct Tree {
 pub(crate) struct Crowded;
 
 impl Tree {
-    pub fn new() -> Tree {
+    pub fn new(ring: usize) -> Tree {
         Tree {
-            ways: vec![None; RING * WAYS],
+            ring,
+            ways: vec![None; ring * WAYS],
         }
     }
 
-    fn range(slot: Slot) -> std::ops::Range<usize> {
-        let first = (slot.0 % RING as u64) as usize * WAYS;
+    fn range(&self, slot: Slot) -> std::ops::Range<usize> {
+        let first = (slot.0 % self.ring as u64) as usize * WAYS;
         first..first + WAYS
     }
 
     /// Every known block of a slot.
     pub fn at(&self, slot: Slot) -> impl Iterator<Item = &Entry> {
-        let entries = self.ways[Tree::range(slot)].iter().flatten();
+        let entries = self.ways[self.range(slot)].iter().flatten();
         entries.filter(move |entry| entry.header.slot() == slot)
     }
 
@@ -102,7 +109,8 @@ impl Tree {
     }
 
     pub fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        let entries = self.ways[Tree::range(place.slot)].iter_mut().flatten();
+        let range = self.range(place.slot);
+        let entries = self.ways[range].iter_mut().flatten();
         entries
             .filter(|entry| entry.header.slot() == place.slot)
             .find(|entry| entry.digest == place.digest)
@@ -115,7 +123,8 @@ impl Tree {
         needs: impl Fn(&Entry) -> bool,
     ) -> Result<Option<Place>, Crowded> {
         let slot = entry.header.slot();
-        let ways = &mut self.ways[Tree::range(slot)];
+        let range = self.range(slot);
+        let ways = &mut self.ways[range];
         // Whatever lies here of another slot is far below the window.
         let is_free = |way: &Option<Entry>| way.as_ref().is_none_or(|e| e.header.slot() != slot);
         if let Some(way) = ways.iter_mut().find(|way| is_free(way)) {
@@ -133,7 +142,8 @@ impl Tree {
     }
 
     pub fn remove(&mut self, place: Place) {
-        for way in &mut self.ways[Tree::range(place.slot)] {
+        let range = self.range(place.slot);
+        for way in &mut self.ways[range] {
             if way.as_ref().is_some_and(|entry| entry.place() == place) {
                 *way = None;
             }
