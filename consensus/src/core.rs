@@ -21,6 +21,9 @@ use crate::tree::Tree;
 use crate::wish::Wishing;
 use crate::words::Book;
 
+/// Views whose words are kept (§11).
+const BOOKS: usize = 3;
+
 /// What does not change while the process runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -273,7 +276,11 @@ impl<S: Signer> Core<S> {
         if self.books.iter().any(|book| book.view == view) {
             return;
         }
-        let installed = self.installed;
+        let (installed, n) = (self.installed, self.config.quorums.n);
+        if self.books.len() < BOOKS {
+            self.books.push(Book::new(view, n));
+            return;
+        }
         let closed = self.books.iter_mut().filter(|book| book.view != installed);
         let closed = closed.min_by_key(|book| book.view);
         closed.expect("three books for two views").reopen(view);

@@ -168,11 +168,7 @@ pub(crate) fn restore<S: Signer>(
         holds_unlinked: false,
         own_vote: None,
         own_commit: None,
-        books: vec![
-            Book::new(recovered.installed, n),
-            Book::new(recovered.stage, n),
-            Book::new(recovered.installed, n),
-        ],
+        books: vec![Book::new(recovered.installed, n)],
         peers: vec![Peer::default(); n],
         repair: Repair::new(now, decided),
         timers: Timers::new(config.patience_ns_min, now),
@@ -188,6 +184,7 @@ pub(crate) fn restore<S: Signer>(
         awaiting: VecDeque::new(),
     };
     core.resume_branch();
+    core.open_book(core.stage);
     if core.stage > core.installed {
         core.timers.entered(now, false);
         let mut change = Change::new(core.stage, now);
