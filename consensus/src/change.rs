@@ -96,7 +96,14 @@ impl<S: Signer> Core<S> {
     /// V1: from now on no vote in a lower view.
     pub(crate) fn enter(&mut self, now: Instant, view: View, out: &mut Outbox) {
         assert!(view > self.stage, "I6: views are entered upwards");
-        let in_vain = !(self.accused == Some(self.installed) && self.stage == self.installed);
+        // k counts views left by T1 or T5 alone: patience does not grow by what others saw, nor by a
+        // proof or a hand-over, or a few of these would make a dead leader's view last minutes.
+        let deadline = if self.stage > self.installed {
+            self.timers.change_deadline
+        } else {
+            self.progress_deadline()
+        };
+        let in_vain = deadline.is_some_and(|deadline| now >= deadline);
         let own = self.own_view_change(view);
         self.stage = view;
         self.timers.entered(now, in_vain);
