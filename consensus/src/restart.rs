@@ -132,6 +132,11 @@ pub(crate) fn restore<S: Signer>(
     let decided = recovered.decided;
     let branch = remembered_branch(&tree, decided, ring);
     let n = config.quorums.n;
+    // A tip above the base without a vote record is the end of a jump (N2): the log does not back a
+    // vote for it, only for what extends it.
+    let tip = recovered.tip;
+    let backed = tree.get(tip).is_some_and(|e| e.record == Some(RecordAs::Vote));
+    let voted = (tip.slot > base.slot && !backed).then_some(tip.slot);
     let mut core = Core {
         rules: Core::<S>::rules(&config),
         config,
@@ -149,7 +154,7 @@ pub(crate) fn restore<S: Signer>(
         quorum: recovered.quorum.map(Arc::new),
         durable: decided.slot,
         valid: decided.slot,
-        voted: None,
+        voted,
         decided,
         decided_in: None,
         executed: Slot(0),
