@@ -261,6 +261,11 @@ impl<S: Signer> Core<S> {
         self.retained_from = slot;
     }
 
+    /// low + W: the last slot of the window, in which this replica votes.
+    pub(crate) fn window_end(&self) -> Slot {
+        Slot(self.low.0 + self.config.window())
+    }
+
     /// T_prog: how long the leader may take, in nanoseconds.
     pub fn progress_ns(&self) -> u64 {
         self.timers.progress_ns()
