@@ -91,6 +91,11 @@ impl Judge {
         self.view_changes.insert((by, vc.message.view), vc.clone());
     }
 
+    /// Whether a correct replica sent a view change for this view.
+    pub fn has_left(&self, by: NodeId, view: View) -> bool {
+        self.view_changes.contains_key(&(by, view))
+    }
+
     pub fn led(&mut self, by: NodeId, view: View, digest: Digest) {
         self.only(7, by, view, Slot(0), digest);
     }

@@ -5,7 +5,7 @@ use wire::ids::NodeId;
 use crate::world::{ALL, FOUR, MS, SECOND, SEVEN, SIX, STRICT, World};
 
 /// Links of nearly equal length: three of them take longer than two.
-const STEADY: (u64, u64) = (MS, MS + MS / 10);
+pub const STEADY: (u64, u64) = (MS, MS + MS / 10);
 
 impl World {
     pub fn decided(&self, id: NodeId) -> u64 {

@@ -137,6 +137,8 @@ pub struct Replica {
     pub heard: Vec<Message>,
     pub lies: bool,
     pub twist: Twist,
+    /// Its caller finds every request overdue (T2).
+    pub starved: bool,
 }
 
 /// What the network does.
@@ -221,6 +223,7 @@ impl World {
             heard: Vec::new(),
             lies: false,
             twist: Twist::default(),
+            starved: false,
         };
         let mut world = World {
             now: 0,
@@ -538,7 +541,7 @@ impl World {
             let (load, now, limit) = (self.load, self.now, self.overdue);
             let replica = &mut self.replicas[at.index()];
             let Some(core) = &mut replica.core else { break };
-            let overdue = load && now.saturating_sub(replica.decided_at) > limit;
+            let overdue = load && now.saturating_sub(replica.decided_at) > limit || replica.starved;
             core.set_pending(load.then_some(Instant(replica.decided_at)), overdue);
             core.handle(Instant(now), input, &mut out);
             let effects = out.drain().collect::<Vec<_>>();
