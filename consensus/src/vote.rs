@@ -113,7 +113,8 @@ impl<S: Signer> Core<S> {
         if !self.may_vote() || !self.base_is_linked() || !self.branch.holds(self.recorded) {
             return;
         }
-        let reached = self.recorded.slot >= self.decided.slot && self.recorded.slot >= self.base.slot;
+        let reached =
+            self.recorded.slot >= self.decided.slot && self.recorded.slot >= self.base.slot;
         while reached && self.recorded.slot < self.window_end() {
             let next = self.branch.place_at(self.recorded.slot.next());
             let Some(entry) = next.and_then(|place| self.tree.get_mut(place)) else {
@@ -315,6 +316,11 @@ impl<S: Signer> Core<S> {
         if reaches || place.slot <= self.base.slot || !self.base_is_linked() {
             return;
         }
+        if place.slot > self.window_end() {
+            // N2: a tip above the window would make the next view change ill-formed. Execution of
+            // what is decided moves the window soon.
+            return;
+        }
         let transferred = self.low == place.slot && self.tree.get(place).is_none();
         let view = if transferred {
             self.checkpoint.as_ref().map(|known| known.header.view())
@@ -323,9 +329,8 @@ impl<S: Signer> Core<S> {
         };
         let quorum = self.quorum.as_ref().map(|quorum| quorum.block);
         // Below what the branch remembers nothing is provable: a state was taken over since.
-        let off_quorum = quorum.is_some_and(|block| {
-            block.slot >= self.branch.lowest() && !self.branch.holds(block)
-        });
+        let off_quorum = quorum
+            .is_some_and(|block| block.slot >= self.branch.lowest() && !self.branch.holds(block));
         let risky = self.jump_is_risky();
         let counted_here = self.decided_in == Some(self.installed);
         if view != Some(self.installed) || off_quorum || risky && !counted_here {
