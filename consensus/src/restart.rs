@@ -135,7 +135,9 @@ pub(crate) fn restore<S: Signer>(
     // A tip above the base without a vote record is the end of a jump (N2): the log does not back a
     // vote for it, only for what extends it.
     let tip = recovered.tip;
-    let backed = tree.get(tip).is_some_and(|e| e.record == Some(RecordAs::Vote));
+    let backed = tree
+        .get(tip)
+        .is_some_and(|e| e.record == Some(RecordAs::Vote));
     let voted = (tip.slot > base.slot && !backed).then_some(tip.slot);
     let mut core = Core {
         rules: Core::<S>::rules(&config),
