@@ -11,13 +11,21 @@ use wire::reject::Reject;
 use wire::seal::{Signer, Statement};
 use wire::view_change::{NewView, ViewChange};
 
-use crate::world::{FOUR, GENESIS, MS, Message, SECOND, SEVEN, SIX, STRICT, World, genesis, place_of};
+use crate::world::{
+    FOUR, GENESIS, MS, Message, SECOND, SEVEN, SIX, STRICT, World, genesis, place_of,
+};
 
 impl World {
     fn forge(&mut self, by: NodeId, view: u64, parent: Place, mark: u8) -> SignedHeader {
         let payload = Digest([mark; 32]);
-        let header =
-            BlockHeader::new(Epoch(0), View(view), parent.slot.next(), 0, parent.digest, payload);
+        let header = BlockHeader::new(
+            Epoch(0),
+            View(view),
+            parent.slot.next(),
+            0,
+            parent.digest,
+            payload,
+        );
         let signed = self.sign_header(by, header);
         self.judge.header(signed);
         signed
@@ -36,18 +44,26 @@ impl World {
 
     /// A view change out of view 0 that claims these blocks.
     fn lie_change(&mut self, by: NodeId, view: u64, claimed: &[SignedHeader]) -> Message {
-        let tip = claimed.last().map_or(Signature([0; 64]), |tip| tip.signature);
+        let tip = claimed
+            .last()
+            .map_or(Signature([0; 64]), |tip| tip.signature);
         let message = ViewChange {
             view: View(view),
             replica: by,
             installed: View(0),
             certificate: None,
             checkpoint: None,
-            suffix: claimed.iter().map(|signed| CompactHeader::of(&signed.header)).collect(),
+            suffix: claimed
+                .iter()
+                .map(|signed| CompactHeader::of(&signed.header))
+                .collect(),
             tip_signature: tip,
             quorum: None,
         };
-        let statement = Statement::ViewChange { view: View(view), digest: message.digest() };
+        let statement = Statement::ViewChange {
+            view: View(view),
+            digest: message.digest(),
+        };
         let signature = self.seals[by.index()].sign(&statement);
         Message::ViewChange(Arc::new((message, signature)))
     }
@@ -70,7 +86,11 @@ fn a3_an_equivocator_cannot_undo_what_one_replica_decided() {
         world.offer(liar, 3, y);
         world.lie_vote(liar, 2, &y);
         // Nothing of what 2 knows leaves it before the others have changed the view.
-        assert!(world.run_until(SECOND, |w| w.decided(NodeId(2)) == 1), "{}", world.describe());
+        assert!(
+            world.run_until(SECOND, |w| w.decided(NodeId(2)) == 1),
+            "{}",
+            world.describe()
+        );
         let lie = world.lie_change(liar, 1, &[x]);
         world.load = true;
         for _ in 0..400 {
@@ -79,7 +99,10 @@ fn a3_an_equivocator_cannot_undo_what_one_replica_decided() {
         }
         world.expect_progress(10, 30 * SECOND);
         let expected = place_of(&y.header).digest;
-        assert!((1..4).all(|id| world.digest_of(id, 1) == expected), "y was decided");
+        assert!(
+            (1..4).all(|id| world.digest_of(id, 1) == expected),
+            "y was decided"
+        );
     }
 }
 
@@ -166,17 +189,31 @@ fn a6_two_new_views_do_not_certify_two_bases() {
         assert_eq!(told.len(), 3, "0, 2 and 3 have left view 0");
         let tips = told.iter().map(|(.., tip)| *tip);
         let (deepest, lowest) = (tips.clone().max().unwrap(), tips.min().unwrap());
-        let chosen = told.iter().map(|(by, digest, _)| (*by, *digest)).collect::<Vec<_>>();
+        let chosen = told
+            .iter()
+            .map(|(by, digest, _)| (*by, *digest))
+            .collect::<Vec<_>>();
         for (base, to) in [(deepest, [0, 2]), (lowest, [3, 3]), (genesis(), [2, 3])] {
-            let message = NewView { view: View(1), base, chosen: chosen.clone() };
+            let message = NewView {
+                view: View(1),
+                base,
+                chosen: chosen.clone(),
+            };
             let signature = world.seals[1].sign(&message.statement());
             for to in to {
-                world.send(liar, NodeId(to), Message::NewView(Arc::new((message.clone(), signature))));
+                world.send(
+                    liar,
+                    NodeId(to),
+                    Message::NewView(Arc::new((message.clone(), signature))),
+                );
             }
         }
         for base in [deepest, lowest] {
-            let statement =
-                Statement::NewViewAck { view: View(1), base_slot: base.slot, base: base.digest };
+            let statement = Statement::NewViewAck {
+                view: View(1),
+                base_slot: base.slot,
+                base: base.digest,
+            };
             let ack = world.sign(liar, statement);
             for to in world.ids() {
                 world.lie(to, ack);
@@ -201,17 +238,28 @@ fn a5_an_installed_view_needs_its_certificate() {
         quorum: None,
     };
     let mut judge = |message: &ViewChange| {
-        let statement = Statement::ViewChange { view: View(9), digest: message.digest() };
+        let statement = Statement::ViewChange {
+            view: View(9),
+            digest: message.digest(),
+        };
         let signature = world.seals[3].sign(&statement);
-        world.compound.view_change(message.clone(), signature).map(|_| ())
+        world
+            .compound
+            .view_change(message.clone(), signature)
+            .map(|_| ())
     };
     assert_eq!(judge(&message), Err(Reject::WrongView));
-    let mut certificate =
-        NewViewCertificate { view: View(5), base: genesis(), acks: Signatures::new() };
+    let mut certificate = NewViewCertificate {
+        view: View(5),
+        base: genesis(),
+        acks: Signatures::new(),
+    };
     let seals = World::new(FOUR, 1).seals;
     let statement = certificate.statement();
     for by in [0u16, 3] {
-        certificate.acks.add(NodeId(by), seals[usize::from(by)].sign(&statement));
+        certificate
+            .acks
+            .add(NodeId(by), seals[usize::from(by)].sign(&statement));
     }
     message.certificate = Some(certificate);
     assert_eq!(judge(&message), Err(Reject::TooFewSignatures));
@@ -235,7 +283,10 @@ fn a11_what_was_said_once_does_nothing_when_repeated() {
         world.start(NodeId(0));
         world.expect_progress(10, 10 * SECOND);
         let mut said = world.recording.take().unwrap();
-        let views = world.correct().map(|id| world.view_of(id)).collect::<Vec<_>>();
+        let views = world
+            .correct()
+            .map(|id| world.view_of(id))
+            .collect::<Vec<_>>();
         for index in (1..said.len()).rev() {
             let other = world.random(index as u64 + 1) as usize;
             said.swap(index, other);
@@ -247,7 +298,10 @@ fn a11_what_was_said_once_does_nothing_when_repeated() {
             world.run(MS);
         }
         world.expect_progress(10, 10 * SECOND);
-        let after = world.correct().map(|id| world.view_of(id)).collect::<Vec<_>>();
+        let after = world
+            .correct()
+            .map(|id| world.view_of(id))
+            .collect::<Vec<_>>();
         assert_eq!(views, after, "old wishes move no view");
     }
 }
@@ -261,7 +315,11 @@ fn n9_an_invalid_block_ends_the_view_at_once() {
         world.poison = true;
         let moved = |w: &World| w.correct().all(|id| w.view_of(id) == View(1));
         assert!(world.run_until(150 * MS, moved), "{}", world.describe());
-        assert!(world.correct().all(|id| world.replicas[id.index()].accused.contains(&View(0))));
+        assert!(
+            world
+                .correct()
+                .all(|id| world.replicas[id.index()].accused.contains(&View(0)))
+        );
         world.replicas[0].core = None;
         world.expect_progress(10, 5 * SECOND);
     }
@@ -287,7 +345,14 @@ fn a9_what_one_replica_decided_alone_survives_it() {
         world.run(300 * MS);
         world.heal();
         world.expect_progress(10, 60 * SECOND);
-        let wish = world.sign(liar, Statement::Wish { view: View(4), boot: Boot(1), counter: 1 });
+        let wish = world.sign(
+            liar,
+            Statement::Wish {
+                view: View(4),
+                boot: Boot(1),
+                counter: 1,
+            },
+        );
         world.lie(NodeId(0), wish);
         let _ = GENESIS;
         assert_eq!(world.digest_of(0, 1), place_of(&block.header).digest);

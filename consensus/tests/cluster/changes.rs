@@ -29,7 +29,11 @@ fn a_crashed_leader_is_replaced() {
             assert!(world.correct().all(|id| world.view_of(id) == View(1)));
             // Patience is a second until 64 decisions were measured, and short afterwards.
             let limit = if seed == 4 { SECOND } else { 4 * SECOND };
-            assert!(world.now - before < limit, "{shape:?} {seed}: {}", world.now - before);
+            assert!(
+                world.now - before < limit,
+                "{shape:?} {seed}: {}",
+                world.now - before
+            );
         }
     }
 }
@@ -45,7 +49,11 @@ fn leaders_crash_one_after_the_other() {
             world.start(NodeId(leader));
             world.expect_progress(2, 20 * SECOND);
         }
-        assert!(world.correct().all(|id| world.view_of(id) >= View(shape.n as u64 - 1)));
+        assert!(
+            world
+                .correct()
+                .all(|id| world.view_of(id) >= View(shape.n as u64 - 1))
+        );
     }
 }
 
@@ -71,7 +79,10 @@ fn a_partition_into_halves_heals() {
         let before = world.highest();
         world.run(3 * SECOND);
         // What was in flight may still be decided; nothing new is.
-        assert!(world.highest() <= before + 8, "half a cluster decides nothing");
+        assert!(
+            world.highest() <= before + 8,
+            "half a cluster decides nothing"
+        );
         world.heal();
         world.expect_progress(20, 60 * SECOND);
     }
@@ -89,14 +100,19 @@ fn a_replica_that_missed_the_change_follows_by_certificate() {
         let others = (1..shape.n as u16 - 1).map(NodeId).collect::<Vec<_>>();
         let goal = world.highest() + 10;
         let others_at = others.clone();
-        assert!(world.run_until(10 * SECOND, |w| others_at.iter().all(|id| w.decided(*id) >= goal)));
+        assert!(world.run_until(10 * SECOND, |w| {
+            others_at.iter().all(|id| w.decided(*id) >= goal)
+        }));
         assert_eq!(world.view_of(late), View(0));
         world.heal();
         // Y4: only the certificate tells it.
         world.filter = Some(|_, _, message| !matches!(message, Message::WishCertificate(_)));
         world.expect_progress(20, 10 * SECOND);
         assert!(world.view_of(late) >= View(1));
-        assert!(!world.judge.has_left(late, View(1)), "it needed no view change of its own");
+        assert!(
+            !world.judge.has_left(late, View(1)),
+            "it needed no view change of its own"
+        );
     }
 }
 
@@ -125,7 +141,14 @@ fn wishes_of_liars_alone_move_nothing() {
         for counter in 1..40 {
             for by in &liars {
                 let view = View(1 + counter * 3 % 7);
-                let wish = world.sign(*by, Statement::Wish { view, boot: Boot(1), counter });
+                let wish = world.sign(
+                    *by,
+                    Statement::Wish {
+                        view,
+                        boot: Boot(1),
+                        counter,
+                    },
+                );
                 for to in world.ids() {
                     world.lie(to, wish);
                 }
@@ -133,7 +156,10 @@ fn wishes_of_liars_alone_move_nothing() {
             world.run(5 * MS);
         }
         world.expect_progress(10, 5 * SECOND);
-        assert!(world.correct().all(|id| world.stage_of(id) == View(0)), "{shape:?}");
+        assert!(
+            world.correct().all(|id| world.stage_of(id) == View(0)),
+            "{shape:?}"
+        );
     }
 }
 
@@ -143,7 +169,9 @@ fn one_more_wish_than_liars_is_followed() {
     world.expect_progress(10, 5 * SECOND);
     world.replicas[2].starved = true;
     world.replicas[3].starved = true;
-    let moved = world.run_until(2 * SECOND, |w| w.correct().all(|id| w.view_of(id) == View(1)));
+    let moved = world.run_until(2 * SECOND, |w| {
+        w.correct().all(|id| w.view_of(id) == View(1))
+    });
     assert!(moved, "{}", world.describe());
 }
 

@@ -55,12 +55,19 @@ impl Disk {
     }
 
     /// What the log says, and the decided chain from slot 0.
-    pub fn recover(&mut self, boot: u32, good: impl Fn(&SignedHeader) -> bool) -> (Recovered, Vec<Digest>) {
+    pub fn recover(
+        &mut self,
+        boot: u32,
+        good: impl Fn(&SignedHeader) -> bool,
+    ) -> (Recovered, Vec<Digest>) {
         let mut found = Recovered::blank(GENESIS);
         let mut headers: HashMap<Place, SignedHeader> = HashMap::new();
         let snapshot = Slot((self.snapshot.len() as u64).saturating_sub(1));
         if let Some(digest) = self.snapshot.last() {
-            found.decided = Place { slot: snapshot, digest: *digest };
+            found.decided = Place {
+                slot: snapshot,
+                digest: *digest,
+            };
         }
         for (end, entry) in &self.entries {
             match entry {
@@ -133,7 +140,10 @@ impl Disk {
             chain[at.slot.0 as usize] = at.digest;
             let parent = headers.get(&at).map(|signed| signed.header.parent);
             let digest = parent.expect("the log holds every decided block");
-            at = Place { slot: Slot(at.slot.0 - 1), digest };
+            at = Place {
+                slot: Slot(at.slot.0 - 1),
+                digest,
+            };
         }
         match self.snapshot.len() {
             0 => chain[0] = GENESIS,
@@ -143,7 +153,10 @@ impl Disk {
         let decided = found.decided;
         let ring = Slot(decided.slot.0.saturating_sub(2 * K));
         found.blocks.retain(|block| {
-            let signed = SignedHeader { header: block.header, signature: block.signature };
+            let signed = SignedHeader {
+                header: block.header,
+                signature: block.signature,
+            };
             let final_here = chain.get(block.place().slot.0 as usize) == Some(&block.digest);
             block.place().slot > ring && (final_here || good(&signed))
         });

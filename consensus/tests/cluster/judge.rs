@@ -36,7 +36,10 @@ impl Judge {
 
     fn only(&mut self, kind: u8, by: NodeId, view: View, slot: Slot, digest: Digest) {
         let known = *self.once.entry((kind, by, view, slot)).or_insert(digest);
-        assert_eq!(known, digest, "{by} said two things of kind {kind} in view {view}, slot {slot}");
+        assert_eq!(
+            known, digest,
+            "{by} said two things of kind {kind} in view {view}, slot {slot}"
+        );
     }
 
     /// A correct leader's block.
@@ -62,18 +65,36 @@ impl Judge {
                 }
             }
             Statement::Commit { view, slot, digest } => {
-                push(self.commits.entry((view, by)).or_default(), Place { slot, digest });
+                push(
+                    self.commits.entry((view, by)).or_default(),
+                    Place { slot, digest },
+                );
                 if correct {
                     self.only(3, by, view, slot, digest);
                     let known = self.votes.get(&(view, by)).into_iter().flatten();
                     let place = Place { slot, digest };
                     let own = known.copied().any(|voted| self.covers(voted, place));
-                    assert!(own || place.slot == Slot(0), "{by} commits off its own votes");
+                    assert!(
+                        own || place.slot == Slot(0),
+                        "{by} commits off its own votes"
+                    );
                 }
             }
-            Statement::NewViewAck { view, base_slot, base } => {
-                let place = Place { slot: base_slot, digest: base };
-                *self.bases.entry(view).or_default().entry(place).or_default() |= 1 << by.0;
+            Statement::NewViewAck {
+                view,
+                base_slot,
+                base,
+            } => {
+                let place = Place {
+                    slot: base_slot,
+                    digest: base,
+                };
+                *self
+                    .bases
+                    .entry(view)
+                    .or_default()
+                    .entry(place)
+                    .or_default() |= 1 << by.0;
                 if correct {
                     self.only(8, by, view, Slot(0), base);
                 }
@@ -104,11 +125,14 @@ impl Judge {
     fn not_after_change(&self, by: NodeId, view: View, place: Place) {
         for ((author, to), vc) in &self.view_changes {
             if *author == by && *to > view && vc.message.installed == view {
-                let told = place.slot <= vc.anchor.slot
-                    || vc.digest_at(place.slot) == Some(place.digest);
+                let told =
+                    place.slot <= vc.anchor.slot || vc.digest_at(place.slot) == Some(place.digest);
                 // A jump leaves a branch that lost.
                 let left = vc.tip().slot >= place.slot;
-                assert!(told || left, "{by} votes in view {view} after it left for {to}");
+                assert!(
+                    told || left,
+                    "{by} votes in view {view} after it left for {to}"
+                );
             }
             if *author == by && vc.message.installed > view {
                 panic!("{by} votes in view {view}, long left");
@@ -119,13 +143,23 @@ impl Judge {
     fn covers(&self, said: Place, place: Place) -> bool {
         let mut at = said;
         while at.slot > place.slot {
-            let Some(signed) = self.headers.get(&at) else { return false };
-            at = Place { slot: Slot(at.slot.0 - 1), digest: signed.header.parent };
+            let Some(signed) = self.headers.get(&at) else {
+                return false;
+            };
+            at = Place {
+                slot: Slot(at.slot.0 - 1),
+                digest: signed.header.parent,
+            };
         }
         at == place
     }
 
-    fn final_in(&self, words: &BTreeMap<(View, NodeId), Vec<Place>>, need: usize, out: &mut BTreeMap<Slot, Digest>) {
+    fn final_in(
+        &self,
+        words: &BTreeMap<(View, NodeId), Vec<Place>>,
+        need: usize,
+        out: &mut BTreeMap<Slot, Digest>,
+    ) {
         let mut by_place: HashMap<(View, Place), u32> = HashMap::new();
         for ((view, by), places) in words {
             for said in places {
@@ -136,15 +170,24 @@ impl Judge {
                         break;
                     }
                     *voters |= 1 << by.0;
-                    let Some(signed) = self.headers.get(&at) else { break };
-                    at = Place { slot: Slot(at.slot.0 - 1), digest: signed.header.parent };
+                    let Some(signed) = self.headers.get(&at) else {
+                        break;
+                    };
+                    at = Place {
+                        slot: Slot(at.slot.0 - 1),
+                        digest: signed.header.parent,
+                    };
                 }
             }
         }
         for ((view, place), voters) in by_place {
             if voters.count_ones() as usize >= need {
                 let known = *out.entry(place.slot).or_insert(place.digest);
-                assert_eq!(known, place.digest, "two blocks final at {}, one in view {view}", place.slot);
+                assert_eq!(
+                    known, place.digest,
+                    "two blocks final at {}, one in view {view}",
+                    place.slot
+                );
             }
         }
     }
@@ -157,7 +200,9 @@ impl Judge {
             self.final_in(&self.commits, shape.slow, &mut out);
         }
         for (view, bases) in &self.bases {
-            let certified = bases.values().filter(|acks| acks.count_ones() as usize >= shape.slow);
+            let certified = bases
+                .values()
+                .filter(|acks| acks.count_ones() as usize >= shape.slow);
             assert!(certified.count() <= 1, "two bases of view {view}");
         }
         out

@@ -57,7 +57,12 @@ impl World {
     }
 
     /// Another valid block of the same leader for the same slot.
-    pub fn rival(&self, by: NodeId, header: &BlockHeader, mark: u8) -> wire::messages::SignedHeader {
+    pub fn rival(
+        &self,
+        by: NodeId,
+        header: &BlockHeader,
+        mark: u8,
+    ) -> wire::messages::SignedHeader {
         let mut payload = header.payload;
         payload.0[31] ^= mark;
         let rival = BlockHeader::new(
@@ -98,16 +103,30 @@ impl World {
                     });
                     // A map's order differs between runs: the least is the same.
                     let other = known.map(|(place, _)| *place).min();
-                    let Some(Place { slot, digest }) = other else { return same };
+                    let Some(Place { slot, digest }) = other else {
+                        return same;
+                    };
                     let statement = Statement::Vote { view, slot, digest };
                     let lie = self.sign(from, statement);
                     self.judge.said(from, &lie, false);
                     vec![Message::Signed(lie)]
                 }
-                Statement::NewViewAck { view, base_slot, .. } if self.lies_now(twist.acks) => {
-                    let known = self.judge.headers.keys().filter(|place| place.slot <= base_slot);
-                    let Some(Place { slot, digest }) = known.max().copied() else { return same };
-                    let statement = Statement::NewViewAck { view, base_slot: slot, base: digest };
+                Statement::NewViewAck {
+                    view, base_slot, ..
+                } if self.lies_now(twist.acks) => {
+                    let known = self
+                        .judge
+                        .headers
+                        .keys()
+                        .filter(|place| place.slot <= base_slot);
+                    let Some(Place { slot, digest }) = known.max().copied() else {
+                        return same;
+                    };
+                    let statement = Statement::NewViewAck {
+                        view,
+                        base_slot: slot,
+                        base: digest,
+                    };
                     let lie = self.sign(from, statement);
                     self.judge.said(from, &lie, false);
                     vec![Message::Signed(lie)]
@@ -116,7 +135,10 @@ impl World {
             },
             Message::Decided(place) if self.lies_now(twist.claims) => {
                 let digest = Digest([self.random(256) as u8; 32]);
-                vec![Message::Decided(Place { slot: place.slot, digest })]
+                vec![Message::Decided(Place {
+                    slot: place.slot,
+                    digest,
+                })]
             }
             Message::Status(status) if self.lies_now(twist.claims) => {
                 let mut status = *status;
@@ -130,8 +152,13 @@ impl World {
                 vec![Message::Status(status)]
             }
             Message::ViewChange(body) if self.lies_now(twist.changes) => {
-                let Some(lie) = self.shorter(from, &body.0) else { return same };
-                let statement = Statement::ViewChange { view: lie.view, digest: lie.digest() };
+                let Some(lie) = self.shorter(from, &body.0) else {
+                    return same;
+                };
+                let statement = Statement::ViewChange {
+                    view: lie.view,
+                    digest: lie.digest(),
+                };
                 let signature = self.seals[from.index()].sign(&statement);
                 vec![Message::ViewChange(Arc::new((lie, signature)))]
             }

@@ -38,9 +38,16 @@ impl World {
         let one = |id: NodeId| {
             let replica = &self.replicas[id.index()];
             let summary = replica.core.as_ref().map(|core| core.summary());
-            format!("{id} boot {} lies {}: {summary:?}\n", replica.boot, replica.lies)
+            format!(
+                "{id} boot {} lies {}: {summary:?}\n",
+                replica.boot, replica.lies
+            )
         };
-        format!("t={} ms\n{}", self.now / MS, self.ids().map(one).collect::<String>())
+        format!(
+            "t={} ms\n{}",
+            self.now / MS,
+            self.ids().map(one).collect::<String>()
+        )
     }
 
     /// Liveness: every correct replica decides `more` blocks above the highest of now.
@@ -62,7 +69,16 @@ fn every_committee_decides_fast_when_nothing_is_wrong() {
         for id in world.ids() {
             let ways = world.replicas[id.index()].ways;
             assert_eq!((ways[1], ways[2]), (0, 0), "{shape:?} {ways:?}");
-            assert_eq!(world.replicas[id.index()].core.as_ref().unwrap().summary().stage.0, 0);
+            assert_eq!(
+                world.replicas[id.index()]
+                    .core
+                    .as_ref()
+                    .unwrap()
+                    .summary()
+                    .stage
+                    .0,
+                0
+            );
         }
     }
 }

@@ -39,9 +39,16 @@ fn all_restart_at_once_and_the_leader_resigns() {
             }
             world.load = false;
             let moved = |w: &World| w.correct().all(|id| w.view_of(id) == View(1));
-            assert!(world.run_until(3 * SECOND, moved), "Y5: {}", world.describe());
+            assert!(
+                world.run_until(3 * SECOND, moved),
+                "Y5: {}",
+                world.describe()
+            );
             let after = world.judge.headers.len();
-            assert_eq!(after, proposed, "R4: nothing is proposed in view 0 any more");
+            assert_eq!(
+                after, proposed,
+                "R4: nothing is proposed in view 0 any more"
+            );
             world.expect_progress(20, 60 * SECOND);
         }
     }
@@ -55,7 +62,11 @@ fn a_leader_restarts_on_an_idle_cluster() {
     world.run(SECOND);
     world.restart(NodeId(0));
     world.run(200 * MS);
-    assert!(world.correct().all(|id| world.view_of(id) == View(1)), "{}", world.describe());
+    assert!(
+        world.correct().all(|id| world.view_of(id) == View(1)),
+        "{}",
+        world.describe()
+    );
     world.expect_progress(10, SECOND);
 }
 

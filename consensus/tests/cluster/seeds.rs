@@ -22,9 +22,15 @@ fn story(shape: Shape, seed: u64) {
     world.run_until(2 * SECOND, |world| world.lowest() >= warm);
     let n = shape.n as u64;
     // At most u faulty at a time, of which at most b lie.
-    let liars = if shape.u == 0 { 0 } else { world.random(shape.b.min(shape.u) as u64 + 1) };
+    let liars = if shape.u == 0 {
+        0
+    } else {
+        world.random(shape.b.min(shape.u) as u64 + 1)
+    };
     let first = world.random(n);
-    let liars = (0..liars).map(|step| NodeId(((first + step) % n) as u16)).collect::<Vec<_>>();
+    let liars = (0..liars)
+        .map(|step| NodeId(((first + step) % n) as u16))
+        .collect::<Vec<_>>();
     let percent = 5 + world.random(60);
     for id in &liars {
         world.twist(*id, Twist::all(percent));
@@ -50,7 +56,14 @@ fn story(shape: Shape, seed: u64) {
             }
             4 => {
                 // The leader of the highest view.
-                let views = world.live().map(|id| world.replicas[id.index()].core.as_ref().unwrap().summary().stage);
+                let views = world.live().map(|id| {
+                    world.replicas[id.index()]
+                        .core
+                        .as_ref()
+                        .unwrap()
+                        .summary()
+                        .stage
+                });
                 let leader = world.leader(views.max().unwrap());
                 if !liars.contains(&leader) {
                     world.crash(leader);

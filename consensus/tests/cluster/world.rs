@@ -10,9 +10,7 @@ use consensus::{
     Config, Core, Effect, Evidence, Input, Large, Outbox, Recipient, Recovered, Source, Way,
 };
 use wire::block::{BlockHeader, BlockRef};
-use wire::certificates::{
-    CheckpointCertificate, NewViewCertificate, Place, WishCertificate,
-};
+use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, WishCertificate};
 use wire::committee::{Committee, CommitteeParts, Member, Preset};
 use wire::ids::{Boot, ClusterId, Digest, Epoch, Instant, NodeId, Position, Signature, Slot, View};
 use wire::keys::NodeSecret;
@@ -45,7 +43,16 @@ pub struct Shape {
 
 const fn shape(sizes: [usize; 4], exclusion: bool, quorums: [usize; 3]) -> Shape {
     let ([n, b, u, p], [fast, slow, change]) = (sizes, quorums);
-    Shape { n, b, u, p, exclusion, fast, slow, change }
+    Shape {
+        n,
+        b,
+        u,
+        p,
+        exclusion,
+        fast,
+        slow,
+        change,
+    }
 }
 
 pub const FOUR: Shape = shape([4, 1, 1, 1], true, [3, 3, 3]);
@@ -56,11 +63,17 @@ pub const SAFETY: Shape = shape([4, 2, 0, 0], true, [4, 4, 4]);
 pub const ALL: [Shape; 5] = [FOUR, SEVEN, SIX, STRICT, SAFETY];
 
 pub fn genesis() -> Place {
-    Place { slot: Slot(0), digest: GENESIS }
+    Place {
+        slot: Slot(0),
+        digest: GENESIS,
+    }
 }
 
 pub fn place_of(header: &BlockHeader) -> Place {
-    Place { slot: header.slot(), digest: header.digest() }
+    Place {
+        slot: header.slot(),
+        digest: header.digest(),
+    }
 }
 
 /// Payloads are numbers; those that begin so are invalid.
@@ -183,10 +196,13 @@ pub struct World {
 fn committee(n: usize) -> Committee {
     let members = (0..n as u16).map(|id| Member {
         id: NodeId(id),
-        public_key: NodeSecret::generate(&[id as u8 + 1; 32]).unwrap().public_key(),
+        public_key: NodeSecret::generate(&[id as u8 + 1; 32])
+            .unwrap()
+            .public_key(),
         address: SocketAddr::from(([10, 0, 0, 1], 7000 + id)),
     });
-    let parts = CommitteeParts::with_preset(ClusterId([3; 16]), members.collect(), Preset::Balanced);
+    let parts =
+        CommitteeParts::with_preset(ClusterId([3; 16]), members.collect(), Preset::Balanced);
     Committee::new(parts.unwrap()).unwrap()
 }
 
@@ -228,10 +244,18 @@ impl World {
         let mut world = World {
             now: 0,
             shape,
-            net: Net { loss: 0, duplicates: 0, delay: (MS / 5, MS), cut: Vec::new() },
+            net: Net {
+                loss: 0,
+                duplicates: 0,
+                delay: (MS / 5, MS),
+                cut: Vec::new(),
+            },
             replicas: (0..shape.n).map(replica).collect(),
             judge: Judge::default(),
-            compound: Compound::new(seals[0].clone(), Core::<FakeSeal>::rules(&config(&shape, 0, 1, 40))),
+            compound: Compound::new(
+                seals[0].clone(),
+                Core::<FakeSeal>::rules(&config(&shape, 0, 1, 40)),
+            ),
             seals,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             load: false,
@@ -274,7 +298,8 @@ impl World {
 
     fn schedule(&mut self, after: u64, event: Event) {
         self.sequence += 1;
-        self.queue.push(Reverse(Timed(self.now + after, self.sequence, event)));
+        self.queue
+            .push(Reverse(Timed(self.now + after, self.sequence, event)));
     }
 
     // ---- starts and ends of processes
@@ -285,8 +310,17 @@ impl World {
         assert!(replica.core.is_none());
         replica.boot += 1;
         let seal = self.seals[id.index()].clone();
-        let (recovered, chain) = replica.disk.recover(replica.boot, |signed| is_good(&seal, n, signed));
-        let recovered = if replica.boot == 1 { Recovered { durable_position: recovered.durable_position, ..Recovered::blank(GENESIS) } } else { recovered };
+        let (recovered, chain) = replica
+            .disk
+            .recover(replica.boot, |signed| is_good(&seal, n, signed));
+        let recovered = if replica.boot == 1 {
+            Recovered {
+                durable_position: recovered.durable_position,
+                ..Recovered::blank(GENESIS)
+            }
+        } else {
+            recovered
+        };
         replica.bytes.clear();
         for entry in replica.disk.entries() {
             if let Entry::Block(_, signed) = entry {
@@ -298,7 +332,9 @@ impl World {
         replica.executing = false;
         replica.wake = u64::MAX;
         replica.decided_at = self.now;
-        let low = recovered.checkpoint.map_or(0, |known| known.header.slot().0);
+        let low = recovered
+            .checkpoint
+            .map_or(0, |known| known.header.slot().0);
         let slot = recovered.decided.slot;
         let retained = recovered.retained_from;
         let config = self.config(id.0);
@@ -306,7 +342,10 @@ impl World {
         core.set_retained_from(retained);
         self.replicas[id.index()].core = Some(core);
         self.input(id, Input::Executed { slot });
-        for slot in (low + 1..=slot.0).filter(|slot| slot.is_multiple_of(K)).map(Slot) {
+        for slot in (low + 1..=slot.0)
+            .filter(|slot| slot.is_multiple_of(K))
+            .map(Slot)
+        {
             let root = root(&self.replicas[id.index()].chain, slot);
             self.input(id, Input::Root { slot, root });
         }
@@ -332,7 +371,9 @@ impl World {
     }
 
     pub fn live(&self) -> impl Iterator<Item = NodeId> + use<> {
-        let live = self.ids().filter(|id| self.replicas[id.index()].core.is_some());
+        let live = self
+            .ids()
+            .filter(|id| self.replicas[id.index()].core.is_some());
         live.collect::<Vec<_>>().into_iter()
     }
 
@@ -387,7 +428,11 @@ impl World {
 
     pub fn sign(&self, by: NodeId, statement: Statement) -> Signed {
         let signature = self.seals[by.index()].sign(&statement);
-        Signed { by, statement, signature }
+        Signed {
+            by,
+            statement,
+            signature,
+        }
     }
 
     pub fn sign_header(&self, by: NodeId, header: BlockHeader) -> SignedHeader {
@@ -396,7 +441,10 @@ impl World {
             slot: header.slot(),
             digest: header.digest(),
         };
-        SignedHeader { header, signature: self.seals[by.index()].sign(&statement) }
+        SignedHeader {
+            header,
+            signature: self.seals[by.index()].sign(&statement),
+        }
     }
 
     /// Says something in a liar's name; the judge hears it.
@@ -444,7 +492,13 @@ impl World {
                     return;
                 }
                 let SignedHeader { header, signature } = signed;
-                Input::Block { from, source, header, signature, digest: header.digest() }
+                Input::Block {
+                    from,
+                    source,
+                    header,
+                    signature,
+                    digest: header.digest(),
+                }
             }
             Message::Signed(signed) => match signed.statement {
                 Statement::Vote { view, slot, digest } => {
@@ -454,7 +508,11 @@ impl World {
                         return;
                     }
                     let vote = BlockRef { view, slot, digest };
-                    Input::Vote { from, vote, signature: signed.signature }
+                    Input::Vote {
+                        from,
+                        vote,
+                        signature: signed.signature,
+                    }
                 }
                 _ => match self.compound.signed(signed) {
                     Ok(signed) => Input::Signed(signed),
@@ -463,15 +521,16 @@ impl World {
             },
             Message::Status(status) => Input::Status { from, status },
             Message::Decided(Place { slot, digest }) => Input::Decided { from, slot, digest },
-            Message::ViewChange(body) => {
-                match self.compound.view_change(body.0.clone(), body.1) {
-                    Ok(found) => Input::ViewChange(Arc::new(found)),
-                    Err(reject) => {
-                        assert!(self.replicas[from.index()].lies, "{from}: {reject:?} {body:?}");
-                        return;
-                    }
+            Message::ViewChange(body) => match self.compound.view_change(body.0.clone(), body.1) {
+                Ok(found) => Input::ViewChange(Arc::new(found)),
+                Err(reject) => {
+                    assert!(
+                        self.replicas[from.index()].lies,
+                        "{from}: {reject:?} {body:?}"
+                    );
+                    return;
                 }
-            }
+            },
             Message::NewView(body) => match self.compound.new_view(body.0.clone(), body.1) {
                 Ok(found) => Input::NewView(Arc::new(found)),
                 Err(_) => return,
@@ -495,9 +554,12 @@ impl World {
                 }
             }
             Message::Evidence(evidence) => return self.on_evidence(to, evidence),
-            Message::FetchBlock(place, have) => {
-                Input::FetchBlock { from, place, have, grains: false }
-            }
+            Message::FetchBlock(place, have) => Input::FetchBlock {
+                from,
+                place,
+                have,
+                grains: false,
+            },
             Message::FetchRange(first, count) => Input::FetchRange { from, first, count },
             Message::FetchViewChange(digest) => Input::FetchViewChange { from, digest },
         };
@@ -513,12 +575,15 @@ impl World {
             let again = self.sign_header(leader, signed.header);
             again.signature == signed.signature
         });
-        let payload = evidence.kind != EVIDENCE_INVALID_PAYLOAD
-            || !is_valid_payload(&evidence.first.header);
+        let payload =
+            evidence.kind != EVIDENCE_INVALID_PAYLOAD || !is_valid_payload(&evidence.first.header);
         if !(signatures && payload && evidence.is_proof()) {
             return;
         }
-        assert!(self.replicas[leader.index()].lies, "G4: {leader} never lied in view {view}");
+        assert!(
+            self.replicas[leader.index()].lies,
+            "G4: {leader} never lied in view {view}"
+        );
         if !self.replicas[at.index()].accused.contains(&view) {
             self.replicas[at.index()].accused.push(view);
             self.send_all(at, Message::Evidence(evidence));
@@ -533,9 +598,15 @@ impl World {
         let mut out = self.outbox.take().expect("one turn at a time");
         while let Some(input) = inputs.pop_front() {
             let offered = match &input {
-                Input::Block { header, signature, .. } | Input::Own { header, signature, .. } => {
-                    Some(SignedHeader { header: *header, signature: *signature })
+                Input::Block {
+                    header, signature, ..
                 }
+                | Input::Own {
+                    header, signature, ..
+                } => Some(SignedHeader {
+                    header: *header,
+                    signature: *signature,
+                }),
                 _ => None,
             };
             let (load, now, limit) = (self.load, self.now, self.overdue);
@@ -569,7 +640,12 @@ impl World {
         let Some(core) = &replica.core else { return };
         let mut due = core.wake_at().0;
         if self.load {
-            due = due.min(replica.decided_at.saturating_add(self.overdue).max(self.now));
+            due = due.min(
+                replica
+                    .decided_at
+                    .saturating_add(self.overdue)
+                    .max(self.now),
+            );
             if core.proposal_parent().is_some() && core.undecided() < self.depth {
                 due = due.min(replica.proposed_at + self.pace);
             }
@@ -599,23 +675,39 @@ impl World {
         if self.poison && replica.lies {
             payload[0] = INVALID;
         }
-        let header = BlockHeader::new(Epoch(0), view, parent.slot.next(), now, parent.digest, Digest(payload));
+        let header = BlockHeader::new(
+            Epoch(0),
+            view,
+            parent.slot.next(),
+            now,
+            parent.digest,
+            Digest(payload),
+        );
         let signed = self.sign_header(at, header);
         let place = place_of(&header);
         self.judge.proposed(at, signed);
         self.replicas[at.index()].bytes.insert(place, signed);
         self.send_all(at, Message::Block(Source::Proposed, signed));
-        Some(Input::Own { header, signature: signed.signature, digest: place.digest })
+        Some(Input::Own {
+            header,
+            signature: signed.signature,
+            digest: place.digest,
+        })
     }
 
     fn carry_out(&mut self, at: NodeId, effect: Effect, inputs: &mut VecDeque<Input>) {
         let boot = self.replicas[at.index()].boot;
         let correct = !self.replicas[at.index()].lies;
         match effect {
-            Effect::Append { place, kind, verify } => {
+            Effect::Append {
+                place,
+                kind,
+                verify,
+            } => {
                 let replica = &mut self.replicas[at.index()];
                 let signed = replica.bytes.get(&place).copied();
-                let signed = signed.unwrap_or_else(|| panic!("{at} appends a block without bytes: {place:?}"));
+                let signed = signed
+                    .unwrap_or_else(|| panic!("{at} appends a block without bytes: {place:?}"));
                 let end = replica.disk.append(Entry::Block(kind, signed));
                 inputs.push_back(Input::Appended { place, end });
                 if verify {
@@ -656,7 +748,8 @@ impl World {
                     Large::NewView(found) => {
                         let leader = self.leader(found.message.view);
                         if leader == at && correct {
-                            let Statement::NewView { digest, .. } = found.message.statement() else {
+                            let Statement::NewView { digest, .. } = found.message.statement()
+                            else {
                                 unreachable!()
                             };
                             self.judge.led(at, found.message.view, digest);
@@ -674,16 +767,29 @@ impl World {
                 let digest = self.replicas[at.index()].chain[slot.0 as usize];
                 self.send(at, to, Message::Decided(Place { slot, digest }));
             }
-            Effect::FetchBlock { to, place, have } => self.send(at, to, Message::FetchBlock(place, have)),
-            Effect::FetchRange { to, first, count } => self.send(at, to, Message::FetchRange(first, count)),
-            Effect::FetchViewChange { to, digest } => self.send(at, to, Message::FetchViewChange(digest)),
+            Effect::FetchBlock { to, place, have } => {
+                self.send(at, to, Message::FetchBlock(place, have))
+            }
+            Effect::FetchRange { to, first, count } => {
+                self.send(at, to, Message::FetchRange(first, count))
+            }
+            Effect::FetchViewChange { to, digest } => {
+                self.send(at, to, Message::FetchViewChange(digest))
+            }
             Effect::Grains { .. } => unreachable!("blocks are whole here"),
-            Effect::Ancestors { to, mut place, have } => {
+            Effect::Ancestors {
+                to,
+                mut place,
+                have,
+            } => {
                 while place.slot > have
                     && let Some(signed) = self.replicas[at.index()].bytes.get(&place).copied()
                 {
                     self.send(at, to, Message::Block(Source::Fetched, signed));
-                    place = Place { slot: Slot(place.slot.0 - 1), digest: signed.header.parent };
+                    place = Place {
+                        slot: Slot(place.slot.0 - 1),
+                        digest: signed.header.parent,
+                    };
                 }
             }
             Effect::Blocks { to, first, last } => {
@@ -747,16 +853,28 @@ impl World {
         let replica = &mut self.replicas[at.index()];
         let first = replica.chain.len() as u64;
         assert!(place.slot.0 >= first, "{at} decides {place:?} again");
-        replica.chain.resize(place.slot.0 as usize + 1, Digest::ZERO);
+        replica
+            .chain
+            .resize(place.slot.0 as usize + 1, Digest::ZERO);
         let mut below = place;
         while below.slot.0 >= first {
             replica.chain[below.slot.0 as usize] = below.digest;
             let signed = replica.bytes.get(&below);
-            let signed = signed.unwrap_or_else(|| panic!("{at} decides {below:?} without its bytes"));
-            assert!(is_valid_payload(&signed.header), "{at} decides an invalid block");
-            below = Place { slot: Slot(below.slot.0 - 1), digest: signed.header.parent };
+            let signed =
+                signed.unwrap_or_else(|| panic!("{at} decides {below:?} without its bytes"));
+            assert!(
+                is_valid_payload(&signed.header),
+                "{at} decides an invalid block"
+            );
+            below = Place {
+                slot: Slot(below.slot.0 - 1),
+                digest: signed.header.parent,
+            };
         }
-        assert_eq!(replica.chain[below.slot.0 as usize], below.digest, "{at}: I7");
+        assert_eq!(
+            replica.chain[below.slot.0 as usize], below.digest,
+            "{at}: I7"
+        );
         replica.ways[way as usize] += place.slot.0 + 1 - first;
         replica.decided_at = now;
         replica.disk.append(Entry::Decided(place));
@@ -776,7 +894,10 @@ impl World {
         if last < first {
             return;
         }
-        for slot in (first..=last).filter(|slot| *slot == last || slot.is_multiple_of(K)).map(Slot) {
+        for slot in (first..=last)
+            .filter(|slot| *slot == last || slot.is_multiple_of(K))
+            .map(Slot)
+        {
             self.replicas[at.index()].executed = slot.0;
             self.input(at, Input::Executed { slot });
             if slot.0.is_multiple_of(K) {
@@ -789,8 +910,12 @@ impl World {
     fn install(&mut self, at: NodeId, certificate: Arc<CheckpointCertificate>) {
         let slot = certificate.header.slot();
         if self.replicas[at.index()].executed < slot.0 {
-            let from = self.ids().find(|id| self.replicas[id.index()].executed >= slot.0);
-            let chain = self.replicas[from.expect("someone executed it").index()].chain[..=slot.0 as usize].to_vec();
+            let from = self
+                .ids()
+                .find(|id| self.replicas[id.index()].executed >= slot.0);
+            let chain = self.replicas[from.expect("someone executed it").index()].chain
+                [..=slot.0 as usize]
+                .to_vec();
             assert_eq!(root(&chain, slot), certificate.root, "K4");
             let replica = &mut self.replicas[at.index()];
             if replica.chain.len() < chain.len() {
@@ -803,13 +928,20 @@ impl World {
                 core.set_retained_from(slot.next());
             }
         }
-        self.input(at, Input::Installed { certificate: Box::new(*certificate) });
+        self.input(
+            at,
+            Input::Installed {
+                certificate: Box::new(*certificate),
+            },
+        );
     }
 
     // ---- time
 
     pub fn step(&mut self) -> bool {
-        let Some(Reverse(Timed(at, _, event))) = self.queue.pop() else { return false };
+        let Some(Reverse(Timed(at, _, event))) = self.queue.pop() else {
+            return false;
+        };
         self.now = at;
         let alive = |world: &World, id: NodeId, boot: u32| {
             world.replicas[id.index()].boot == boot && world.replicas[id.index()].core.is_some()
@@ -821,13 +953,20 @@ impl World {
                 replica.disk.durable = position;
                 replica.disk.flushing = false;
                 self.flush(id);
-                self.input(id, Input::Durable { position: Position(position) });
+                self.input(
+                    id,
+                    Input::Durable {
+                        position: Position(position),
+                    },
+                );
             }
             Event::Checked(id, boot, place, valid) if alive(self, id, boot) => {
                 self.input(id, Input::Checked { place, valid });
             }
             Event::Execute(id, boot) if alive(self, id, boot) => self.execute(id),
-            Event::Install(id, boot, certificate) if alive(self, id, boot) => self.install(id, certificate),
+            Event::Install(id, boot, certificate) if alive(self, id, boot) => {
+                self.install(id, certificate)
+            }
             Event::Wake(id, boot) if alive(self, id, boot) => {
                 if self.replicas[id.index()].wake <= self.now {
                     self.replicas[id.index()].wake = u64::MAX;
