@@ -130,13 +130,13 @@ mod tests {
     };
 
     /// n, b, u, p, exclusion; V, and what may be missing without and with an excluded liar.
-    const TABLE: [(usize, usize, usize, usize, bool, usize, usize, usize); 6] = [
-        (4, 1, 1, 1, true, 3, 2, 1),
-        (4, 1, 1, 0, false, 3, 1, 1),
-        (4, 2, 0, 0, true, 4, 2, 1),
-        (6, 1, 2, 1, true, 4, 2, 1),
-        (7, 2, 2, 1, true, 5, 3, 2),
-        (7, 1, 2, 2, true, 5, 3, 2),
+    const TABLE: [([usize; 4], bool, [usize; 3]); 6] = [
+        ([4, 1, 1, 1], true, [3, 2, 1]),
+        ([4, 1, 1, 0], false, [3, 1, 1]),
+        ([4, 2, 0, 0], true, [4, 2, 1]),
+        ([6, 1, 2, 1], true, [4, 2, 1]),
+        ([7, 2, 2, 1], true, [5, 3, 2]),
+        ([7, 1, 2, 2], true, [5, 3, 2]),
     ];
 
     fn random(state: &mut u64, below: u64) -> u64 {
@@ -261,7 +261,7 @@ mod tests {
     fn literal(
         n: usize,
         exclusion: bool,
-        (change, missing, missing_excluded): (usize, usize, usize),
+        [change, missing, missing_excluded]: [usize; 3],
         set: &[CheckedViewChange],
     ) -> Option<(Place, View, bool)> {
         let slots = || (0..40).map(Slot);
@@ -347,7 +347,7 @@ mod tests {
     fn select_is_what_the_protocol_says_word_by_word() {
         let mut state = 0x5eed_u64;
         let mut seen = [0usize; 4];
-        for (n, b, u, p, exclusion, change, missing, missing_excluded) in TABLE {
+        for ([n, b, u, p], exclusion, sizes) in TABLE {
             let quorums = Quorums::new(n, b, u, p, exclusion);
             for _ in 0..2_500 {
                 let set = choice(&mut state, n);
@@ -355,7 +355,7 @@ mod tests {
                 let leader = |view: View| NodeId((view.0 % n as u64) as u16);
                 let found = select(&quorums, GENESIS, leader, &parts);
                 let found = found.map(|found| (found.base, found.installed, found.conflict));
-                let expected = literal(n, exclusion, (change, missing, missing_excluded), &set);
+                let expected = literal(n, exclusion, sizes, &set);
                 assert_eq!(found, expected, "n={n} b={b} u={u} p={p}: {set:#?}");
                 match expected {
                     None => seen[0] += 1,

@@ -139,7 +139,8 @@ impl<S: Signer> Core<S> {
         while self.durable < top {
             let next = self.branch.place_at(self.durable.next());
             let entry = next.and_then(|place| self.tree.get(place));
-            if !entry.is_some_and(|e| e.end.is_some_and(|end| end <= durable_position)) {
+            let end = entry.and_then(|entry| entry.end);
+            if end.is_none_or(|end| end > durable_position) {
                 break;
             }
             self.durable = self.durable.next();

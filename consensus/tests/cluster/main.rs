@@ -1,10 +1,11 @@
 //! Whole clusters of cores over a network that loses, doubles and reorders, in virtual time.
 //!
-//! `world` plays the caller of each core: bytes of blocks, the log and its restarts, execution,
-//! signatures. `judge` sees every message that was sent and recomputes from that alone, with its
+//! `world` is the network and the time, `caller` plays the caller of each core: bytes of blocks,
+//! the log and its restarts, execution, signatures. `judge` sees every message that was sent and recomputes from that alone, with its
 //! own quorum numbers, what is final. Liars are scripted; they can sign as themselves only.
 
 mod attacks;
+mod caller;
 mod changes;
 mod checkpoints;
 mod disk;
