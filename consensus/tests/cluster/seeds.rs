@@ -69,13 +69,9 @@ fn story(shape: Shape, seed: u64) {
                     world.crash(leader);
                 }
             }
-            5 => {
-                if world.random(4) == 0 {
-                    for id in world.ids() {
-                        if !liars.contains(&id) {
-                            world.crash(id);
-                        }
-                    }
+            5 if world.random(4) == 0 => {
+                for id in world.ids().filter(|id| !liars.contains(id)) {
+                    world.crash(id);
                 }
             }
             _ => {}

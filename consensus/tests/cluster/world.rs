@@ -514,11 +514,11 @@ impl World {
             Event::Install(id, boot, certificate) if alive(self, id, boot) => {
                 self.install(id, certificate)
             }
-            Event::Wake(id, boot) if alive(self, id, boot) => {
-                if self.replicas[id.index()].wake <= self.now {
-                    self.replicas[id.index()].wake = u64::MAX;
-                    self.input(id, Input::Tick);
-                }
+            Event::Wake(id, boot)
+                if alive(self, id, boot) && self.replicas[id.index()].wake <= self.now =>
+            {
+                self.replicas[id.index()].wake = u64::MAX;
+                self.input(id, Input::Tick);
             }
             _ => {}
         }
