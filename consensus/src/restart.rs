@@ -192,6 +192,7 @@ pub(crate) fn restore<S: Signer>(
     };
     core.resume_branch();
     core.open_book(core.stage);
+    core.resume_commit(now);
     if core.stage > core.installed {
         core.timers.entered(now, false);
         let mut change = Change::new(core.stage, now);

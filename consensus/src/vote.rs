@@ -306,6 +306,18 @@ impl<S: Signer> Core<S> {
         );
     }
 
+    /// The COMMIT of the log counts and is repeated again: a deeper one may never come.
+    pub(crate) fn resume_commit(&mut self, now: Instant) {
+        let Some(block) = self.quorum.as_ref().map(|quorum| quorum.block) else {
+            return;
+        };
+        if self.is_active() {
+            let (_, word) = self.own_word(now, block, false);
+            self.own_commit = Some(word);
+            self.hear(self.config.me, word.block, word.signature, false);
+        }
+    }
+
     /// N2, skipping: a block of this view is final here and the own votes do not reach it: the tip
     /// jumps there without a vote.
     fn jump_if_due(&mut self, out: &mut Outbox) {
