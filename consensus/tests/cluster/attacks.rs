@@ -12,7 +12,7 @@ use wire::seal::{Signer, Statement};
 use wire::view_change::{NewView, ViewChange};
 
 use crate::world::{
-    FOUR, GENESIS, MS, Message, SECOND, SEVEN, SIX, STRICT, World, genesis, place_of,
+    FOUR, INVALID, MS, Message, SECOND, SEVEN, SIX, STRICT, World, genesis, place_of,
 };
 
 impl World {
@@ -354,8 +354,73 @@ fn a9_what_one_replica_decided_alone_survives_it() {
             },
         );
         world.lie(NodeId(0), wish);
-        let _ = GENESIS;
         assert_eq!(world.digest_of(0, 1), place_of(&block.header).digest);
         assert_eq!(block.header.slot(), Slot(1));
+    }
+}
+
+#[test]
+fn a_liar_with_two_view_changes_does_not_stop_the_next_view() {
+    // The leader of view 1 hears one of them first, everyone else the other.
+    for seed in 0..4 {
+        let mut world = World::new(FOUR, 220 + seed);
+        let liar = NodeId(3);
+        world.expect_progress(10, SECOND);
+        world.corrupt(liar);
+        let block = world.forge(NodeId(0), 0, genesis(), 9);
+        world.replicas[0].lies = true;
+        for view in 1..40 {
+            let one = world.lie_change(liar, view, &[]);
+            let other = world.lie_change(liar, view, &[block]);
+            let leader = world.leader(View(view));
+            for to in world.ids() {
+                let told = if to == leader { &one } else { &other };
+                world.send(liar, to, told.clone());
+            }
+            let goal = View(view);
+            for id in [0, 1, 2] {
+                world.replicas[id].starved = true;
+            }
+            let near = |w: &World| w.live().all(|id| w.stage_of(id) >= goal);
+            assert!(world.run_until(20 * SECOND, near), "{}", world.describe());
+            for id in [0, 1, 2] {
+                world.replicas[id].starved = false;
+            }
+            let done = |w: &World| w.live().all(|id| w.view_of(id) >= goal);
+            if leader != liar {
+                assert!(
+                    world.run_until(200 * MS, done),
+                    "{view}: {}",
+                    world.describe()
+                );
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_claimed_block_with_an_invalid_payload_is_dropped() {
+    // V2: the next leader holds the block, found it invalid, and must not wait for it.
+    for seed in 0..4 {
+        let mut world = World::new(FOUR, 230 + seed);
+        let liar = NodeId(0);
+        world.corrupt(liar);
+        let bad = world.forge(liar, 0, genesis(), INVALID);
+        for to in 1..4 {
+            world.offer(liar, to, bad);
+        }
+        let lie = world.lie_change(liar, 1, &[bad]);
+        world.send_all(liar, lie);
+        // Of the correct view changes two are in time.
+        world.filter = Some(|from, _, message| {
+            !(from == NodeId(3) && matches!(message, Message::ViewChange(_)))
+        });
+        world.load = true;
+        world.run(50 * MS);
+        world.filter = None;
+        let moved = |w: &World| w.correct().all(|id| w.view_of(id) == View(1));
+        assert!(world.run_until(150 * MS, moved), "{}", world.describe());
+        world.expect_progress(10, 5 * SECOND);
     }
 }

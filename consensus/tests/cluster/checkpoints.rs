@@ -3,7 +3,7 @@
 use wire::ids::NodeId;
 
 use crate::normal::STEADY;
-use crate::world::{ALL, FOUR, K, SECOND, SEVEN, STRICT, World};
+use crate::world::{ALL, FOUR, K, Message, SECOND, SEVEN, STRICT, World};
 
 #[test]
 fn the_window_moves_with_checkpoints() {
@@ -77,5 +77,29 @@ fn a_replica_restarts_right_after_it_took_the_state_over() {
         world.run(pause);
         world.restart(NodeId(2));
         world.expect_progress(30, 10 * SECOND);
+    }
+}
+
+#[test]
+fn the_state_may_come_before_the_view_that_made_it() {
+    // V6: the state's last block is of the new view itself, and no reason to refuse its base.
+    for shape in [FOUR, SEVEN] {
+        let mut world = World::new(shape, 95);
+        world.expect_progress(10, 5 * SECOND);
+        world.isolate(NodeId(2));
+        world.replicas[0].core.as_mut().unwrap().set_stopping();
+        let goal = world.highest() + 100;
+        assert!(world.run_until(5 * SECOND, |w| w.highest() >= goal));
+        world.heal();
+        world.filter = Some(|_, to, message| {
+            !(to == NodeId(2) && matches!(message, Message::NewViewCertificate(_)))
+        });
+        let taken = |w: &World| w.replicas[2].executed > 90;
+        assert!(world.run_until(5 * SECOND, taken), "{}", world.describe());
+        world.filter = None;
+        world.expect_progress(20, 5 * SECOND);
+        assert_eq!(world.view_of(NodeId(2)), world.view_of(NodeId(1)));
+        world.crash(NodeId(3));
+        world.expect_progress(20, 10 * SECOND);
     }
 }
