@@ -34,6 +34,7 @@ pub mod probes;
 pub mod random;
 pub mod record;
 pub mod report;
+pub mod scenario;
 pub mod seals;
 pub mod shrink;
 pub mod user;
