@@ -180,3 +180,36 @@ fn replay(plan: &Plan) -> ExitCode {
         None => ExitCode::SUCCESS,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_names_faults() {
+        Cli::command().debug_assert();
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let cli = parse("hippo-sim 0x2a --with disk-rot --without net-loss").unwrap();
+        assert_eq!(cli.seed, Some(42));
+        let options = cli.world.options(false).unwrap();
+        assert!(options.faults.has(Fault::Rot) && !options.faults.has(Fault::Loss));
+        let command = report::replay_command(42, &options);
+        assert!(command.contains("--with disk-rot") && command.contains("--without net-loss"));
+        let again = parse(&command.replace(" --trace", "")).unwrap();
+        assert_eq!(again.world.options(false).unwrap().faults, options.faults);
+        let only = parse("hippo-sim 1 --only --with net-cut").unwrap();
+        let faults = only.world.options(false).unwrap().faults;
+        assert_eq!(faults.iter().collect::<Vec<_>>(), [Fault::Cut]);
+        assert!(parse("hippo-sim 1 --with net-los").is_err());
+        assert!(parse("hippo-sim run --seeds 5..5").is_err());
+        assert!(
+            parse("hippo-sim 1 --nodes 7")
+                .unwrap()
+                .world
+                .options(false)
+                .is_err()
+        );
+    }
+}

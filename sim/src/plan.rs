@@ -178,6 +178,18 @@ impl Plan {
         if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
             blows.push(draw::crash_loop(&mut fault_random, &stage));
         }
+        // Harm is done to a disk whose replica is down.
+        for damage in &faults.damages {
+            blows.push(Blow {
+                at_ns: damage.at_ns + fault_random.below(100 * MS),
+                mid_write: None,
+                crashes: vec![Crash {
+                    node: damage.node,
+                    after_ns: 0,
+                    down_ns: 10 * MS,
+                }],
+            });
+        }
         let crashes = blows.iter().flat_map(|blow| &blow.crashes);
         let downtime = crashes.map(|crash| crash.after_ns + crash.down_ns).max();
         let calm_ns = BEGIN_NS + faults_ns;
