@@ -33,6 +33,8 @@ pub fn judges(nodes: usize) -> bool {
 struct Known {
     /// Highest slot whose block record was flushed.
     durable: Slot,
+    /// What it flushed for each slot, last.
+    held: BTreeMap<Slot, Digest>,
     /// Highest slot that it decided in the present process, and ever.
     decided: Slot,
     decided_ever: Slot,
@@ -50,10 +52,11 @@ struct Known {
 pub struct Judge {
     votes_needed: usize,
     known: Vec<Known>,
-    /// The one digest of each slot, from proposals, votes, records and decisions.
+    /// The one digest of each slot, from votes, records and decisions; from decisions alone when a
+    /// leader may say one thing to one replica and another to the next.
     digests: BTreeMap<Slot, Digest>,
     prefixes: BTreeMap<Slot, u64>,
-    blocks: BTreeMap<Slot, Vec<u8>>,
+    blocks: BTreeMap<(Slot, Digest), Vec<u8>>,
     decided: Slot,
     model: Model,
     acknowledged: u64,
@@ -61,7 +64,7 @@ pub struct Judge {
     /// Highest slot of an acknowledged operation.
     acknowledged_slot: Slot,
     /// What the records of a write under way hold, by replica.
-    writing: Vec<Vec<Slot>>,
+    writing: Vec<Vec<(Slot, Digest)>>,
     /// What clients asked and were told; says nothing of slots but where to look first.
     history: History,
 }
@@ -170,7 +173,7 @@ impl Judge {
             Kind::Vote => {
                 let digest = body.first_chunk().copied().map(Digest);
                 let digest = digest.ok_or_else(|| format!("short vote of {from}"))?;
-                self.same_digest(slot, digest, &format!("vote of {from}"))?;
+                self.said(slot, digest, &format!("vote of {from}"))?;
                 let known = &self.known[from.index()];
                 if slot > known.durable {
                     let durable = known.durable;
@@ -194,6 +197,14 @@ impl Judge {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A vote or record names a digest: one for each slot while nobody lies.
+    fn said(&mut self, slot: Slot, digest: Digest, what: &str) -> Check {
+        if self.known.iter().any(|known| known.faulty) {
+            return Ok(());
+        }
+        self.same_digest(slot, digest, what)
     }
 
     fn same_digest(&mut self, slot: Slot, digest: Digest, what: &str) -> Check {
@@ -224,11 +235,12 @@ impl Judge {
             let block = BlockView::parse(message)
                 .map_err(|reject| format!("{from} writes a malformed block: {reject:?}"))?;
             let block = block.prefix.header;
-            self.same_digest(block.slot(), block.digest(), &format!("record of {from}"))?;
+            let (slot, digest) = (block.slot(), block.digest());
+            self.said(slot, digest, &format!("record of {from}"))?;
             self.blocks
-                .entry(block.slot())
+                .entry((slot, digest))
                 .or_insert_with(|| message.to_vec());
-            self.writing[from.index()].push(block.slot());
+            self.writing[from.index()].push((slot, digest));
         }
         Ok(())
     }
@@ -236,8 +248,9 @@ impl Judge {
     /// The disk said that the write is durable.
     pub fn written(&mut self, from: NodeId) {
         let known = &mut self.known[from.index()];
-        for slot in self.writing[from.index()].drain(..) {
+        for (slot, digest) in self.writing[from.index()].drain(..) {
             known.durable = known.durable.max(slot);
+            known.held.insert(slot, digest);
         }
     }
 
@@ -280,7 +293,11 @@ impl Judge {
         let honest = self.known.iter().filter(|known| !known.faulty);
         let liars = self.known.len() - honest.clone().count();
         let holders = honest
-            .filter(|known| known.durable >= summary.decided)
+            .filter(|known| {
+                let held = known.held.get(&summary.decided);
+                known.durable >= summary.decided
+                    && held.is_none_or(|digest| *digest == summary.decided_digest)
+            })
             .count();
         if holders + liars < self.votes_needed {
             return Err(format!(
@@ -288,13 +305,26 @@ impl Judge {
                 summary.decided, self.votes_needed
             ));
         }
-        for slot in (self.decided.0 + 1..=summary.decided.0).map(Slot) {
-            let Some(message) = self.blocks.get(&slot) else {
+        // The chain of the newest block leads down to what was decided before.
+        let mut chain = Vec::new();
+        let mut digest = summary.decided_digest;
+        for slot in (self.decided.0 + 1..=summary.decided.0).rev().map(Slot) {
+            self.same_digest(slot, digest, &format!("chain of {id}"))?;
+            let message = self.blocks.get(&(slot, digest));
+            let block = message.and_then(|message| BlockView::frame(message).ok());
+            let Some(block) = block else {
                 return Err(format!(
                     "{id} decides slot {slot}, which nobody has written"
                 ));
             };
-            self.model.execute(message)?;
+            chain.push((slot, digest));
+            digest = block.prefix.header.parent;
+        }
+        if self.decided > Slot(0) {
+            self.same_digest(self.decided, digest, &format!("chain of {id}"))?;
+        }
+        for block in chain.iter().rev() {
+            self.model.execute(&self.blocks[block])?;
         }
         self.decided = summary.decided;
         Ok(())

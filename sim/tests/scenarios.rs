@@ -136,6 +136,45 @@ fn a_liars_votes_for_nothing_do_no_harm() {
         .unwrap();
 }
 
+/// A2, as far as one view goes: x to one, y to two. What two of three honest replicas hold may be
+/// decided with the liar's vote; the third must never decide the other.
+#[test]
+fn an_equivocating_leader_decides_one_block_at_most() {
+    let outcome = Scenario::new(4)
+        .when(kind(Kind::Propose).from(0).to(3))
+        .lie(|context, propose| {
+            let other = context.authentic.another_block(&propose);
+            other.into_iter().collect()
+        })
+        .at_ms(2)
+        .client(0)
+        .put("a", "1")
+        .at_ms(100)
+        .expect_decided_by(1, 1)
+        .expect_decided_by(2, 1)
+        .run()
+        .unwrap();
+    assert!(outcome.probes.count(Probe::Lied) > 0);
+}
+
+/// The other block is as good as the first: told to all, all followers decide it.
+#[test]
+fn another_block_of_a_lying_leader_is_well_signed() {
+    Scenario::new(4)
+        .when(kind(Kind::Propose).from(0))
+        .lie(|context, propose| {
+            let other = context.authentic.another_block(&propose);
+            other.into_iter().collect()
+        })
+        .at_ms(2)
+        .client(0)
+        .put("a", "1")
+        .at_ms(50)
+        .expect_decided_by(3, 1)
+        .run()
+        .unwrap();
+}
+
 /// What is said anew under the liar's key is accepted: its votes are needed here.
 #[test]
 fn a_lie_passes_the_links() {
