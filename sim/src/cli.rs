@@ -1,16 +1,17 @@
 //! The command line of `hippo-sim`.
 
+mod campaign;
+mod tools;
+
 use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::faults::{self, Fault, FaultSet};
 use crate::plan::{Canary, Options, Plan};
-use crate::report::{self, Summary};
+use crate::report;
 use crate::seals::Profile;
 use crate::shapes::SHAPES;
 use crate::world;
@@ -24,7 +25,8 @@ const USAGE: u8 = 2;
 /// The same seed always gives the same run. A violation prints the seed and the command that
 /// replays it, and the exit code is 1.
 ///
-/// Example: hippo-sim run --seeds 0..1000 --jobs 2, then hippo-sim 0x2a --trace
+/// Example: hippo-sim run --seeds 0..1000 --jobs 2, then hippo-sim 0x2a --trace,
+/// hippo-sim explain 0x2a, hippo-sim diagram 0x2a -o run.svg, hippo-sim shrink 0x2a
 #[derive(Debug, Parser)]
 #[command(name = "hippo-sim", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -43,7 +45,17 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run many seeds.
-    Run(RunArgs),
+    Run(campaign::RunArgs),
+    /// Make a failing seed smaller: fewer faults, users and operations, and write it as a file.
+    Shrink(tools::ShrinkArgs),
+    /// Run a plan from a file that shrink wrote.
+    Replay(tools::ReplayArgs),
+    /// Say what a seed's faults are, and which probes its run hits.
+    Explain(tools::SeedArgs),
+    /// Print all faults, a line each; those marked off are used only with --with.
+    ListFaults,
+    /// Draw a part of a run as a space-time diagram.
+    Diagram(tools::DiagramArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -60,24 +72,15 @@ struct WorldArgs {
     /// Plant a known bug, to see that the checks find it.
     #[arg(long, value_enum)]
     canary: Option<Canary>,
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    /// Seeds to run, the second bound excluded.
-    #[arg(long, value_parser = parse_range, default_value = "0..100")]
-    seeds: Range<u64>,
-    /// Threads; each runs one seed at a time.
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
-    /// Run every seed twice and compare the digests.
+    /// A fault to use in every seed though it is off, see list-faults; may be repeated.
+    #[arg(long, value_parser = Fault::by_name, value_name = "FAULT")]
+    with: Vec<Fault>,
+    /// A fault never to use; may be repeated.
+    #[arg(long, value_parser = Fault::by_name, value_name = "FAULT")]
+    without: Vec<Fault>,
+    /// Draw from the faults of --with alone.
     #[arg(long)]
-    twice: bool,
-    #[command(flatten)]
-    world: WorldArgs,
-    /// Output format.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
-    output: Format,
+    only: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,13 +118,24 @@ impl WorldArgs {
                 known.join(", ")
             ));
         };
+        let mut faults = if self.only {
+            FaultSet::NONE
+        } else {
+            FaultSet::standard()
+        };
+        for fault in &self.with {
+            faults = faults.with(*fault);
+        }
+        for fault in &self.without {
+            faults = faults.without(*fault);
+        }
         Ok(Options {
             nodes: SHAPES[shape].n,
             shape,
             profile: self.profile,
             canary: self.canary,
+            faults,
             trace,
-            ..Options::default()
         })
     }
 }
@@ -130,11 +144,19 @@ impl WorldArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match (cli.command, cli.seed) {
-        (Some(Command::Run(args)), _) => run(&args),
+        (Some(Command::Run(args)), _) => campaign::run(&args),
+        (Some(Command::Shrink(args)), _) => tools::shrink(&args),
+        (Some(Command::Replay(args)), _) => tools::replay(&args),
+        (Some(Command::Explain(args)), _) => tools::explain(&args),
+        (Some(Command::Diagram(args)), _) => tools::diagram(&args),
+        (Some(Command::ListFaults), _) => {
+            print(&faults::list());
+            Ok(ExitCode::SUCCESS)
+        }
         (None, Some(seed)) => cli
             .world
             .options(cli.trace)
-            .map(|options| replay(seed, options)),
+            .map(|options| replay(&Plan::new(seed, options))),
         (None, None) => Err("give a seed, or `run --seeds A..B`; see --help".to_owned()),
     };
     outcome.unwrap_or_else(|error| {
@@ -143,80 +165,57 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn replay(seed: u64, options: Options) -> ExitCode {
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "seed {seed:#x}");
-    let plan = Plan::new(seed, options);
-    if options.trace {
-        let _ = writeln!(out, "{plan:#?}");
+/// A reader that has seen enough closes the pipe.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Runs one plan and prints what it came to.
+fn replay(plan: &Plan) -> ExitCode {
+    print(&format!("seed {:#x}\n", plan.seed));
+    if plan.options.trace {
+        print(&format!("{plan:#?}\n"));
     }
-    let outcome = world::run(seed, options);
-    let _ = writeln!(out, "{}", report::describe(&plan, &outcome));
+    let outcome = world::run_plan(plan);
+    print(&(report::describe(plan, &outcome) + "\n"));
     match outcome.violation {
         Some(violation) => {
-            let _ = writeln!(out, "VIOLATION {violation}");
+            print(&format!("VIOLATION {violation}\n"));
             ExitCode::from(FAILURE)
         }
         None => ExitCode::SUCCESS,
     }
 }
 
-fn run(args: &RunArgs) -> Result<ExitCode, String> {
-    let options = args.world.options(false)?;
-    let begin = Instant::now();
-    let Range { start, end } = args.seeds;
-    if args.output == Format::Table {
-        println!("seeds {start:#x}..{end:#x}");
-    }
-    let next = AtomicU64::new(start);
-    let summary = Mutex::new(Summary::default());
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs.clamp(1, 256) {
-            scope.spawn(|| work(&next, end, options, args.twice, &summary, begin));
-        }
-    });
-    let summary = summary
-        .into_inner()
-        .map_err(|_| "a seed ended in a panic")?;
-    let wall_s = begin.elapsed().as_secs_f64();
-    match args.output {
-        Format::Json => println!("{:#}", summary.json(&options, wall_s)),
-        Format::Table => println!("{}", summary.table(wall_s)),
-    }
-    Ok(if summary.is_clean() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(FAILURE)
-    })
-}
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
 
-fn work(
-    next: &AtomicU64,
-    end: u64,
-    options: Options,
-    twice: bool,
-    summary: &Mutex<Summary>,
-    begin: Instant,
-) {
-    let count = end - next.load(Ordering::Relaxed).min(end);
-    loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
-            return;
-        }
-        let outcome = world::run_caught(seed, options);
-        let repeats = !twice || world::run_caught(seed, options).digest == outcome.digest;
-        let plan = Plan::new(seed, options);
-        let mut summary = summary.lock().expect("seeds are caught when they panic");
-        summary.add(&plan, &outcome);
-        if !repeats {
-            summary.unrepeatable.push(seed);
-            eprintln!("seed {seed:#x}: two runs differ");
-        }
-        if let Some(violation) = &outcome.violation {
-            let command = report::replay_command(seed, &options);
-            eprintln!("seed {seed:#x}: {violation}\n  replay: {command}");
-        }
-        report::progress(&summary, count, begin.elapsed().as_secs_f64());
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_names_faults() {
+        Cli::command().debug_assert();
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let cli = parse("hippo-sim 0x2a --with disk-rot --without net-loss").unwrap();
+        assert_eq!(cli.seed, Some(42));
+        let options = cli.world.options(false).unwrap();
+        assert!(options.faults.has(Fault::Rot) && !options.faults.has(Fault::Loss));
+        let command = report::replay_command(42, &options);
+        assert!(command.contains("--with disk-rot") && command.contains("--without net-loss"));
+        let again = parse(&command.replace(" --trace", "")).unwrap();
+        assert_eq!(again.world.options(false).unwrap().faults, options.faults);
+        let only = parse("hippo-sim 1 --only --with net-cut").unwrap();
+        let faults = only.world.options(false).unwrap().faults;
+        assert_eq!(faults.iter().collect::<Vec<_>>(), [Fault::Cut]);
+        assert!(parse("hippo-sim 1 --with net-los").is_err());
+        assert!(parse("hippo-sim run --seeds 5..5").is_err());
+        assert!(
+            parse("hippo-sim 1 --nodes 7")
+                .unwrap()
+                .world
+                .options(false)
+                .is_err()
+        );
     }
 }

@@ -14,7 +14,12 @@
 //! * every acknowledged result is the model's, in an order that respects real time, once;
 //! * what was acknowledged is on every replica in the end, also after a power cut of all of them;
 //! * while at most the promised number of replicas fail, and the leader does not, every operation
-//!   ends within a stated virtual time after the faults have ended.
+//!   ends within a stated virtual time after the faults have ended;
+//! * apart from the log, what the users saw has an order that registers allow ([`linear`]).
+//!
+//! Which faults a seed draws is in [`faults`], who lies in [`liars`], where a run got in [`probes`].
+//! For people: [`shrink`] makes a failing plan smaller, [`diagram`] draws a part of a run, and
+//! [`scenario`] is the language for tests that want one certain run.
 #![forbid(unsafe_code)]
 
 pub mod agreement;
@@ -22,6 +27,7 @@ pub mod buffers;
 pub mod checks;
 pub mod cli;
 pub mod clock;
+pub mod diagram;
 pub mod disk;
 pub mod faults;
 pub mod liars;
@@ -34,7 +40,9 @@ pub mod probes;
 pub mod random;
 pub mod record;
 pub mod report;
+pub mod scenario;
 pub mod seals;
 pub mod shapes;
+pub mod shrink;
 pub mod user;
 pub mod world;

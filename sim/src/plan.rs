@@ -74,6 +74,8 @@ pub enum Scenario {
     Followers,
     /// All crash: what was acknowledged must survive.
     Everyone,
+    /// Scripted; says itself what must happen.
+    Story,
     /// The leader of the first view crashes and comes back: another one leads meanwhile.
     Leader,
 }
@@ -83,6 +85,7 @@ impl Scenario {
     pub fn demands_progress(self) -> bool {
         match self {
             Scenario::Followers | Scenario::Everyone | Scenario::Leader => true,
+            Scenario::Story => false,
         }
     }
 }
@@ -193,6 +196,18 @@ impl Plan {
         if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
             blows.push(draw::crash_loop(&mut fault_random, &stage));
         }
+        // Harm is done to a disk whose replica is down.
+        for damage in &faults.damages {
+            blows.push(Blow {
+                at_ns: damage.at_ns + fault_random.below(100 * MS),
+                mid_write: None,
+                crashes: vec![Crash {
+                    node: damage.node,
+                    after_ns: 0,
+                    down_ns: 10 * MS,
+                }],
+            });
+        }
         let crashes = blows.iter().flat_map(|blow| &blow.crashes);
         let downtime = crashes.map(|crash| crash.after_ns + crash.down_ns).max();
         let calm_ns = BEGIN_NS + faults_ns;
@@ -231,6 +246,43 @@ impl Plan {
             faults,
         }
     }
+
+    /// Takes one class of faults out. Cuts are not told apart by class: they go one by one.
+    pub fn remove(&mut self, fault: Fault) {
+        self.faults.remove(fault);
+        let whole = LinkFaults::WHOLE;
+        for link in self.links.iter_mut().flatten() {
+            match fault {
+                Fault::Loss => link.loss_per_mille = 0,
+                Fault::Burst => link.burst_per_mille = 0,
+                Fault::Duplicate => link.double_per_mille = 0,
+                Fault::Reorder => link.jitter_ns = whole.jitter_ns,
+                Fault::Delay => link.delay_ns = whole.delay_ns,
+                Fault::Straggle => link.straggle_per_mille = 0,
+                Fault::SlowLink => link.bytes_per_s = 0,
+                Fault::Corrupt => link.corrupt_per_mille = 0,
+                _ => {}
+            }
+        }
+        match fault {
+            Fault::Crash => self.blows.clear(),
+            Fault::CrashMidWrite => self.blows.iter_mut().for_each(|b| b.mid_write = None),
+            Fault::DiskStall => self.disk.stalls_per_mille = 0,
+            _ => {}
+        }
+    }
+
+    /// When the last fault that has a time of its own has ended.
+    pub fn last_fault_ns(&self) -> u64 {
+        let crashes = self.blows.iter().flat_map(|blow| {
+            let ends = blow.crashes.iter().map(|c| c.after_ns + c.down_ns);
+            ends.map(|end| blow.at_ns + end)
+        });
+        let cuts = self.cuts.iter().map(|cut| cut.until_ns);
+        let begins = self.users.iter().map(|user| user.begins_ns);
+        let last = crashes.chain(cuts).chain(begins).max().unwrap_or(0);
+        last.max(self.faults.ends_ns()).max(BEGIN_NS) + 5 * MS
+    }
 }
 
 fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) -> Vec<Blow> {
@@ -262,6 +314,7 @@ fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) 
             blows.collect()
         }
         Scenario::Leader => vec![blow(random, &[0], 0)],
+        Scenario::Story => Vec::new(),
         Scenario::Everyone => {
             let spread_ns = *random.pick(&[0, 100 * US, 20 * MS]);
             vec![blow(random, &everyone, spread_ns)]

@@ -53,7 +53,6 @@ pub enum What {
     Durable(Slot),
     Decides(Slot),
     Enters(View),
-    Asks,
     Answered(Slot),
 }
 
@@ -84,6 +83,13 @@ impl Record {
             marks: Vec::new(),
             left_out: 0,
         }
+    }
+
+    /// The last time at which anything was sent or happened.
+    pub fn end_ns(&self) -> u64 {
+        let sent = self.messages.iter().map(|message| message.sent_ns);
+        let marks = self.marks.iter().map(|mark| mark.at_ns);
+        sent.chain(marks).max().unwrap_or(0)
     }
 
     /// A copy of a datagram is on its way, or lost.
@@ -125,7 +131,12 @@ impl Record {
 
     /// Something happened at an end.
     pub fn mark(&mut self, at_ns: u64, end: End, what: What) {
-        if !self.window.has(at_ns) {
+        // Who is up when the window begins follows from what came before.
+        let lasts = matches!(
+            what,
+            What::Starts | What::Crashes | What::Pauses | What::Resumes
+        );
+        if !lasts && !self.window.has(at_ns) {
             return;
         }
         if self.marks.len() >= KEPT_MAX {

@@ -91,6 +91,63 @@ pub fn describe(plan: &Plan, outcome: &Outcome) -> String {
     )
 }
 
+/// The faults of a plan with their times and places, a line each.
+pub fn plan(plan: &Plan) -> String {
+    let ms = |at_ns: u64| at_ns as f64 / 1e6;
+    let mut text = format!(
+        "{} replicas, {:?}, faults until {:.1} ms, to be settled by {:.1} ms\n",
+        plan.options.nodes,
+        plan.scenario,
+        ms(plan.heal_ns),
+        ms(plan.deadline_ns),
+    );
+    for user in plan.users.iter().filter(|user| user.operations > 0) {
+        text += &format!("  {user:?}\n");
+    }
+    for blow in &plan.blows {
+        let wait = blow.mid_write.map(|node| format!(", in a write of {node}"));
+        let (at, wait) = (ms(blow.at_ns), wait.unwrap_or_default());
+        text += &format!("  crashes at {at:.3} ms{wait}:");
+        for crash in &blow.crashes {
+            let (after, down) = (ms(crash.after_ns), ms(crash.down_ns));
+            text += &format!(" {} after {after:.3} for {down:.3} ms;", crash.node);
+        }
+        text += "\n";
+    }
+    for cut in &plan.cuts {
+        let to = cut.to.map_or("all".to_owned(), |to| to.to_string());
+        let arrow = if cut.both_ways { "<->" } else { "->" };
+        let (from, until) = (ms(cut.from_ns), ms(cut.until_ns));
+        text += &format!(
+            "  cut {} {arrow} {to} from {from:.3} to {until:.3} ms\n",
+            cut.end
+        );
+    }
+    let whole = crate::network::LinkFaults::WHOLE;
+    let bad = plan.links.iter().flatten().filter(|link| **link != whole);
+    text += &format!("  {} links that are not whole\n", bad.count());
+    let faults = &plan.faults;
+    let more: [(&str, Vec<String>); 7] = [
+        ("crash between effects", debug(&faults.steps)),
+        ("pause", debug(&faults.pauses)),
+        ("clock", debug(&faults.clocks)),
+        ("failing write", debug(&faults.disk_errors)),
+        ("slow disk", debug(&faults.slow_disks)),
+        ("damage", debug(&faults.damages)),
+        ("liar", debug(&faults.liars)),
+    ];
+    for (what, items) in more {
+        for item in items {
+            text += &format!("  {what}: {item}\n");
+        }
+    }
+    text
+}
+
+fn debug<T: std::fmt::Debug>(items: &[T]) -> Vec<String> {
+    items.iter().map(|item| format!("{item:?}")).collect()
+}
+
 fn names(faults: FaultSet) -> String {
     let names = faults.iter().map(Fault::name).collect::<Vec<_>>();
     names.join(" ")

@@ -40,6 +40,38 @@ impl Asked {
     }
 }
 
+/// One operation of a script, owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Put(Vec<u8>, Vec<u8>),
+    Get(Vec<u8>),
+    Delete(Vec<u8>),
+    /// Key, what it must hold, what it holds then.
+    Cas(Vec<u8>, Option<Vec<u8>>, Vec<u8>),
+}
+
+impl Ask {
+    fn operation(&self) -> Operation<'_> {
+        match self {
+            Ask::Put(key, value) => Operation::Put { key, value },
+            Ask::Get(key) => Operation::Get { key },
+            Ask::Delete(key) => Operation::Delete { key },
+            Ask::Cas(key, expected, value) => Operation::Cas {
+                key,
+                expected: expected.as_deref(),
+                value,
+            },
+        }
+    }
+}
+
+/// An operation and its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scripted {
+    pub at_ns: u64,
+    pub ask: Ask,
+}
+
 /// What was seen in an answer.
 pub fn seen(answer: &Answer) -> Seen {
     match answer {
@@ -115,6 +147,8 @@ pub struct User {
     /// Increments of the own counter that were acknowledged; its value is this number.
     counted: u64,
     counting: bool,
+    /// Asked in this order instead of what is drawn.
+    script: Vec<Scripted>,
 }
 
 impl User {
@@ -146,7 +180,17 @@ impl User {
             open: BTreeMap::new(),
             counted: 0,
             counting: false,
+            script: Vec::new(),
         }
+    }
+
+    /// Asks what a script says, as many operations as the plan has.
+    pub fn follow(&mut self, script: Vec<Scripted>) {
+        assert_eq!(script.len(), self.plan.operations as usize);
+        self.next_ask = script
+            .first()
+            .map_or(self.next_ask, |next| Instant(next.at_ns));
+        self.script = script;
     }
 
     pub fn identity(&self) -> PublicKey {
@@ -235,6 +279,9 @@ impl User {
             };
             self.next_ask = now.after_ns(pause_ns);
             self.asked += 1;
+            if let Some(next) = self.script.get(self.asked as usize) {
+                self.next_ask = Instant(next.at_ns);
+            }
             self.open.insert(
                 tag,
                 Asked {
@@ -255,6 +302,11 @@ impl User {
         tag: u64,
         mail: &mut Mail,
     ) -> Option<(Sequence, bool, (Vec<u8>, Step))> {
+        if let Some(scripted) = self.script.get(tag as usize) {
+            let operation = scripted.ask.operation();
+            let sequence = self.client.submit(now, &operation, tag, mail).ok()?;
+            return Some((sequence, false, step_of(&operation)));
+        }
         let random = &mut self.random;
         if !self.counting && random.chance(300) {
             let key = format!("counter {}", self.number).into_bytes();

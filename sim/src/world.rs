@@ -1,9 +1,10 @@
 //! One world: an event heap in virtual time over servers, disks, links and users.
 //!
 //! This file is the heap and what one event leads to. `strikes` holds how faults come about,
-//! `delivery` the way of a datagram, `lies` what liars send, `observe` what is noted, `outcome` how runs are begun and how they end.
+//! `delivery` the way of a datagram, `lies` what liars send, `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
 
 mod delivery;
+mod direct;
 mod lies;
 mod observe;
 mod outcome;
@@ -34,6 +35,7 @@ use crate::plan::{BEGIN_NS, Canary, MS, Plan, US};
 use crate::probes::{Probe, Probes};
 use crate::random::Random;
 use crate::record::{Record, What};
+use crate::scenario::director::Director;
 use crate::seals::{Judged, Seal};
 use crate::user::{Mail, User};
 
@@ -87,6 +89,10 @@ enum Event {
     Image {
         node: usize,
     },
+    /// An expectation of a scenario.
+    Check {
+        check: usize,
+    },
     /// Only worth a mark.
     Noted {
         node: usize,
@@ -120,6 +126,7 @@ pub struct World {
     looked: Vec<observe::Looked>,
     checked: Checked,
     record: Option<Rc<RefCell<Record>>>,
+    director: Option<Director>,
 }
 
 fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>) {
@@ -209,6 +216,7 @@ impl World {
             looked: vec![observe::Looked::default(); plan.options.nodes],
             checked: Checked::default(),
             record: None,
+            director: None,
             plan,
         };
         for node in 0..world.nodes.len() {
@@ -263,7 +271,11 @@ impl World {
             if self.handled > EVENTS_MAX {
                 return Err(format!("no end after {EVENTS_MAX} events"));
             }
-            let healed = self.now > self.plan.heal_ns;
+            let unscripted = self
+                .director
+                .as_ref()
+                .is_none_or(|director| director.settles);
+            let healed = self.now > self.plan.heal_ns && unscripted;
             let scenario = self.plan.scenario;
             if healed && self.judge.settled(scenario, &self.nodes, &self.users) {
                 // Scenarios without progress go on for a while: nothing new may commit.
@@ -276,6 +288,13 @@ impl World {
                     break;
                 }
             }
+        }
+        if self
+            .director
+            .as_ref()
+            .is_some_and(|director| !director.settles)
+        {
+            return Ok(());
         }
         self.judge
             .finish(self.plan.scenario, &self.nodes, &self.users)
@@ -377,6 +396,10 @@ impl World {
             Event::Start { node } => return self.start(node),
             Event::Image { node } => {
                 self.take_image(node);
+                return Ok(false);
+            }
+            Event::Check { check } => {
+                self.check(check)?;
                 return Ok(false);
             }
             Event::Noted { node, what } => {

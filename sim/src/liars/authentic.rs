@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use wire::block::{BlockHeader, BlockPrefix, BlockView};
 use wire::committee::Committee;
 use wire::header::{Direction, Fragment, HEADER_BYTES, Header, Kind};
 use wire::ids::{Boot, Instant, NodeId, PublicKey, Signature, Slot, View};
 use wire::keys::NodeSecret;
+use wire::limits::BLOCK_PREFIX_BYTES;
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
 use wire::seal::{Signer, Statement};
+use zerocopy::IntoBytes;
 
 use super::Spoken;
 use crate::buffers::{Pool, Shared};
@@ -124,6 +127,31 @@ impl Authentic {
             body,
             original: Vec::new(),
         }
+    }
+
+    /// Another block for the same slot, signed as the first: the same payload at another time. This
+    /// is what a leader that equivocates says to some. `None` for what is not a whole block.
+    pub fn another_block(&self, propose: &Spoken) -> Option<Spoken> {
+        let block = BlockView::frame(&propose.body).ok()?;
+        let first = &block.prefix.header;
+        let header = BlockHeader::new(
+            first.epoch(),
+            first.view(),
+            first.slot(),
+            first.time_ns() + 1,
+            first.parent,
+            first.payload,
+        );
+        let signature = self.sign(&Statement::Propose {
+            view: header.view(),
+            slot: header.slot(),
+            digest: header.digest(),
+        });
+        let prefix = BlockPrefix::new(header, signature, block.payload.len());
+        let mut other = propose.clone();
+        other.body[..BLOCK_PREFIX_BYTES].copy_from_slice(prefix.as_bytes());
+        other.fragment.message = header.digest().prefix();
+        Some(other)
     }
 
     /// The datagram that its receiver takes for the replica's; none for one that cannot be: to the

@@ -8,6 +8,7 @@ use super::{Event, World};
 use crate::buffers::Shared;
 use crate::network::{Arrival, End, spoil};
 use crate::probes::Probe;
+use crate::scenario::director::Leaves;
 
 impl World {
     /// A datagram leaves one end for another.
@@ -16,11 +17,29 @@ impl World {
             return;
         }
         self.probes.sends(&datagram);
-        self.transmit(from, to, datagram, 0);
+        let Some(director) = &mut self.director else {
+            return self.transmit(from, to, datagram, 0, false);
+        };
+        for leaves in director.pass(self.now, (from, to), datagram) {
+            let Leaves {
+                to,
+                not_before,
+                datagram,
+                spoiled,
+            } = leaves;
+            self.transmit(from, to, datagram, not_before, spoiled);
+        }
     }
 
     /// Puts a datagram on the network; it arrives at `not_before` at the earliest.
-    pub(super) fn transmit(&mut self, from: End, to: End, datagram: Vec<u8>, not_before: u64) {
+    fn transmit(
+        &mut self,
+        from: End,
+        to: End,
+        datagram: Vec<u8>,
+        not_before: u64,
+        already_spoiled: bool,
+    ) {
         let arrivals = self.network.send(self.now, from, to, datagram.len());
         let datagram = Rc::<[u8]>::from(datagram);
         if let Some(record) = &self.record {
@@ -28,7 +47,7 @@ impl World {
             let copies = arrivals.iter().flatten();
             for arrival in copies {
                 let at = arrival.at_ns.max(not_before);
-                let spoiled = arrival.spoiled.is_some();
+                let spoiled = already_spoiled || arrival.spoiled.is_some();
                 record.sent((from, to), &datagram, self.now, Some(at), spoiled);
             }
             if arrivals == [None, None] {
@@ -43,7 +62,7 @@ impl World {
                     Some(seed) => Rc::from(spoil(&datagram, seed)),
                     None => Rc::clone(&datagram),
                 },
-                spoiled: spoiled.is_some(),
+                spoiled: already_spoiled || spoiled.is_some(),
             };
             self.at(at_ns.max(not_before), arrive);
         }

@@ -236,7 +236,7 @@ impl World {
     }
 
     fn mark_durable(&self, node: usize) {
-        if self.record.is_some() {
+        if self.record.is_some() && self.seats[node].is_none() {
             let slot = self.judge.durable(NodeId(node as u16));
             self.mark(End(node), What::Durable(slot));
         }
