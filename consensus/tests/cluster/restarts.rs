@@ -1,9 +1,12 @@
 //! Crashes and restarts: what is durable is all that is left (R2), and a leader never proposes again
 //! where it may have proposed (R4).
 
+use consensus::Record;
 use wire::ids::{NodeId, View};
+use wire::seal::Statement;
 
-use crate::world::{ALL, FOUR, MS, SECOND, SEVEN, SIX, World};
+use crate::disk::Entry;
+use crate::world::{ALL, FOUR, MS, Message, SECOND, SEVEN, SIX, STRICT, World};
 
 #[test]
 fn each_replica_restarts_at_random_points() {
@@ -111,4 +114,37 @@ fn replicas_restart_inside_a_view_change() {
             world.expect_progress(20, 120 * SECOND);
         }
     }
+}
+
+#[test]
+fn a_restarted_replica_repeats_its_commit() {
+    let mut world = World::new(STRICT, 75);
+    world.crash(NodeId(3));
+    world.depth = 1;
+    // One block, and every COMMIT is lost until replica 1 restarted.
+    world.filter = Some(|_, _, message| {
+        let commit = matches!(message, Message::Signed(signed)
+            if matches!(signed.statement, Statement::Commit { .. }));
+        !commit
+    });
+    world.load = true;
+    assert!(world.run_until(SECOND, |w| !w.judge.headers.is_empty()));
+    world.load = false;
+    let committed = |w: &World| {
+        let disk = &w.replicas[1].disk;
+        let mut entries = disk.entries();
+        entries.any(|entry| matches!(entry, Entry::Record(Record::Commit(_))))
+            && disk.durable == disk.end()
+    };
+    assert!(world.run_until(200 * MS, committed), "{}", world.describe());
+    world.run(5 * MS);
+    assert_eq!(world.highest(), 0, "one COMMIT decides nothing");
+    world.restart(NodeId(1));
+    world.filter = None;
+    assert!(
+        world.run_until(300 * MS, |w| w.lowest() == 1),
+        "{}",
+        world.describe()
+    );
+    assert!(world.correct().all(|id| world.stage_of(id) == View(0)));
 }

@@ -6,7 +6,7 @@ use crate::liars::Twist;
 use crate::world::{FOUR, MS, SAFETY, SECOND, SEVEN, SIX, STRICT, Shape, World};
 
 /// Seeds of each committee; `SEEDS` asks for more, `SEED` for one.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 100;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -89,7 +89,7 @@ fn story(shape: Shape, seed: u64) {
     }
     world.heal();
     world.net.delay = (MS / 10, MS);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // Silent now; in the other half of the stories they go on lying.
         for id in &liars {
             world.replicas[id.index()].core = None;
