@@ -105,6 +105,11 @@ impl<Bu: Buffers> Blocks<Bu> {
         kept.find(|(at, _)| *at == place).map(|(_, kept)| kept)
     }
 
+    /// Whether the bytes of a block are in memory, written or not.
+    pub fn holds(&self, place: Place) -> bool {
+        self.find(place).is_some()
+    }
+
     /// The message of an appended block, while it is in memory.
     pub fn get(&self, place: Place) -> Option<&Bu::Shared> {
         match self.find(place)? {

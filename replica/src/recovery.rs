@@ -167,8 +167,10 @@ impl<V: Verifier> Walk<'_, V> {
             block,
             location: (entry.position, sectors as u32),
         };
-        self.blocks.insert(place, known);
-        self.order.push_back(place);
+        // A fetched block may have become a vote later: its second record counts.
+        if self.blocks.insert(place, known).is_none() {
+            self.order.push_back(place);
+        }
         let recovered = &mut self.recovered;
         let extends = kind == RecordAs::Vote
             && header.view() == recovered.installed

@@ -7,6 +7,7 @@ use wire::bytes::Buffers;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, Slot};
+use wire::limits::RECORD_HEADER_BYTES;
 use wire::seal::{Signer, Verifier};
 use zerocopy::IntoBytes;
 
@@ -66,9 +67,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Some((offered, raw)) if offered == place => raw,
             other => {
                 self.offered = other;
-                self.blocks
-                    .take_raw(place)
-                    .expect("a held block has its bytes")
+                match self.raw_of(place) {
+                    Some(raw) => raw,
+                    None => {
+                        assert!(self.blocks.holds(place), "a held block has its bytes");
+                        return self.deferred.push_back((place, kind, verify));
+                    }
+                }
             }
         };
         let fits = self
@@ -78,25 +83,50 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if fits && self.deferred.is_empty() {
             self.append_raw(now, place, kind, verify, raw);
         } else {
-            self.blocks.keep_raw(place, raw);
+            self.keep_back(place, raw);
             self.deferred.push_back((place, kind, verify));
+        }
+    }
+
+    /// The bytes of a block to be written: those held, or, for one that lies in the log as fetched
+    /// and now becomes a vote, a copy. `None` when no buffer is free for that.
+    fn raw_of(&mut self, place: Place) -> Option<Raw<Bu::Unique>> {
+        if let Some(raw) = self.blocks.take_raw(place) {
+            return Some(raw);
+        }
+        let message = self.blocks.get(place)?;
+        let mut buffer = self.block_buffers.take()?;
+        let range = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + message.len();
+        buffer[range].copy_from_slice(message);
+        Some(Raw {
+            buffer,
+            message_bytes: message.len(),
+        })
+    }
+
+    /// Keeps bytes that found no room in the log; a copy of what lies there already is dropped.
+    fn keep_back(&mut self, place: Place, raw: Raw<Bu::Unique>) {
+        if self.blocks.get(place).is_none() {
+            self.blocks.keep_raw(place, raw);
         }
     }
 
     pub(super) fn append_deferred(&mut self, now: Instant) {
         while let Some(&(place, kind, verify)) = self.deferred.front() {
-            if let Some(raw) = self.blocks.take_raw(place) {
-                if self
-                    .writer
-                    .fits(RecordKind::Block, raw.message_bytes)
-                    .is_err()
-                {
-                    self.blocks.keep_raw(place, raw);
-                    return;
-                }
-                self.append_raw(now, place, kind, verify, raw);
-                self.carry_out_all(now);
+            if !self.blocks.holds(place) {
+                self.deferred.pop_front();
+                continue;
             }
+            let Some(raw) = self.raw_of(place) else {
+                return;
+            };
+            let fits = self.writer.fits(RecordKind::Block, raw.message_bytes);
+            if fits.is_err() {
+                self.keep_back(place, raw);
+                return;
+            }
+            self.append_raw(now, place, kind, verify, raw);
+            self.carry_out_all(now);
             self.deferred.pop_front();
         }
         self.feed_execution();
