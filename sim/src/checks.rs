@@ -108,6 +108,15 @@ impl Judge {
         self.decided
     }
 
+    /// The highest slot that an honest replica itself holds to be final.
+    pub fn known_decided(&self) -> Slot {
+        let honest = self.known.iter().filter(|known| !known.faulty);
+        honest
+            .map(|known| known.decided_ever)
+            .max()
+            .unwrap_or_default()
+    }
+
     pub fn model(&self) -> &Model {
         &self.model
     }

@@ -42,9 +42,9 @@ fn lost_votes_are_sent_again_after_a_status() {
     assert!(outcome.probes.named()["sent-status"] > 0);
 }
 
-/// R4: and without another view nobody else proposes so soon either.
+/// R4, Y5: it hands its view over, and the next leader goes on.
 #[test]
-fn a_restarted_leader_does_not_propose() {
+fn a_restarted_leader_hands_over() {
     let outcome = Scenario::new(4)
         .at_ms(2)
         .client(0)
@@ -57,10 +57,12 @@ fn a_restarted_leader_does_not_propose() {
         .at_ms(30)
         .client(0)
         .put("a", "2")
-        .expect_no_progress_for_ms(100)
+        .expect_progress_within_ms(300)
         .run()
         .unwrap();
     assert!(outcome.probes.count(Probe::LeaderBarred) > 0);
+    assert!(outcome.probes.count(Probe::ViewChanged) > 0);
+    assert!(outcome.probes.named()["sent-resign"] > 0);
 }
 
 #[test]
