@@ -35,6 +35,9 @@ enum Kept<Bu: Buffers> {
     Message(Bu::Shared, Location),
 }
 
+/// One block, and which.
+type Way<Bu> = Option<(Place, Kept<Bu>)>;
+
 /// Blocks of one slot: leaders lie, and views abandon what they had begun. As many as the core
 /// remembers.
 const WAYS: usize = 4;
@@ -42,7 +45,7 @@ const RING: usize = 2 * WINDOW as usize;
 
 /// Bytes by slot and digest over the window.
 pub struct Blocks<Bu: Buffers> {
-    ring: Vec<[Option<(Place, Kept<Bu>)>; WAYS]>,
+    ring: Vec<[Way<Bu>; WAYS]>,
     kept: usize,
 }
 
@@ -60,7 +63,7 @@ impl<Bu: Buffers> Blocks<Bu> {
         }
     }
 
-    fn ways(&mut self, slot: Slot) -> &mut [Option<(Place, Kept<Bu>)>; WAYS] {
+    fn ways(&mut self, slot: Slot) -> &mut [Way<Bu>; WAYS] {
         &mut self.ring[(slot.0 % RING as u64) as usize]
     }
 

@@ -18,7 +18,7 @@ use wire::limits::{BLOCK_BUFFER_BYTES, RECORD_HEADER_BYTES};
 use wire::reject::Reject;
 use wire::reply::{Answer, ReplyView};
 use wire::request::RequestView;
-use wire::seal::{Statement, Verifier};
+use wire::seal::{Rules, Statement, Verifier};
 use zerocopy::IntoBytes;
 
 const GENESIS: Digest = Digest([9; 32]);
@@ -43,6 +43,7 @@ impl SegmentSource for Disk {
 }
 
 /// Takes GOOD for every member's signature.
+#[derive(Clone)]
 struct Judge;
 
 impl Verifier for Judge {
@@ -107,13 +108,22 @@ fn restarted(signatures: &[Signature]) -> Restarted<HeapBuffers> {
         disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
             .copy_from_slice(&sealed.shared);
     }
+    let rules = Rules {
+        n: 4,
+        slow: 3,
+        view_change: 3,
+        window: 2048,
+        epoch: Epoch(0),
+        genesis: GENESIS,
+    };
     restart(
+        IDENTITY.node,
         &mut disk,
         &GEOMETRY,
         &IDENTITY,
         GENESIS,
         &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
-        &Verifying::new(Judge, 4),
+        &mut Verifying::new(Judge, rules),
         &mut buffers(),
     )
     .unwrap()
@@ -123,6 +133,7 @@ fn restarted(signatures: &[Signature]) -> Restarted<HeapBuffers> {
 fn blocks_that_hold_are_taken_up_again() {
     let restarted = restarted(&[GOOD, GOOD, GOOD]);
     assert_eq!(restarted.recovered.blocks.len(), 3);
+    assert_eq!(restarted.recovered.tip.slot, Slot(3));
     assert!(!restarted.recovered.voting_stopped);
     assert_eq!(restarted.undecided.len(), 3);
 }
@@ -132,15 +143,16 @@ fn blocks_that_hold_are_taken_up_again() {
 #[test]
 fn a_block_that_does_not_hold_ends_the_chain_and_voting() {
     let restarted = restarted(&[GOOD, BAD, GOOD]);
-    let slots: Vec<_> = restarted
-        .recovered
-        .blocks
-        .iter()
-        .map(|block| block.header.slot())
-        .collect();
-    assert_eq!(slots, [Slot(1)]);
+    let blocks = restarted.recovered.blocks.iter();
+    let slots: Vec<_> = blocks.map(|block| block.header.slot()).collect();
+    assert_eq!(slots, [Slot(1), Slot(3)], "each is judged by itself");
+    assert_eq!(
+        restarted.recovered.tip.slot,
+        Slot(1),
+        "no chain leads to it"
+    );
     assert!(restarted.recovered.voting_stopped);
-    assert_eq!(restarted.undecided.len(), 1);
+    assert_eq!(restarted.undecided.len(), 2);
 }
 
 /// A session that was opened in a slot executed here and is not held has been evicted; of one

@@ -343,7 +343,7 @@ mod tests {
             assert_eq!(Kind::from_code(*kind as u8), Some(*kind));
         }
         assert_eq!(Kind::from_code(0), None);
-        assert_eq!(Kind::from_code(15), None);
+        assert_eq!(Kind::from_code(16), None);
         assert_eq!(Kind::CleanStop as u8, 14);
     }
 

@@ -568,7 +568,7 @@ mod tests {
     proptest! {
         #[test]
         fn parts_cover_a_message_once(
-            total in 0usize..MESSAGE_BYTES_MAX,
+            total in 0usize..crate::limits::MESSAGE_BYTES_MAX,
             datagram in 600usize..DATAGRAM_BYTES_MAX,
         ) {
             let mut end = 0;
