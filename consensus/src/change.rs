@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wire::certificates::{CompactHeader, NewViewCertificate, Place};
-use wire::ids::{Instant, NodeId, Signature, Slot, View};
+use wire::ids::{Instant, Signature, Slot, View};
 use wire::seal::{
     Signed, Signer, Statement, Verified, gather, sign, sign_new_view, sign_view_change,
 };
@@ -17,7 +17,7 @@ use crate::tree::Validity;
 
 /// Own messages of a view change are repeated after this pause, which doubles up to the longest.
 const PAUSE_NS_MIN: u64 = 1_000_000;
-const PAUSE_NS_MAX: u64 = 64_000_000;
+pub(crate) const PAUSE_NS_MAX: u64 = 64_000_000;
 /// Views above the stage whose messages are kept.
 const VIEWS_AHEAD: u64 = 2;
 /// Claimed blocks that a new leader gave up to find.
@@ -28,12 +28,12 @@ const UNAVAILABLE_MAX: usize = 16;
 pub(crate) struct Change {
     pub view: View,
     /// Own view change, once it is durable.
-    own: Option<ViewChangeRef>,
+    pub(crate) own: Option<ViewChangeRef>,
     /// Own NEW-VIEW, and whether it was written.
-    new_view: Option<NewViewRef>,
+    pub(crate) new_view: Option<NewViewRef>,
     new_view_written: bool,
     /// Own acknowledgement, and whether it was written.
-    ack: Option<Verified<Signed>>,
+    pub(crate) ack: Option<Verified<Signed>>,
     ack_written: bool,
     /// The base that this replica is about to propose or acknowledge.
     pub candidate: Option<Place>,
@@ -42,10 +42,10 @@ pub(crate) struct Change {
     unavailable: Vec<Place>,
     /// The leader's choice does not lead to the base that it names.
     refused: bool,
-    resend_at: Instant,
-    pause_ns: u64,
-    ask_at: Instant,
-    asks: usize,
+    pub(crate) resend_at: Instant,
+    pub(crate) pause_ns: u64,
+    pub(crate) ask_at: Instant,
+    pub(crate) asks: usize,
 }
 
 impl Change {
@@ -233,7 +233,7 @@ impl<S: Signer> Core<S> {
         self.repeat(now, out);
     }
 
-    fn change_mut(&mut self) -> &mut Change {
+    pub(crate) fn change_mut(&mut self) -> &mut Change {
         self.change.as_mut().expect("a view is being entered")
     }
 
@@ -530,88 +530,6 @@ impl<S: Signer> Core<S> {
                 self.tree.remove(place);
                 out.push(Effect::Forget { place });
             }
-        }
-    }
-
-    fn ask_for_base(&mut self, now: Instant, place: Place, out: &mut Outbox) {
-        let rto_ns = self.repair.rto_ns();
-        let have = self.decided.slot.min(Slot(place.slot.0 - 1));
-        let claims = |vc: &ViewChangeRef| vc.digest_at(place.slot) == Some(place.digest);
-        let claimants = self.view_changes.iter().filter(|vc| claims(vc));
-        let claimants = claimants.map(|vc| vc.message.replica);
-        let me = self.config.me;
-        let claimants = claimants.filter(|id| *id != me).collect::<Vec<_>>();
-        let others = (0..self.config.quorums.n as u16).map(NodeId);
-        let others = others.filter(|id| *id != me && !claimants.contains(id));
-        let asked = claimants.iter().copied().chain(others).collect::<Vec<_>>();
-        let change = self.change_mut();
-        if now < change.ask_at {
-            return;
-        }
-        change.ask_at = now.after_ns(rto_ns);
-        let to = asked[change.asks % asked.len()];
-        change.asks += 1;
-        out.push(Effect::FetchBlock { to, place, have });
-    }
-
-    fn ask_for_view_change(
-        &mut self,
-        now: Instant,
-        author: NodeId,
-        digest: wire::ids::Digest,
-        out: &mut Outbox,
-    ) {
-        let rto_ns = self.repair.rto_ns();
-        let me = self.config.me;
-        let asked = [self.leader(self.stage), author];
-        let change = self.change_mut();
-        if now < change.ask_at {
-            return;
-        }
-        change.ask_at = now.after_ns(rto_ns);
-        let to = asked[change.asks % asked.len()];
-        change.asks += 1;
-        if to != me {
-            out.push(Effect::FetchViewChange { to, digest });
-        }
-    }
-
-    pub(crate) fn on_fetch_view_change(
-        &mut self,
-        from: NodeId,
-        digest: wire::ids::Digest,
-        out: &mut Outbox,
-    ) {
-        let mut known = self.view_changes.iter();
-        if let Some(vc) = known.find(|vc| vc.digest == digest) {
-            out.push(Effect::Tell {
-                to: Recipient::One(from),
-                message: Large::ViewChange(Arc::clone(vc)),
-            });
-        }
-    }
-
-    /// §11: own messages of the view change, until it is installed or left.
-    fn repeat(&mut self, now: Instant, out: &mut Outbox) {
-        let Some(change) = &mut self.change else {
-            return;
-        };
-        if now < change.resend_at {
-            return;
-        }
-        change.pause_ns = (2 * change.pause_ns).min(PAUSE_NS_MAX);
-        change.resend_at = now.after_ns(change.pause_ns);
-        let to = Recipient::All;
-        if let Some(own) = change.own.clone() {
-            let message = Large::ViewChange(own);
-            out.push(Effect::Tell { to, message });
-        }
-        if let Some(own) = change.new_view.clone() {
-            let message = Large::NewView(own);
-            out.push(Effect::Tell { to, message });
-        }
-        if let Some(ack) = &change.ack {
-            out.push(Effect::Say { to, signed: **ack });
         }
     }
 

@@ -41,10 +41,14 @@ impl<S: Signer> Core<S> {
 
     /// What is chased now, most urgent first, and the first block of its chain that is missing.
     pub(crate) fn sought(&self) -> Option<(Place, Option<Place>)> {
+        // What lies further up than blocks can be held is reached from below, range by range.
+        let near = Slot(self.executed.0 + self.config.blocks_held_max).min(self.window_end());
         let base = (!self.base_is_linked()).then_some(self.base);
+        let base = base.filter(|place| place.slot <= near);
         let elsewhere = self
             .final_place
-            .filter(|place| place.slot > self.decided.slot && !self.branch.holds(*place));
+            .filter(|place| place.slot > self.decided.slot && place.slot <= near)
+            .filter(|place| !self.branch.holds(*place));
         let candidate = self.change.as_ref().and_then(|change| change.candidate);
         let target = base.or(elsewhere).or(candidate)?;
         let missing = match self.chain_of(target) {

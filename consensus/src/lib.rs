@@ -33,6 +33,7 @@
 mod blocks;
 mod branch;
 mod change;
+mod change_repair;
 mod chase;
 mod checkpoint;
 mod core;
