@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use wire::ids::{Digest, PublicKey};
 use wire::ops::ResultBuffer;
+use wire::state::Bucket;
 
 /// One operation of the model's clients.
 #[derive(Clone, Debug)]
@@ -87,20 +88,15 @@ impl Model {
 
     pub fn root(&self) -> Digest {
         let mut buckets = vec![(Vec::new(), Vec::new()); 4096];
-        let place = |context: &str, bytes: &[u8]| {
-            let hash = blake3::derive_key(context, bytes);
-            usize::from(u16::from_be_bytes([hash[0], hash[1]]) >> 4)
-        };
         for (key, value) in &self.entries {
-            let out: &mut Vec<u8> = &mut buckets[place("hippodrome/1/bucket", key)].0;
+            let out: &mut Vec<u8> = &mut buckets[Bucket::of_key(key).index()].0;
             out.extend((key.len() as u16).to_le_bytes());
             out.extend((value.len() as u32).to_le_bytes());
             out.extend(key);
             out.extend(value);
         }
         for (client, session) in &self.sessions {
-            let out: &mut Vec<u8> =
-                &mut buckets[place("hippodrome/1/bucket-of-client", &client.0)].1;
+            let out: &mut Vec<u8> = &mut buckets[Bucket::of_client(client).index()].1;
             out.extend(client.0);
             for number in [session.id, session.low, session.last_slot] {
                 out.extend(number.to_le_bytes());
