@@ -96,16 +96,16 @@ fn stopped_leader(telemetry: &Telemetry, now: Instant) -> Option<String> {
     }
     if !is_up(telemetry, leader, now) {
         return Some(format!(
-            "leader {leader} is down: the cluster is stopped until views arrive"
+            "leader {leader} is down: the others are about to replace it"
         ));
     }
-    (order.view.get() == 0 && peer.boot.get() > 1).then(|| restarted(leader))
+    None
 }
 
 fn restarted(leader: NodeId) -> String {
     format!(
-        "leader {leader} restarted within its view and may not propose again (R4): the cluster is \
-         stopped until views arrive"
+        "leader {leader} restarted within its view and may not propose in it again (R4): it hands \
+         over to the next"
     )
 }
 
@@ -182,16 +182,16 @@ mod tests {
         assert_eq!(state, State::StoppedLeader);
         assert_eq!(
             reason,
-            "leader 0 is down: the cluster is stopped until views arrive"
+            "leader 0 is down: the others are about to replace it"
         );
         assert!(ready(&source).is_err());
     }
 
     #[test]
-    fn a_restarted_leader_stops_the_cluster() {
+    fn a_restarted_leader_hands_over() {
         let follower = source(2);
         follower.telemetry.peers[0].boot.set(2);
-        assert_eq!(judge(&follower).0, State::StoppedLeader);
+        assert_eq!(judge(&follower).0, State::Serving);
         let leader = source(0);
         leader.telemetry.order.is_leader.set(true);
         assert_eq!(judge(&leader).0, State::Serving);

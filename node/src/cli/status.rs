@@ -187,7 +187,7 @@ fn judge(answers: &Answers, quorum: usize) -> Verdict {
         .find(|status| status.state == State::StoppedLeader.name());
     let exit = if let (Some(leader), Some(Err(_))) = (leader, leader_answer) {
         lines.push(format!(
-            "leader {leader} is down: the cluster is stopped until views arrive"
+            "leader {leader} is down: the others are about to replace it"
         ));
         Exit::Unhealthy
     } else if let Some(Ok(status)) = leader_answer
@@ -251,7 +251,7 @@ mod tests {
         assert!(
             verdict
                 .text
-                .contains("leader 0 is down: the cluster is stopped until views arrive")
+                .contains("leader 0 is down: the others are about to replace it")
         );
     }
 
