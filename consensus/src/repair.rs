@@ -288,20 +288,25 @@ impl<S: Signer> Core<S> {
     fn ask(&mut self, out: &mut Outbox) {
         let top = self.branch.top().slot;
         let attempts = self.repair.attempts as usize;
-        if let Some((_, Some(place))) = self.sought() {
-            let have = self.decided.slot.min(Slot(place.slot.0 - 1));
-            let to = self.pick(attempts);
-            out.push(Effect::FetchBlock { to, place, have });
-            if attempts.is_multiple_of(2) {
-                return;
-            }
-        }
         let committed = |peer: &Peer| peer.status.map_or(0, |s| s.committed.0);
         let agreed = Slot(reached_by(
             self.config.quorums.one_correct(),
             self.peers.iter().map(committed),
         ));
-        if agreed.0 > top.0 + 4 {
+        // What is final is reached soonest from below; only a branch that turns out to be the wrong
+        // one needs the other way.
+        let far = agreed.0 > top.0 + 4;
+        if let Some((_, Some(place))) = self.sought()
+            && (!far || attempts % 4 == 3)
+        {
+            let have = self.decided.slot.min(Slot(place.slot.0 - 1));
+            let to = self.pick(attempts);
+            out.push(Effect::FetchBlock { to, place, have });
+            if !far && attempts.is_multiple_of(2) {
+                return;
+            }
+        }
+        if far {
             self.transfer_if_far(out);
             return self.ask_range(agreed, out);
         }

@@ -24,8 +24,7 @@ impl Reference {
         for entries in [&self.machine, &self.sessions] {
             let mut items = Vec::new();
             for (key, value) in entries {
-                let hash = blake3::derive_key("hippodrome/1/bucket", key);
-                if u16::from_be_bytes([hash[0], hash[1]]) >> 4 == bucket {
+                if Bucket::of_key(key).number() == bucket {
                     items.extend((key.len() as u16).to_le_bytes());
                     items.extend((value.len() as u32).to_le_bytes());
                     items.extend(key);

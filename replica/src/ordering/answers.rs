@@ -53,8 +53,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let mut next = place;
         while next.slot > have && bytes <= REPAIR_BYTES_MAX {
             let Some(message) = self.blocks.get(next).cloned() else {
-                if self.core.digest_at(next.slot) == Some(next.digest) {
-                    self.read_back(to, next.slot, false);
+                // Final ones lie in the log, by slot.
+                let known = self.core.digest_at(next.slot) == Some(next.digest);
+                let below = (have.0 + 1..=next.slot.0).rev().map(Slot);
+                for slot in below.take_while(|_| known) {
+                    self.read_back(to, slot, false);
                 }
                 return;
             };

@@ -57,7 +57,7 @@ fn a_killed_follower_catches_up_under_load() {
     std::thread::sleep(Duration::from_secs(2));
     cluster.spawn(3);
     cluster.wait_ready(3);
-    cluster.wait("node 3 within 100 blocks", Duration::from_secs(10), || {
+    cluster.wait("node 3 within 100 blocks", Duration::from_secs(40), || {
         let others = (0..3).map(|node| cluster.executed(node)).max().unwrap_or(0);
         cluster.executed(3) + 100 >= others && others > 0
     });
