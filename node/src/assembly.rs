@@ -334,6 +334,7 @@ pub fn build(
                 sent: 0,
                 dropped: 0,
             },
+            turns: 0,
             shared: shared.clone(),
         }),
     };
