@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use wire::canary::{planted, reach};
 use wire::certificates::{Wish, WishCertificate};
 use wire::ids::{Boot, Instant, NodeId, Signature, View};
 use wire::seal::{Signed, Signer, Statement, Verified};
@@ -45,6 +46,13 @@ pub(crate) struct Wishing {
     pub certificate: Option<Arc<WishCertificate>>,
 }
 
+impl Wishing {
+    /// Whether this replica wishes for another view now.
+    pub(crate) fn is_wishing(&self) -> bool {
+        self.own.is_some_and(|own| own.until.is_none())
+    }
+}
+
 impl<S: Signer> Core<S> {
     pub(crate) fn on_wish(
         &mut self,
@@ -69,6 +77,7 @@ impl<S: Signer> Core<S> {
 
     pub(crate) fn on_resign(&mut self, by: NodeId, view: View) {
         if by == self.leader(view) && view == self.installed {
+            reach("leader-resigned");
             self.wishing.resigned = Some(view);
         }
     }
@@ -97,6 +106,7 @@ impl<S: Signer> Core<S> {
             (None, None) => {}
             (_, Some(view)) => self.wish(now, view, None),
             (Some(_), None) => {
+                reach("wish-withdrawn");
                 let until = now.after_ns(WITHDRAWAL_NS);
                 self.wish(now, self.installed, Some(until));
             }
@@ -120,9 +130,12 @@ impl<S: Signer> Core<S> {
         let lifetime_ns = self.timers.wish_lifetime_ns();
         let fresh = self.peers.iter().filter_map(|peer| peer.wish);
         let fresh = fresh.filter(|wish| now.since_ns(wish.heard_at) <= lifetime_ns);
-        let rank = self.config.quorums.one_correct();
+        let rank = self.config.quorums.one_correct() - usize::from(planted("onewish"));
         let followed = View(reached_by(rank, fresh.map(|wish| wish.view.0)));
         let followed = (followed > self.stage).then_some(followed);
+        if followed > next {
+            reach("wish-followed");
+        }
         next.max(followed)
     }
 

@@ -9,6 +9,7 @@ mod items;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use storage::state::{Bucketed, Malformed, Versions, View};
+use wire::canary::planted;
 use wire::ids::{Digest, PublicKey, Sequence, SessionId, Slot};
 use wire::limits::{CACHED_RESULT_BYTES_MAX, OPEN_LIFETIME_SLOTS, SESSION_WINDOW, SESSIONS_MAX};
 use wire::reply::{Answer, result_digest};
@@ -92,7 +93,9 @@ impl Session {
             Decision::Stale
         } else if sequence.0 - self.low > SESSION_WINDOW {
             Decision::TooFar
-        } else if self.cached[Session::index(sequence.0)].length == NOT_EXECUTED {
+        } else if self.cached[Session::index(sequence.0)].length == NOT_EXECUTED
+            || planted("bothrun")
+        {
             Decision::Execute
         } else {
             Decision::Repeat

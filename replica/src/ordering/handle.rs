@@ -3,6 +3,7 @@
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
 use wire::bytes::Buffers;
+use wire::canary::reach;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, Slot, View};
@@ -242,6 +243,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         {
             return;
         }
+        reach("evidence-stored");
         self.evidence_in = Some(view);
         self.counts.evidence += 1;
         if body.kind != EVIDENCE_INVALID_PAYLOAD {
