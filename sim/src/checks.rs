@@ -11,14 +11,17 @@ use wire::header::{Direction, Header, Kind};
 use wire::ids::{Digest, Epoch, NodeId, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
 use wire::messages::{self, EvidenceBody, PlaceRecord, StartRecord};
+use wire::seal::Rules;
 use wire::view_change::{ViewChange, split_signed};
 
 use crate::agreement::Agreement;
+use crate::bases::Bases;
 use crate::buffers::Shared;
 use crate::linear::{self, Checked, History, Seen};
 use crate::model::{Answer, Model, table_hash};
 use crate::node::{Node, Server};
 use crate::plan::Scenario;
+use crate::seals::Seal;
 use crate::shapes::Shape;
 use crate::user::{self, Ended, User};
 
@@ -47,6 +50,9 @@ struct Known {
 pub struct Judge {
     known: Vec<Known>,
     agreement: Agreement,
+    bases: Bases,
+    /// W.
+    window: u64,
     /// Block messages that somebody wrote, until they are final and executed by the model.
     blocks: BTreeMap<(Slot, Digest), Vec<u8>>,
     /// The model has executed everything up to here.
@@ -63,19 +69,23 @@ pub struct Judge {
 type Check = Result<(), String>;
 
 /// What a record makes durable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Written {
     Block(Slot, Digest),
     Start(u32, View),
-    Jump(View),
-    Change(View, View, (Slot, Digest)),
+    Jump(View, Slot),
+    /// View, installed view, tip, and the signed message.
+    Change(View, View, (Slot, Digest), Vec<u8>),
 }
 
 impl Judge {
-    pub fn new(shape: &'static Shape, genesis: Digest) -> Judge {
+    /// Judges a committee of this shape; `seal` judges signatures.
+    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
-            agreement: Agreement::new(shape, genesis),
+            agreement: Agreement::new(shape, rules.genesis),
+            bases: Bases::new(shape, seal, rules),
+            window: rules.window,
             blocks: BTreeMap::new(),
             decided: Slot(0),
             model: Model::new(),
@@ -116,6 +126,15 @@ impl Judge {
     pub fn distrust(&mut self, id: NodeId) {
         self.known[id.index()].faulty = true;
         self.agreement.distrust(id);
+        self.bases.distrust(id);
+    }
+
+    /// A datagram of a liar leaves: no fact, but its view changes can be chosen.
+    pub fn overhears(&mut self, from: NodeId, to: usize, datagram: &[u8]) -> Check {
+        let Judge {
+            bases, agreement, ..
+        } = self;
+        bases.overhears(from, to, datagram, agreement)
     }
 
     fn is_faulty(&self, id: NodeId) -> bool {
@@ -161,6 +180,13 @@ impl Judge {
                 self.agreement.durable(node.id, digest);
             }
         }
+        // The COMMIT of the log counts at this replica before it is repeated.
+        let committing = core.committing().map(|place| (place.slot, place.digest));
+        if let Some(place) = committing {
+            let view = server.summary().view;
+            self.agreement.commits(node.id, view, place)?;
+            self.execute_final()?;
+        }
         self.handled(node)
     }
 
@@ -181,9 +207,19 @@ impl Judge {
             digest.ok_or_else(|| format!("short {kind:?} of {from}"))
         };
         match kind {
-            Kind::Vote => self.agreement.votes(from, view, (slot, digest()?))?,
-            Kind::Commit => self.agreement.commits(from, view, (slot, digest()?))?,
-            Kind::NewViewAck => self.agreement.acknowledges(from, view, (slot, digest()?))?,
+            Kind::Vote => {
+                self.agreement.votes(from, view, (slot, digest()?))?;
+                self.final_in(view)?;
+            }
+            Kind::Commit => {
+                self.agreement.commits(from, view, (slot, digest()?))?;
+                self.final_in(view)?;
+            }
+            Kind::NewViewAck => {
+                let decided = self.known[from.index()].decided_ever;
+                let base = (slot, digest()?);
+                self.agreement.acknowledges(from, view, base, decided)?;
+            }
             Kind::Propose => {
                 let name = header.fragment().message;
                 self.agreement.proposes(from, view, slot, name)?;
@@ -191,6 +227,14 @@ impl Judge {
             _ => {}
         }
         self.execute_final()
+    }
+
+    /// G2, the other way round: words of a view may come late.
+    fn final_in(&self, view: View) -> Check {
+        match self.agreement.by_view().get(&view) {
+            Some(place) => self.bases.finalized(view, *place, &self.agreement),
+            None => Ok(()),
+        }
     }
 
     /// A replica hands records to its disk.
@@ -234,18 +278,18 @@ impl Judge {
             }
             RecordKind::Skip => {
                 let skip: &PlaceRecord = messages::parse(body).map_err(malformed)?;
-                Written::Jump(skip.view())
+                Written::Jump(skip.view(), skip.slot())
             }
             RecordKind::ViewChange => {
-                let (_, body) = split_signed(body).map_err(malformed)?;
-                let change = ViewChange::decode(body).map_err(malformed)?;
+                let (_, message) = split_signed(body).map_err(malformed)?;
+                let change = ViewChange::decode(message).map_err(malformed)?;
                 let genesis = self.agreement.genesis();
                 let anchor = change.anchor(genesis).map_err(malformed)?;
                 let last = change.headers(Epoch(0), anchor).last();
                 let tip = last.map_or((anchor.slot, anchor.digest), |(header, digest)| {
                     (header.slot(), digest)
                 });
-                Written::Change(change.view, change.installed, tip)
+                Written::Change(change.view, change.installed, tip, body.to_vec())
             }
             RecordKind::Install => {
                 let certificate = NewViewCertificate::decode(body).map_err(malformed)?;
@@ -273,9 +317,10 @@ impl Judge {
                     self.agreement.durable(from, digest);
                 }
                 Written::Start(boot, stage) => self.agreement.started(from, boot, stage),
-                Written::Jump(view) => self.agreement.jumped(from, view),
-                Written::Change(view, installed, tip) => {
+                Written::Jump(view, slot) => self.agreement.jumped(from, view, slot),
+                Written::Change(view, installed, tip, signed) => {
                     self.agreement.changes(from, view, installed, tip)?;
+                    self.bases.exists(&signed, &mut self.agreement)?;
                 }
             }
         }
@@ -291,6 +336,13 @@ impl Judge {
         let Some(server) = &node.server else {
             return Ok(());
         };
+        let summary = server.summary();
+        if summary.voted.0 > summary.low.0 + self.window {
+            return Err(format!(
+                "I3: {} votes for slot {}, its checkpoint is slot {}",
+                node.id, summary.voted, summary.low
+            ));
+        }
         self.decisions(node.id, server)?;
         self.execution(node.id, server)
     }

@@ -14,10 +14,11 @@ use wire::limits::{
 };
 
 use crate::buffers::{Pool, Shared};
+use crate::canaries::Canary;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::liars::{Authentic, Origin};
-use crate::plan::{Canary, Plan};
+use crate::plan::Plan;
 use crate::random::Random;
 use crate::seals::Seal;
 
@@ -37,6 +38,9 @@ const JOURNAL: JournalLimits = JournalLimits {
 };
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
 const QUEUED_MAX: usize = 2 * HELD_BLOCKS as usize + 512 + 2 * 1024;
+
+/// View changes (of a liar two), NEW-VIEWs and acknowledgements of the stage and two views above it.
+const CHANGE_MESSAGES_MAX: usize = 3 * (2 * 10 + 10 + 1) + 10;
 
 pub type Server = Replica<Pool, Seal, Seal, Kv<MemTable>>;
 
@@ -86,6 +90,11 @@ impl Node {
             random,
             pools: None,
         }
+    }
+
+    /// Signs as this replica, and judges all.
+    pub fn seal(&self) -> Seal {
+        self.seal.clone()
     }
 
     /// What the log of this replica is marked with.
@@ -185,7 +194,7 @@ impl Node {
         self.writing = None;
         self.wake = Instant(u64::MAX);
         self.disk.crash(random);
-        if canary == Some(Canary::Blank) {
+        if canary == Some(Canary::Blankvotes) {
             self.disk.erase();
         }
     }
@@ -204,6 +213,10 @@ impl Node {
         let Some(server) = &self.server else {
             return Ok(());
         };
+        let kept = server.ordering().core().change_messages();
+        if kept > CHANGE_MESSAGES_MAX {
+            return Err(format!("{} keeps {kept} messages of view changes", self.id));
+        }
         let queued = server.queued();
         if queued > QUEUED_MAX {
             return Err(format!("{queued} items wait inside of replica {}", self.id));

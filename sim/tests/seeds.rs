@@ -1,6 +1,7 @@
 //! Short seeds: they hold, they repeat, and planted bugs are found.
 
-use sim::plan::{Canary, Options, Plan, Scenario};
+use sim::canaries::Canary;
+use sim::plan::{Options, Plan, Scenario};
 use sim::seals::Profile;
 use sim::world;
 
@@ -94,7 +95,7 @@ fn a_lowered_quorum_is_found() {
 
 #[test]
 fn a_replica_that_lost_its_disk_and_goes_on_is_found() {
-    let (seed, violation) = found_within(Canary::Blank, 60).expect("found");
+    let (seed, violation) = found_within(Canary::Blankvotes, 60).expect("found");
     assert!(
         violation.contains("R4") || violation.contains("I9"),
         "{seed}: {violation}"

@@ -48,9 +48,9 @@ impl World {
     }
 
     /// A liar's replica would send this.
-    pub(super) fn lie(&mut self, node: usize, to: End, datagram: &[u8]) {
+    pub(super) fn lie(&mut self, node: usize, to: End, datagram: &[u8]) -> Result<(), String> {
         let Some(seat) = &mut self.seats[node] else {
-            return;
+            return Ok(());
         };
         let said = seat.instead(self.now, to, datagram);
         // Counters and tags differ in any case; a lie is another body, another receiver or nothing.
@@ -59,17 +59,22 @@ impl World {
             matches!(&said[..], [(end, one)] if *end == to && one[bodies..] == datagram[bodies..]);
         self.probes.hit_if(Probe::Lied, !same);
         for (to, datagram) in said {
+            self.judge.overhears(NodeId(node as u16), to.0, &datagram)?;
             self.send(End(node), to, datagram);
         }
+        Ok(())
     }
 
     /// A liar's replica has had its turn.
-    pub(super) fn turn(&mut self, node: usize) {
-        if let Some(seat) = &mut self.seats[node] {
-            for (to, datagram) in seat.turn(self.now) {
-                self.probes.hit(Probe::Lied);
-                self.send(End(node), to, datagram);
-            }
+    pub(super) fn turn(&mut self, node: usize) -> Result<(), String> {
+        let Some(seat) = &mut self.seats[node] else {
+            return Ok(());
+        };
+        for (to, datagram) in seat.turn(self.now) {
+            self.probes.hit(Probe::Lied);
+            self.judge.overhears(NodeId(node as u16), to.0, &datagram)?;
+            self.send(End(node), to, datagram);
         }
+        Ok(())
     }
 }
