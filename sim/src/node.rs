@@ -13,6 +13,8 @@ use wire::limits::{
     BLOCK_BUFFER_BYTES, BLOCK_PAYLOAD_BYTES_MAX, IN_FLIGHT, REQUEST_BYTES_MAX, SECTOR_BYTES,
 };
 
+use wire::seal::Rules;
+
 use crate::buffers::{Pool, Shared};
 use crate::canaries::Canary;
 use crate::clock::Clock;
@@ -173,9 +175,26 @@ impl Node {
         Ok(())
     }
 
+    /// Another process with this replica's key, an empty disk and a true clock, for a liar.
+    pub fn twin(&self, plan: &Plan, committee: &Committee) -> Option<Node> {
+        let mut random = self.random.clone();
+        let mut plan = plan.clone();
+        plan.faults.clocks.clear();
+        let seal = self.seal.clone();
+        let mut twin = Node::new(self.id, &plan, self.secret.clone(), seal, random.fork(17));
+        let started = twin.start(Instant(crate::plan::BEGIN_NS), &plan, committee);
+        started.ok().map(|()| twin)
+    }
+
     /// A second end of the links of the process that runs now, for a liar in its place.
-    pub fn authentic(&self, committee: &Committee, datagram_bytes: usize) -> Option<Authentic> {
+    pub fn authentic(
+        &self,
+        committee: &Committee,
+        datagram_bytes: usize,
+        rules: Rules,
+    ) -> Option<Authentic> {
         let server = self.server.as_ref()?;
+        let parameters = committee.parameters();
         Some(Authentic::new(Origin {
             committee,
             me: self.id,
@@ -184,6 +203,14 @@ impl Node {
             boot: server.boot(),
             datagram_bytes,
             cookie_secret: self.cookie_secret,
+            rules,
+            quorums: consensus::quorum::Quorums::new(
+                parameters.n,
+                parameters.b,
+                parameters.u,
+                parameters.p,
+                committee.exclusion() == Exclusion::On,
+            ),
         }))
     }
 

@@ -175,10 +175,12 @@ impl Plan {
             .collect::<Vec<_>>();
         let ends = options.nodes + users.len();
         let mut fault_random = random.fork(2);
+        let shape = options.shape();
         let stage = Stage {
             nodes: options.nodes,
             ends,
             faults_ns,
+            liars_max: shape.b.min(shape.u),
             mortal: (usize::from(scenario == Scenario::Followers)..options.nodes).collect(),
         };
         let faults = FaultPlan::draw(&mut fault_random, enabled, &stage);

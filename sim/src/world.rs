@@ -167,6 +167,19 @@ fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>
     (committee.expect("drawn members are good"), secrets)
 }
 
+/// What long messages of this world are measured by.
+fn rules_of(plan: &Plan, committee: &Committee) -> Rules {
+    let shape = plan.options.shape();
+    Rules {
+        n: shape.n,
+        slow: shape.slow,
+        view_change: shape.change,
+        window: 2 * plan.interval,
+        epoch: committee.epoch(),
+        genesis: committee.genesis(),
+    }
+}
+
 impl World {
     pub fn new(plan: Plan) -> World {
         let mut random = Random::new(plan.seed ^ 0x51b7);
@@ -180,15 +193,7 @@ impl World {
         });
         let nodes = nodes.collect::<Vec<_>>();
         let seal = nodes[0].seal();
-        let shape = plan.options.shape();
-        let rules = Rules {
-            n: shape.n,
-            slow: shape.slow,
-            view_change: shape.change,
-            window: 2 * plan.interval,
-            epoch: committee.epoch(),
-            genesis: committee.genesis(),
-        };
+        let rules = rules_of(&plan, &committee);
         let users = plan.users.iter().enumerate().map(|(number, user)| {
             User::new(
                 number,
