@@ -145,7 +145,10 @@ impl<S: Signer> Core<S> {
         self.accuse_if_improper(from, entry, out)?;
         let sought = self.is_sought(place);
         let wanted = source == Source::Fetched && (sought || self.is_named(place));
-        let is_news = rival.is_none() && view >= self.installed;
+        // A proposal that is held and whose signature nobody checked yet must not keep a good block
+        // out: whatever a liar sent first, the chain that others decided has to fit in (§11).
+        let known_rival = rival.filter(|rival| rival.signature_good || source == Source::Proposed);
+        let is_news = known_rival.is_none() && view >= self.installed;
         if is_news || wanted {
             Ok(())
         } else if rival.is_some() {
