@@ -191,6 +191,11 @@ impl Sessions {
         self.by_client.contains_key(client)
     }
 
+    /// The client's session, if it has one.
+    pub fn id_of(&self, client: &PublicKey) -> Option<SessionId> {
+        self.by_client.get(client).map(|session| session.id)
+    }
+
     /// The client's session when `id` is the current one.
     pub fn current(&self, client: &PublicKey, id: SessionId) -> Option<&Session> {
         self.by_client
