@@ -42,6 +42,8 @@ struct Known {
     /// The number of the present process, and of the last one that sent anything.
     boot: u32,
     boot_spoken: u32,
+    /// Highest slot that the present process voted for.
+    voted: Slot,
     /// A liar: nothing that it says or holds counts.
     faulty: bool,
 }
@@ -155,8 +157,13 @@ impl Judge {
     /// A process started and has read its log; `whole` says that the disk was not taken away.
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
-        (known.decided, known.executed) = (Slot(0), Slot(0));
-        known.writing.clear();
+        (known.decided, known.executed, known.voted) = (Slot(0), Slot(0), Slot(0));
+        // A flush that nobody heard of may have reached the disk.
+        for written in std::mem::take(&mut known.writing) {
+            if let Written::Block(_, digest) = written {
+                self.agreement.durable(node.id, digest);
+            }
+        }
         if self.is_faulty(node.id) {
             return Ok(());
         }
@@ -172,7 +179,6 @@ impl Judge {
                 node.id
             ));
         }
-        // A flush that nobody heard of may have reached the disk.
         let core = server.ordering().core();
         let (decided, linked) = (server.summary().decided, server.summary().linked);
         for slot in (decided.0 + 1..=linked.0).map(Slot) {
@@ -208,6 +214,8 @@ impl Judge {
         };
         match kind {
             Kind::Vote => {
+                let known = &mut self.known[from.index()];
+                known.voted = known.voted.max(slot);
                 self.agreement.votes(from, view, (slot, digest()?))?;
                 self.final_in(view)?;
             }
@@ -336,11 +344,11 @@ impl Judge {
         let Some(server) = &node.server else {
             return Ok(());
         };
-        let summary = server.summary();
-        if summary.voted.0 > summary.low.0 + self.window {
+        let (said, low) = (self.known[node.id.index()].voted, server.summary().low);
+        if said.0 > low.0 + self.window {
             return Err(format!(
-                "I3: {} votes for slot {}, its checkpoint is slot {}",
-                node.id, summary.voted, summary.low
+                "I3: {} votes for slot {said}, its checkpoint is slot {low}",
+                node.id
             ));
         }
         self.decisions(node.id, server)?;
