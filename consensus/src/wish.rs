@@ -41,7 +41,9 @@ pub(crate) struct Wishing {
     own: Option<OwnWish>,
     /// The leader of this view has resigned.
     resigned: Option<View>,
+    /// When, and how long after the last time, a resignation is repeated.
     resign_at: Option<Instant>,
+    resign_pause_ns: u64,
     /// Of the stage.
     pub certificate: Option<Arc<WishCertificate>>,
 }
@@ -259,7 +261,11 @@ impl<S: Signer> Core<S> {
         }
         self.wishing.resigned = Some(view);
         if self.wishing.resign_at.is_none_or(|at| now >= at) {
-            self.wishing.resign_at = Some(now.after_ns(PAUSE_NS_MAX));
+            // As wishes are: the first one after a restart meets links that do not know it yet.
+            let pause_ns = self.wishing.resign_pause_ns;
+            let pause_ns = pause_ns.clamp(PAUSE_NS_MIN, PAUSE_NS_MAX);
+            self.wishing.resign_at = Some(now.after_ns(pause_ns));
+            self.wishing.resign_pause_ns = 2 * pause_ns;
             let statement = Statement::Resign { view };
             let signed = Signed {
                 by: self.config.me,
