@@ -237,6 +237,11 @@ impl<S: Signer> Core<S> {
         self.quorum.as_ref().map(|quorum| quorum.block)
     }
 
+    /// The block that a view change of this moment would claim.
+    pub fn tip(&self) -> Place {
+        self.tip
+    }
+
     /// Messages of view changes that are kept; a bound on what liars can make grow.
     pub fn change_messages(&self) -> usize {
         self.view_changes.len() + self.new_views.len() + self.acks.len()

@@ -98,6 +98,15 @@ pub fn select(
         .iter()
         .filter_map(|chain| Some((candidate_on(chain)?, *chain)));
     let candidates = candidates.collect::<Vec<_>>();
+    let tops = candidates.iter().map(|(place, _)| place.slot).max();
+    if candidates
+        .iter()
+        .filter(|(place, _)| Some(place.slot) == tops)
+        .count()
+        > 1
+    {
+        reach("select-tie");
+    }
     let Some((deepest, chain)) = candidates.iter().max_by_key(|(place, _)| place.slot) else {
         return Some(Selected {
             base: start,

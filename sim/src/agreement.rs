@@ -142,6 +142,12 @@ impl Agreement {
         *to = slot.max(*to);
     }
 
+    /// The slot to which the tip of this replica jumped in a view, by its log.
+    pub fn jumped_to(&self, id: NodeId, view: View) -> Slot {
+        let jumped = self.said[id.index()].jumped.get(&view);
+        jumped.copied().unwrap_or_default()
+    }
+
     /// I9, R4: one block for each slot and view, and none in views before the start.
     pub fn proposes(&mut self, id: NodeId, view: View, slot: Slot, name: u64) -> Check {
         let said = &mut self.said[id.index()];
@@ -371,6 +377,10 @@ impl Agreement {
     pub fn certified(&mut self, certificate: &NewViewCertificate) -> Check {
         let view = certificate.view;
         let base = (certificate.base.slot, certificate.base.digest);
+        let acks = certificate.acks.count();
+        if acks < self.shape.slow {
+            return Err(format!("V4: {acks} acknowledgements install view {view}"));
+        }
         match self.bases.insert(view, base) {
             Some(other) if other != base => {
                 return Err(format!("G3: view {view} has two certified bases"));

@@ -76,12 +76,12 @@ canaries! {
     Thresh, "thresh", false, Seeds("4"), "SELECT requires one claim more";
     Maxtip, "maxtip", false, Seeds("4"), "the longest tip wins";
     Anyview, "anyview", false, Seeds("4"), "tips of any view are compared";
-    Fakeview, "fakeview", false, Seeds("4"), "an installed view without a certificate is believed";
+    Fakeview, "fakeview", false, Scenario("views"), "an installed view without a certificate is believed";
     Qack, "qack", false, Seeds("4"), "a base is certified by b+1";
     Ackcommit, "ackcommit", false, Seeds("4"), "an acknowledgement counts as a vote";
     Voteafter, "voteafter", false, Seeds("4"), "votes in a view that was left";
     Vcsmall, "vcsmall", false, Seeds("4"), "V-1 view changes are enough";
-    Doublevote, "doublevote", false, Seeds("4"), "a replica changes its branch and votes again";
+    Doublevote, "doublevote", false, Scenario("equivocation"), "a replica changes its branch and votes again";
     Amnesia, "amnesia", false, Seeds("4"), "a restart forgets votes";
     Noqc, "noqc", false, Seeds("4-strict"), "SELECT ignores quorum certificates";
     Commitoffchain, "commitoffchain", false, Seeds("4-strict"), "COMMIT off the own voted chain";
@@ -93,10 +93,10 @@ canaries! {
     Losejump, "losejump", false, Seeds("4"), "a restart forgets that the tip jumped";
     Ackblind, "ackblind", false, Seeds("4"), "a base is acknowledged without its payloads";
     Farvote, "farvote", false, Scenario("windows"), "votes beyond the window";
-    Wishstops, "wishstops", false, Seeds("4"), "who wishes for another view stops voting";
-    Onewish, "onewish", false, Seeds("4"), "b wishes are followed";
+    Wishstops, "wishstops", false, Scenario("views"), "who wishes for another view stops voting";
+    Onewish, "onewish", false, Scenario("views"), "b wishes are followed";
     Bothrun, "bothrun", false, Seeds("4"), "a repeated sequence number runs again";
-    Noreplay, "noreplay", false, Seeds("4"), "links take a datagram twice";
+    Noreplay, "noreplay", false, Scenario("restarts"), "links take a datagram twice";
     Future, "future", false, Seeds("4"), "messages of any later view are kept";
     Votefirst, "votefirst", false, Seeds("4"), "votes leave before their records are durable";
 }

@@ -186,6 +186,14 @@ impl Judge {
                 self.agreement.durable(node.id, digest);
             }
         }
+        let (tip, view) = (core.tip().slot, server.summary().view);
+        let jumped = self.agreement.jumped_to(node.id, view);
+        if tip < jumped {
+            return Err(format!(
+                "N2: {} starts at slot {tip} of view {view}, its tip had jumped to slot {jumped}",
+                node.id
+            ));
+        }
         // The COMMIT of the log counts at this replica before it is repeated.
         let committing = core.committing().map(|place| (place.slot, place.digest));
         if let Some(place) = committing {

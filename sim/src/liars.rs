@@ -42,11 +42,21 @@ use serde::{Deserialize, Serialize};
 use wire::header::{Direction, Fragment, Header, Kind};
 use wire::ids::{NodeId, PublicKey, Slot, View};
 
+pub use alarmist::Alarmist;
 pub use authentic::{Authentic, Origin};
+pub use bad_batch::BadBatch;
 pub use branches::Branches;
+pub use censor::Censor;
+pub use equivocator::Equivocator;
+pub use false_changes::FalseChanges;
+pub use false_leader::{FalseLeader, Way};
+pub use half_heard::HalfHeard;
 pub use mutator::Mutator;
 pub use parts::Parts;
 pub use silent::Silent;
+pub use slow_leader::SlowLeader;
+pub use starver::Starver;
+pub use timestamps::Timestamps;
 pub use twin::Twin;
 
 use crate::faults::Fault;

@@ -41,9 +41,6 @@ const JOURNAL: JournalLimits = JournalLimits {
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
 const QUEUED_MAX: usize = 2 * HELD_BLOCKS as usize + 512 + 2 * 1024;
 
-/// View changes (of a liar two), NEW-VIEWs and acknowledgements of the stage and two views above it.
-const CHANGE_MESSAGES_MAX: usize = 3 * (2 * 10 + 10 + 1) + 10;
-
 pub type Server = Replica<Pool, Seal, Seal, Kv<MemTable>>;
 
 /// One server.
@@ -67,6 +64,9 @@ pub struct Node {
     seal: Seal,
     random: Random,
     pools: Option<[Pool; 3]>,
+    /// For one view: view changes (of a liar two), acknowledgements, a NEW-VIEW. They are kept for
+    /// the stage and two views above it.
+    change_messages_max: usize,
 }
 
 impl Node {
@@ -91,6 +91,7 @@ impl Node {
             seal,
             random,
             pools: None,
+            change_messages_max: 3 * plan.options.nodes + 1,
         }
     }
 
@@ -241,7 +242,7 @@ impl Node {
             return Ok(());
         };
         let kept = server.ordering().core().change_messages();
-        if kept > CHANGE_MESSAGES_MAX {
+        if kept > 3 * self.change_messages_max {
             return Err(format!("{} keeps {kept} messages of view changes", self.id));
         }
         let queued = server.queued();

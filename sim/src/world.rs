@@ -255,6 +255,7 @@ impl World {
             Err(unordered) => violation = violation.or(Some(unordered)),
         }
         self.look_back();
+        self.probes.take_reached();
         Outcome {
             seed: self.plan.seed,
             digest: self.hasher.finalize().to_hex().to_string(),

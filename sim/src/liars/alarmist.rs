@@ -28,6 +28,30 @@ pub struct Alarmist {
 }
 
 impl Alarmist {
+    /// It wishes for later views all the time, and nothing else.
+    pub fn wishing() -> Alarmist {
+        Alarmist::with([true, false, false, false])
+    }
+
+    /// It acknowledges another base to half of the others, and repeats old certificates.
+    pub fn splitting() -> Alarmist {
+        Alarmist::with([false, false, true, true])
+    }
+
+    fn with([wishes, resigns, splits, replays]: [bool; 4]) -> Alarmist {
+        Alarmist {
+            wishes,
+            resigns,
+            splits,
+            replays,
+            pause_ns: 5 * MS,
+            next_ns: 0,
+            counter: 1 << 40,
+            view: View(0),
+            kept: Vec::new(),
+        }
+    }
+
     /// Some of its habits.
     pub fn draw(random: &mut Random) -> Alarmist {
         Alarmist {

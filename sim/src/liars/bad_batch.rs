@@ -22,6 +22,15 @@ pub struct BadBatch {
 }
 
 impl BadBatch {
+    /// Every block from this time on; the header fits the payload or not.
+    pub fn from_ms(ms: u64, fits: bool) -> BadBatch {
+        BadBatch {
+            from_ns: BEGIN_NS + ms * MS,
+            per_mille: 1000,
+            fits,
+        }
+    }
+
     /// From some time on.
     pub fn draw(random: &mut Random) -> BadBatch {
         BadBatch {

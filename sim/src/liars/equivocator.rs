@@ -24,6 +24,18 @@ pub struct Equivocator {
 }
 
 impl Equivocator {
+    /// These hear of the other branch from the start, and view changes claim it.
+    pub fn telling(nodes: usize, deceived: &[usize]) -> Equivocator {
+        Equivocator {
+            deceived: (0..nodes).map(|end| deceived.contains(&end)).collect(),
+            from_ns: 0,
+            slips_per_mille: 0,
+            claims_other: true,
+            branches: Branches::default(),
+            parts: Parts::default(),
+        }
+    }
+
     /// Some hear of the other branch, sooner or later.
     pub fn draw(nodes: usize, me: NodeId, random: &mut Random) -> Equivocator {
         let mut deceived = (0..nodes).map(|_| random.chance(500)).collect::<Vec<_>>();

@@ -93,8 +93,8 @@ fn one(context: &mut Context<'_>, to: NodeId) -> Vec<Spoken> {
             (Kind::FetchRange, fetch.as_bytes().to_vec())
         }
         _ => {
-            let message = ViewChange {
-                view,
+            let messages = (0..8).map(|_| ViewChange {
+                view: View(random.draw() >> random.within(2, 60)),
                 replica: authentic.me(),
                 installed: View(0),
                 certificate: None,
@@ -102,9 +102,12 @@ fn one(context: &mut Context<'_>, to: NodeId) -> Vec<Spoken> {
                 suffix: Vec::new(),
                 tip_signature: wire::ids::Signature([0; 64]),
                 quorum: None,
-            };
-            let body = signed(authentic, &message);
-            return authentic.say_long(to, (Kind::ViewChange, view, Slot(0)), &body);
+            });
+            let said = messages.flat_map(|message| {
+                let route = (Kind::ViewChange, message.view, Slot(0));
+                authentic.say_long(to, route, &signed(authentic, &message))
+            });
+            return said.collect();
         }
     };
     vec![authentic.say(to, kind, view, slot, body)]

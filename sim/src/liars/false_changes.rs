@@ -23,6 +23,27 @@ pub struct FalseChanges {
 }
 
 impl FalseChanges {
+    /// It denies everything that it voted for and committed to.
+    pub fn denying() -> FalseChanges {
+        FalseChanges::of(vec![1])
+    }
+
+    /// It was in a view that nobody certified.
+    pub fn pretending() -> FalseChanges {
+        FalseChanges::of(vec![5])
+    }
+
+    fn of(ways: Vec<u64>) -> FalseChanges {
+        FalseChanges {
+            two_faced: false,
+            ways,
+            parts: Parts::default(),
+            stale: None,
+            claims: Vec::new(),
+            heard: Parts::default(),
+        }
+    }
+
     /// A few ways of lying of all.
     pub fn draw(random: &mut Random) -> FalseChanges {
         let ways = (0..WAYS).filter(|_| random.chance(400)).collect::<Vec<_>>();

@@ -15,10 +15,14 @@ use crate::seals::Seal;
 
 /// How it chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
+    /// A base that its choice does not lead to.
     WrongBase,
+    /// The choice that hides the deepest claim.
     Hides,
+    /// Two choices for two halves.
     TwoChoices,
+    /// A good choice, for half of the others only.
     OnlyHalf,
 }
 
@@ -34,8 +38,13 @@ impl FalseLeader {
     /// One way for good.
     pub fn draw(random: &mut Random) -> FalseLeader {
         let ways = [Way::WrongBase, Way::Hides, Way::TwoChoices, Way::OnlyHalf];
+        FalseLeader::choosing(*random.pick(&ways))
+    }
+
+    /// This way.
+    pub fn choosing(way: Way) -> FalseLeader {
         FalseLeader {
-            way: *random.pick(&ways),
+            way,
             heard: Parts::default(),
             sent: Parts::default(),
             changes: BTreeMap::new(),

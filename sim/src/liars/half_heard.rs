@@ -10,6 +10,14 @@ pub struct HalfHeard {
 }
 
 impl HalfHeard {
+    /// Wrong for these, always.
+    pub fn wrong_for(nodes: usize, deaf: &[usize]) -> HalfHeard {
+        HalfHeard {
+            good_for: (0..nodes).map(|end| !deaf.contains(&end)).collect(),
+            per_mille: 1000,
+        }
+    }
+
     /// Wrong for about half.
     pub fn draw(nodes: usize, random: &mut Random) -> HalfHeard {
         HalfHeard {

@@ -13,6 +13,14 @@ pub struct SlowLeader {
 }
 
 impl SlowLeader {
+    /// Each proposal so much later.
+    pub fn by_ms(delay_ms: u64) -> SlowLeader {
+        SlowLeader {
+            delay_ns: delay_ms * MS,
+            waiting: Vec::new(),
+        }
+    }
+
     /// From a little to more than anybody bears.
     pub fn draw(random: &mut Random) -> SlowLeader {
         SlowLeader {

@@ -17,6 +17,23 @@ pub struct Starver {
 }
 
 impl Starver {
+    /// Only this one gets blocks.
+    pub fn serving(other: usize) -> Starver {
+        Starver {
+            other: End(other),
+            serves_one: true,
+            first_parts: false,
+        }
+    }
+
+    /// All but this one get blocks.
+    pub fn starving(other: usize) -> Starver {
+        Starver {
+            serves_one: false,
+            ..Starver::serving(other)
+        }
+    }
+
     /// One other replica is treated differently.
     pub fn draw(nodes: usize, me: NodeId, random: &mut Random) -> Starver {
         let other = (me.index() + random.within(1, nodes as u64 - 1) as usize) % nodes;

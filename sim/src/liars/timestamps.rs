@@ -12,6 +12,14 @@ pub struct Timestamps {
 }
 
 impl Timestamps {
+    /// Always this hint.
+    pub fn hinting(time_ns: u64) -> Timestamps {
+        Timestamps {
+            hints: vec![time_ns],
+            branches: Branches::default(),
+        }
+    }
+
     /// The same hint always, or many.
     pub fn draw(random: &mut Random) -> Timestamps {
         let hints = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63];

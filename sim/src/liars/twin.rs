@@ -34,6 +34,19 @@ pub struct Twin {
 }
 
 impl Twin {
+    /// These know the second copy alone, the others the first.
+    pub fn parted(nodes: usize, second: &[usize]) -> Twin {
+        let knows = |end| match second.contains(&end) {
+            true => Knows::Second,
+            false => Knows::First,
+        };
+        Twin {
+            knows: (0..nodes).map(knows).collect(),
+            second: None,
+            arrived: VecDeque::new(),
+        }
+    }
+
     /// A random partition; clients know both.
     pub fn draw(nodes: usize, me: NodeId, random: &mut Random) -> Twin {
         let all = [Knows::First, Knows::Second, Knows::Both];

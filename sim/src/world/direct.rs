@@ -3,6 +3,7 @@
 use wire::ids::Slot;
 
 use super::{Event, World};
+use crate::liars::Liar;
 use crate::plan::Plan;
 use crate::scenario::director::{Check, Director, Scripted, Standing, Told};
 use crate::user;
@@ -13,7 +14,7 @@ impl World {
         plan: Plan,
         director: Director,
         scripts: Vec<Vec<user::Scripted>>,
-        lies: Vec<(usize, Told)>,
+        (lies, seated): (Vec<(usize, Told)>, Vec<(usize, Box<dyn Liar>)>),
     ) -> World {
         let mut world = World::new(plan);
         for (user, script) in scripts.into_iter().enumerate() {
@@ -24,6 +25,9 @@ impl World {
             world.at(*at_ns, Event::Check { check });
         }
         world.director = Some(director);
+        for (node, liar) in seated {
+            world.seat(node, liar);
+        }
         let mut by_liar = std::collections::BTreeMap::<usize, Vec<Told>>::new();
         for (liar, told) in lies {
             by_liar.entry(liar).or_default().push(told);
@@ -71,6 +75,16 @@ impl World {
                 let found = server.map(|server| server.summary().view);
                 if found != Some(view) {
                     return unmet(format!("replica {node} in view {view}, it is in {found:?}"));
+                }
+                Ok(())
+            }
+            Check::Refused(node, least) => {
+                let server = self.nodes[node].server.as_ref();
+                let refused = server.map_or(0, |server| server.rejected());
+                if refused < least {
+                    return unmet(format!(
+                        "{least} datagrams refused by {node}, not {refused}"
+                    ));
                 }
                 Ok(())
             }
