@@ -12,11 +12,12 @@ use consensus::quorum::Quorums;
 use wire::certificates::Place;
 use wire::header::{Header, Kind};
 use wire::ids::{Digest, NodeId, Slot, View};
-use wire::limits::GRAIN_BYTES;
 use wire::seal::{CheckedViewChange, Compound, Rules};
 use wire::view_change::{ViewChange, split_signed};
 
 use crate::agreement::Agreement;
+use crate::liars::Parts;
+use crate::network::End;
 use crate::seals::Seal;
 use crate::shapes::Shape;
 
@@ -28,8 +29,6 @@ const CHOICES_MAX: usize = 1024;
 const FACES_MAX: usize = 4;
 /// Views whose view changes are remembered.
 const VIEWS_MAX: usize = 64;
-/// Messages of liars in parts that are remembered.
-const PARTS_MAX: usize = 64;
 
 /// View changes for one view, and what choices of them led to.
 #[derive(Default)]
@@ -46,8 +45,8 @@ pub struct Bases {
     compound: Compound<Seal>,
     honest: Vec<bool>,
     pools: BTreeMap<View, Pool>,
-    /// Parts of liars' messages by sender, receiver and name.
-    parts: BTreeMap<(NodeId, usize, u64), Vec<(usize, Vec<u8>)>>,
+    /// Of liars' messages.
+    parts: Parts,
 }
 
 impl Bases {
@@ -64,7 +63,7 @@ impl Bases {
             compound: Compound::new(seal, rules),
             honest: vec![true; n],
             pools: BTreeMap::new(),
-            parts: BTreeMap::new(),
+            parts: Parts::default(),
         }
     }
 
@@ -81,32 +80,22 @@ impl Bases {
     pub fn overhears(
         &mut self,
         from: NodeId,
-        to: usize,
+        to: End,
         datagram: &[u8],
         agreement: &mut Agreement,
     ) -> Check {
         let Ok((header, Kind::ViewChange, body)) = Header::split(datagram) else {
             return Ok(());
         };
-        let fragment = header.fragment();
-        if self.parts.len() > PARTS_MAX {
-            self.parts.clear();
-        }
-        let parts = self.parts.entry((from, to, fragment.message)).or_default();
-        let at = fragment.offset_grains as usize * GRAIN_BYTES;
-        parts.retain(|(held, _)| *held != at);
-        parts.push((at, body.to_vec()));
-        let held = parts.iter().map(|(_, part)| part.len()).sum::<usize>();
-        if held < fragment.total as usize {
-            return Ok(());
-        }
-        let mut parts = self
+        // Of different liars to different ends: each its own name.
+        let ends = End(from.index() << 8 | to.0);
+        match self
             .parts
-            .remove(&(from, to, fragment.message))
-            .unwrap_or_default();
-        parts.sort();
-        let whole = parts.into_iter().flat_map(|(_, part)| part);
-        self.exists(&whole.collect::<Vec<_>>(), agreement)
+            .take(ends, Kind::ViewChange, header.fragment(), body)
+        {
+            Some(whole) => self.exists(&whole, agreement),
+            None => Ok(()),
+        }
     }
 
     /// A signed view change exists; one that is not well formed counts nowhere.

@@ -19,6 +19,7 @@ use crate::bases::Bases;
 use crate::buffers::Shared;
 use crate::linear::{self, Checked, History, Seen};
 use crate::model::{Answer, Model, table_hash};
+use crate::network::End;
 use crate::node::{Node, Server};
 use crate::plan::Scenario;
 use crate::seals::Seal;
@@ -132,7 +133,7 @@ impl Judge {
     }
 
     /// A datagram of a liar leaves: no fact, but its view changes can be chosen.
-    pub fn overhears(&mut self, from: NodeId, to: usize, datagram: &[u8]) -> Check {
+    pub fn overhears(&mut self, from: NodeId, to: End, datagram: &[u8]) -> Check {
         let Judge {
             bases, agreement, ..
         } = self;

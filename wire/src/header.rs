@@ -444,6 +444,7 @@ pub enum Route {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::MESSAGE_BYTES_MAX;
     use proptest::prelude::*;
 
     fn sample() -> Header {

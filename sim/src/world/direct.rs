@@ -8,13 +8,16 @@ use crate::plan::Plan;
 use crate::scenario::director::{Check, Director, Scripted, Standing, Told};
 use crate::user;
 
+/// A liar and its replica.
+type Seated = (usize, Box<dyn Liar>);
+
 impl World {
     /// A world of a scenario's plan, under its director.
     pub(crate) fn directed(
         plan: Plan,
         director: Director,
         scripts: Vec<Vec<user::Scripted>>,
-        (lies, seated): (Vec<(usize, Told)>, Vec<(usize, Box<dyn Liar>)>),
+        (lies, seated): (Vec<(usize, Told)>, Vec<Seated>),
     ) -> World {
         let mut world = World::new(plan);
         for (user, script) in scripts.into_iter().enumerate() {

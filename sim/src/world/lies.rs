@@ -68,7 +68,7 @@ impl World {
             matches!(&said[..], [(end, one)] if *end == to && one[bodies..] == datagram[bodies..]);
         self.probes.hit_if(Probe::Lied, !same);
         for (to, datagram) in said {
-            self.judge.overhears(NodeId(node as u16), to.0, &datagram)?;
+            self.judge.overhears(NodeId(node as u16), to, &datagram)?;
             self.send(End(node), to, datagram);
         }
         Ok(())
@@ -81,7 +81,7 @@ impl World {
         };
         for (to, datagram) in seat.turn(self.now) {
             self.probes.hit(Probe::Lied);
-            self.judge.overhears(NodeId(node as u16), to.0, &datagram)?;
+            self.judge.overhears(NodeId(node as u16), to, &datagram)?;
             self.send(End(node), to, datagram);
         }
         Ok(())
