@@ -221,7 +221,7 @@ mod tests {
         assert!(parse("hippo-sim 1 --with net-los").is_err());
         assert!(parse("hippo-sim run --seeds 5..5").is_err());
         assert!(
-            parse("hippo-sim 1 --nodes 7")
+            parse("hippo-sim 1 --nodes 8")
                 .unwrap()
                 .world
                 .options(false)
