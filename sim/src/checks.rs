@@ -121,6 +121,14 @@ impl Judge {
         self.decided
     }
 
+    /// The highest slot that some honest replica knows to be decided; what was said may have decided
+    /// more, with or without a liar's help.
+    pub fn known_decided(&self) -> Slot {
+        let honest = self.known.iter().filter(|known| !known.faulty);
+        let decided = honest.map(|known| known.decided_ever).max();
+        decided.unwrap_or_default()
+    }
+
     pub fn model(&self) -> &Model {
         &self.model
     }

@@ -45,7 +45,7 @@ impl World {
         Standing {
             name,
             answered: self.judge.acknowledged(),
-            decided: self.judge.decided(),
+            decided: self.judge.known_decided(),
         }
     }
 
@@ -57,7 +57,7 @@ impl World {
         let check = director.checks[check].1.clone();
         let at_ms = (self.now - crate::plan::BEGIN_NS) as f64 / 1e6;
         let unmet = |text: String| Err(format!("expected at {at_ms} ms: {text}"));
-        let decided = self.judge.decided();
+        let decided = self.judge.known_decided();
         match check {
             Check::Decided(None, slot) if decided < slot => {
                 unmet(format!("slot {slot} decided, only {decided} is"))
