@@ -1,6 +1,7 @@
 //! How blocks of other replicas are taken in: linked to the branch, held, or refused with a reason.
 
 use wire::block::BlockHeader;
+use wire::canary::planted;
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Signature, Slot};
 use wire::limits::IN_FLIGHT;
@@ -50,6 +51,9 @@ impl<S: Signer> Core<S> {
             self.link_all(None, out);
             return;
         }
+        if planted("doublevote") && header.view() == self.installed {
+            self.vote_anew(place);
+        }
         let linked = self.link_all(Some(place), out);
         if linked {
             return;
@@ -61,6 +65,17 @@ impl<S: Signer> Core<S> {
         } else {
             self.holds_unlinked = true;
             out.push(Effect::Hold { place });
+        }
+    }
+
+    /// The planted bug `doublevote`: what was voted at the slot of a second block is forgotten.
+    fn vote_anew(&mut self, place: Place) {
+        let below = Slot(place.slot.0 - 1);
+        let parent = self.branch.place_at(below);
+        if let Some(parent) = parent.filter(|_| below >= self.decided.slot.max(self.base.slot)) {
+            self.cut(below);
+            (self.recorded, self.tip, self.voted) = (parent, parent, None);
+            self.own_vote = None;
         }
     }
 
@@ -145,8 +160,11 @@ impl<S: Signer> Core<S> {
         self.accuse_if_improper(from, entry, out)?;
         let sought = self.is_sought(place);
         let wanted = source == Source::Fetched && (sought || self.is_named(place));
-        let is_news = rival.is_none() && view >= self.installed;
-        if is_news || wanted {
+        // A proposal that is held and whose signature nobody checked yet must not keep a good block
+        // out: whatever a liar sent first, the chain that others decided has to fit in (§11).
+        let known_rival = rival.filter(|rival| rival.signature_good || source == Source::Proposed);
+        let is_news = known_rival.is_none() && view >= self.installed;
+        if is_news || wanted || planted("doublevote") {
             Ok(())
         } else if rival.is_some() {
             Err(Reject::ConflictingBlock)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wire::canary::{planted, reach};
 use wire::certificates::{CompactHeader, NewViewCertificate, Place};
 use wire::ids::{Instant, Signature, Slot, View};
 use wire::seal::{
@@ -169,7 +170,8 @@ impl<S: Signer> Core<S> {
 
     pub(crate) fn on_view_change(&mut self, message: ViewChangeRef) {
         let (view, author) = (message.message.view, message.message.replica);
-        if view < self.stage || view <= self.installed || view.0 > self.stage.0 + VIEWS_AHEAD {
+        let far = view.0 > self.stage.0 + VIEWS_AHEAD && !planted("future");
+        if view < self.stage || view <= self.installed || far {
             return;
         }
         // One of each replica and view: of two different ones a liar's first. The leader may have
@@ -205,6 +207,16 @@ impl<S: Signer> Core<S> {
         let near = self.stage.0 + VIEWS_AHEAD;
         if view < self.stage || view <= self.installed || view.0 > near {
             return;
+        }
+        if planted("ackcommit")
+            && let Statement::NewViewAck {
+                view,
+                base_slot: slot,
+                base: digest,
+            } = ack.statement
+        {
+            let block = wire::block::BlockRef { view, slot, digest };
+            self.hear(ack.by, block, ack.signature, true);
         }
         let same = |held: &Verified<Signed>| held.by == ack.by && view_of_ack(held) == view;
         if !self.acks.iter().any(same) {
@@ -290,6 +302,7 @@ impl<S: Signer> Core<S> {
                         if now.since_ns(since) > patience_ns
                             && change.unavailable.len() < UNAVAILABLE_MAX
                         {
+                            reach("tip-dropped");
                             change.unavailable.push(place);
                             change.lacking = None;
                         }
@@ -302,6 +315,7 @@ impl<S: Signer> Core<S> {
                 // Only a liar claims it (V3): the others decide without him.
                 let change = self.change_mut();
                 if change.unavailable.len() < UNAVAILABLE_MAX {
+                    reach("tip-invalid");
                     change.unavailable.push(place);
                 }
             }
@@ -340,7 +354,11 @@ impl<S: Signer> Core<S> {
         self.adopt_checkpoints(&chosen, out);
         self.change_mut().candidate = Some(base);
         self.pursue_goal(out);
-        match self.readiness(view, base) {
+        let readiness = match self.readiness(view, base) {
+            Readiness::Lacks(_) | Readiness::Waits if planted("ackblind") => Readiness::Ready,
+            readiness => readiness,
+        };
+        match readiness {
             Readiness::Ready => {
                 let statement = Statement::NewViewAck {
                     view,
@@ -351,7 +369,10 @@ impl<S: Signer> Core<S> {
                 self.change_mut().ack_written = true;
                 self.record(Record::Ack(ack), Spoken::Ack(ack), out);
             }
-            Readiness::Lacks(place) => self.ask_for_base(now, place, out),
+            Readiness::Lacks(place) => {
+                reach("base-without-payload");
+                self.ask_for_base(now, place, out);
+            }
             Readiness::Waits => {}
             Readiness::Refused | Readiness::Invalid(_) => self.change_mut().refused = true,
         }
@@ -427,7 +448,12 @@ impl<S: Signer> Core<S> {
 
     /// V4: q acknowledgements of one base.
     fn certificate_of_acks(&self) -> Option<NewViewCertificate> {
-        let need = self.config.quorums.slow();
+        let quorums = self.config.quorums;
+        let need = if planted("qack") {
+            2 * quorums.slow() - quorums.n
+        } else {
+            quorums.slow()
+        };
         let first = self.acks.iter().find(|ack| {
             let same = |held: &&Verified<Signed>| held.statement == ack.statement;
             self.acks.iter().filter(same).count() >= need
@@ -477,8 +503,12 @@ impl<S: Signer> Core<S> {
             Chain::Lacks(_) => false,
         };
         if base.slot < floor.slot || base.slot == floor.slot && base != floor || forks_below {
+            reach("view-refused");
             self.acks.retain(|ack| view_of_ack(ack) != view);
             return false;
+        }
+        if view > self.stage {
+            reach("late-install");
         }
         let certificate = Arc::new(certificate);
         (self.stage, self.installed, self.base) = (view, view, base);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wire::canary::reach;
 use wire::certificates::{CheckpointCertificate, Place, Signatures};
 use wire::ids::{Digest, NodeId, Slot};
 use wire::seal::{Signed, Signer, Statement, Verified, sign};
@@ -171,6 +172,7 @@ impl<S: Signer> Core<S> {
         if place.slot > self.decided.slot
             && self.final_place.is_none_or(|known| known.slot < place.slot)
         {
+            reach("checkpoint-adopted");
             self.final_place = Some(place);
         }
     }

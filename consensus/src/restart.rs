@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wire::block::BlockHeader;
+use wire::canary::reach;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
 use wire::ids::{Digest, Epoch, Instant, Position, Signature, Slot, View};
 use wire::seal::{Signed, Signer, Verified};
@@ -195,6 +196,7 @@ pub(crate) fn restore<S: Signer>(
     core.open_book(core.stage);
     core.resume_commit(now);
     if core.stage > core.installed {
+        reach("restart-in-view-change");
         core.timers.entered(now, false);
         let mut change = Change::new(core.stage, now);
         let known = recovered.view_change.iter().cloned();

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use wire::canary::{planted, reach};
 use wire::certificates::Place;
 use wire::ids::{NodeId, Slot, View};
 use wire::seal::CheckedViewChange;
@@ -36,7 +37,7 @@ pub fn select(
     // 1: who was in the highest view. All of them share its base, which is certified.
     let installed = chosen.iter().map(|vc| vc.message.installed).max()?;
     let highest = chosen.iter().copied();
-    let highest = highest.filter(|vc| vc.message.installed == installed);
+    let highest = highest.filter(|vc| vc.message.installed == installed || planted("anyview"));
     let highest = highest.collect::<Vec<_>>();
     // 2: the deepest checkpoint of all.
     let checkpoints = chosen.iter().filter_map(|vc| vc.message.checkpoint);
@@ -46,16 +47,22 @@ pub fn select(
         let others = highest[index + 1..].iter();
         others.into_iter().any(|other| contradict(one, other))
     });
-    let excluded = (conflict && quorums.exclusion).then(|| leader(installed));
+    let exclusion = quorums.exclusion && !planted("noexcl");
+    if conflict {
+        reach("select-conflict");
+    }
+    let excluded = (conflict && exclusion).then(|| leader(installed));
     let counts = |vc: &CheckedViewChange| Some(vc.message.replica) != excluded;
     let counted = chosen.iter().filter(|vc| counts(vc)).count();
-    if counted < quorums.view_change() {
+    if counted + usize::from(planted("vcsmall")) < quorums.view_change() {
         return None;
     }
     // 4: the deepest block that is certified.
-    let base = highest.first()?.message.certificate;
+    let newest = highest.iter().find(|vc| vc.message.installed == installed);
+    let base = newest?.message.certificate;
     let base = base.map_or(genesis, |certificate| certificate.base);
     let certified = highest.iter().filter_map(|vc| vc.message.quorum.as_ref());
+    let certified = certified.filter(|_| !planted("noqc") && !planted("fastoverqc"));
     let start = checkpoint
         .into_iter()
         .chain([base])
@@ -66,7 +73,14 @@ pub fn select(
         counts(vc) && vc.tip().slot > start.slot && vc.digest_at(start.slot) == Some(start.digest)
     });
     let linked = linked.collect::<Vec<_>>();
-    let missing_at_most = quorums.missing_at_most(usize::from(excluded.is_some()));
+    let known_liars = usize::from(excluded.is_some() && !planted("loose"));
+    let mut missing_at_most = quorums.missing_at_most(known_liars);
+    if planted("thresh") {
+        missing_at_most -= 1;
+    }
+    if planted("maxtip") {
+        missing_at_most = counted;
+    }
     let claims = |place: Place| {
         let claim = |vc: &&&CheckedViewChange| vc.digest_at(place.slot) == Some(place.digest);
         linked.iter().filter(claim).count()
@@ -84,6 +98,15 @@ pub fn select(
         .iter()
         .filter_map(|chain| Some((candidate_on(chain)?, *chain)));
     let candidates = candidates.collect::<Vec<_>>();
+    let tops = candidates.iter().map(|(place, _)| place.slot).max();
+    if candidates
+        .iter()
+        .filter(|(place, _)| Some(place.slot) == tops)
+        .count()
+        > 1
+    {
+        reach("select-tie");
+    }
     let Some((deepest, chain)) = candidates.iter().max_by_key(|(place, _)| place.slot) else {
         return Some(Selected {
             base: start,

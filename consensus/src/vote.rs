@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use wire::block::BlockRef;
+use wire::canary::{planted, reach};
 use wire::certificates::{CertifiedVote, CompactHeader, Place, QuorumCertificate};
 use wire::ids::{Instant, NodeId, Position, Signature, Slot};
 use wire::limits::{CERTIFICATE_HEADERS_MAX, IN_FLIGHT};
@@ -88,12 +89,14 @@ impl<S: Signer> Core<S> {
 
     /// Whether this replica takes part in the installed view at all (I2).
     pub(crate) fn is_active(&self) -> bool {
-        self.stage == self.installed && !self.silent && self.started
+        let left = self.stage > self.installed && !planted("voteafter");
+        !left && !self.silent && self.started
     }
 
     /// Whether blocks may still become votes in the installed view.
     pub(crate) fn may_vote(&self) -> bool {
-        self.is_active() && !self.voting_stopped
+        let wishes = planted("wishstops") && self.wishing.is_wishing();
+        self.is_active() && !self.voting_stopped && !wishes
     }
 
     /// Moves durable, valid, tip and voted as far as they go, then decides.
@@ -140,7 +143,7 @@ impl<S: Signer> Core<S> {
             let next = self.branch.place_at(self.durable.next());
             let entry = next.and_then(|place| self.tree.get(place));
             let end = entry.and_then(|entry| entry.end);
-            if end.is_none_or(|end| end > durable_position) {
+            if end.is_none_or(|end| end > durable_position && !planted("votefirst")) {
                 break;
             }
             self.durable = self.durable.next();
@@ -258,7 +261,12 @@ impl<S: Signer> Core<S> {
         // Only words for blocks of the branch itself can be shown on one chain.
         let exact = book.votes.iter().filter(|words| words.exact.is_some());
         let reached = reached_by(slow, exact.map(|words| words.linked.0));
-        let slot = Slot(reached).min(voted).min(self.tip.slot);
+        let own = voted.min(self.tip.slot);
+        let slot = Slot(reached).min(if planted("commitoffchain") {
+            Slot(u64::MAX)
+        } else {
+            own
+        });
         let deeper = self.quorum.as_ref().is_none_or(|qc| slot > qc.block.slot);
         // What is final here anyway needs no COMMIT.
         if !deeper || slot < self.base.slot || slot <= self.decided.slot || slot <= self.low {
@@ -372,6 +380,7 @@ impl<S: Signer> Core<S> {
     /// The tip goes to `place` without a vote; durable before any later vote or view change.
     pub(crate) fn jump(&mut self, place: Place, out: &mut Outbox) {
         let view = self.installed;
+        reach("tip-jumps");
         self.record(Record::Skip { view, place }, Spoken::Nothing, out);
         (self.tip, self.recorded) = (place, place);
         self.voted = self.voted.max(Some(place.slot));

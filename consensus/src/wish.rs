@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use wire::canary::{planted, reach};
 use wire::certificates::{Wish, WishCertificate};
 use wire::ids::{Boot, Instant, NodeId, Signature, View};
 use wire::seal::{Signed, Signer, Statement, Verified};
@@ -40,9 +41,18 @@ pub(crate) struct Wishing {
     own: Option<OwnWish>,
     /// The leader of this view has resigned.
     resigned: Option<View>,
+    /// When, and how long after the last time, a resignation is repeated.
     resign_at: Option<Instant>,
+    resign_pause_ns: u64,
     /// Of the stage.
     pub certificate: Option<Arc<WishCertificate>>,
+}
+
+impl Wishing {
+    /// Whether this replica wishes for another view now.
+    pub(crate) fn is_wishing(&self) -> bool {
+        self.own.is_some_and(|own| own.until.is_none())
+    }
 }
 
 impl<S: Signer> Core<S> {
@@ -69,6 +79,7 @@ impl<S: Signer> Core<S> {
 
     pub(crate) fn on_resign(&mut self, by: NodeId, view: View) {
         if by == self.leader(view) && view == self.installed {
+            reach("leader-resigned");
             self.wishing.resigned = Some(view);
         }
     }
@@ -97,6 +108,7 @@ impl<S: Signer> Core<S> {
             (None, None) => {}
             (_, Some(view)) => self.wish(now, view, None),
             (Some(_), None) => {
+                reach("wish-withdrawn");
                 let until = now.after_ns(WITHDRAWAL_NS);
                 self.wish(now, self.installed, Some(until));
             }
@@ -120,9 +132,12 @@ impl<S: Signer> Core<S> {
         let lifetime_ns = self.timers.wish_lifetime_ns();
         let fresh = self.peers.iter().filter_map(|peer| peer.wish);
         let fresh = fresh.filter(|wish| now.since_ns(wish.heard_at) <= lifetime_ns);
-        let rank = self.config.quorums.one_correct();
+        let rank = self.config.quorums.one_correct() - usize::from(planted("onewish"));
         let followed = View(reached_by(rank, fresh.map(|wish| wish.view.0)));
         let followed = (followed > self.stage).then_some(followed);
+        if followed > next {
+            reach("wish-followed");
+        }
         next.max(followed)
     }
 
@@ -246,7 +261,11 @@ impl<S: Signer> Core<S> {
         }
         self.wishing.resigned = Some(view);
         if self.wishing.resign_at.is_none_or(|at| now >= at) {
-            self.wishing.resign_at = Some(now.after_ns(PAUSE_NS_MAX));
+            // As wishes are: the first one after a restart meets links that do not know it yet.
+            let pause_ns = self.wishing.resign_pause_ns;
+            let pause_ns = pause_ns.clamp(PAUSE_NS_MIN, PAUSE_NS_MAX);
+            self.wishing.resign_at = Some(now.after_ns(pause_ns));
+            self.wishing.resign_pause_ns = 2 * pause_ns;
             let statement = Statement::Resign { view };
             let signed = Signed {
                 by: self.config.me,

@@ -231,6 +231,16 @@ impl<M: StateMachine> Execution<M> {
     ) {
         let slot = self.executed;
         let limit = self.builders.limit;
+        if id == SessionId(0) {
+            // A repeated OPEN, which changes nothing: the answer is that of the slot that created
+            // the session.
+            if let Some(id) = self.sessions.id_of(client) {
+                let builder = self.builders.of(client, id, slot, replies);
+                builder.push(Sequence(0), 1, id.opened_in(), &Answer::Opened);
+                self.builders.finish(slot, replies);
+            }
+            return;
+        }
         let Some(session) = self.sessions.current(client, id) else {
             // Unknown may mean that this replica lags behind the OPEN: then it says nothing.
             if id.opened_in() <= slot {

@@ -154,7 +154,7 @@ pub enum Output<Bu: Buffers> {
         own: Digest,
         certified: Digest,
     },
-    /// Answer a repeated request from its session.
+    /// Answer a repeated request from its session; session 0 stands for a repeated OPEN.
     Resend {
         client: PublicKey,
         session: SessionId,

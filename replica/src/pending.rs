@@ -163,18 +163,21 @@ impl Pending {
         }
     }
 
-    /// Execution's answer to a [`Due::Recheck`].
-    pub fn rechecked(&mut self, client: &PublicKey, first: Sequence, waits: bool) {
+    /// Execution's answer to a [`Due::Recheck`]. True for an OPEN that waits no more: its client has
+    /// a session and does not know it.
+    pub fn rechecked(&mut self, client: &PublicKey, first: Sequence, waits: bool) -> bool {
         let Some(item) = self.items.get_mut(client) else {
-            return;
+            return false;
         };
         if item.first != first || item.stage != Stage::Asked {
-            return;
+            return false;
         }
         item.stage = Stage::Open;
+        let known = item.open && !waits;
         if !waits {
             self.remove(client);
         }
+        known
     }
 
     /// A new leader has everything before it (V5).

@@ -13,6 +13,7 @@ use storage::wal::{Damaged, Geometry, Recovery, SegmentSource, Tail, Verdict, Wr
 use thiserror::Error;
 use wire::block::BlockView;
 use wire::bytes::{Buffers, SharedBytes, UniqueBytes};
+use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
 use wire::ids::{Boot, Digest, Epoch, NodeId, PublicKey, Slot, View};
 use wire::limits::{BLOCK_BUFFER_BYTES, RECORD_HEADER_BYTES, SECTOR_BYTES, WINDOW};
@@ -173,6 +174,7 @@ impl<V: Verifier> Walk<'_, V> {
         }
         let recovered = &mut self.recovered;
         let extends = kind == RecordAs::Vote
+            && !planted("amnesia")
             && header.view() == recovered.installed
             && header.parent == recovered.tip.digest
             && place.slot == recovered.tip.slot.next();
@@ -302,7 +304,7 @@ impl<V: Verifier> Walk<'_, V> {
 
     fn skip(&mut self, body: &[u8]) -> Option<()> {
         let record = PlaceRecord::read_from_bytes(body).ok()?;
-        if record.view() == self.recovered.installed {
+        if record.view() == self.recovered.installed && !planted("losejump") {
             self.recovered.tip = Place {
                 slot: record.slot(),
                 digest: record.digest,
@@ -384,7 +386,7 @@ where
         ledger,
         ..
     } = walk;
-    if let Some((epoch, stage)) = restarted_in {
+    if let Some((epoch, stage)) = restarted_in.filter(|_| !planted("boot")) {
         // R4: whatever the log shows was entered may have been led.
         recovered.stage = recovered.stage.max(stage);
         recovered.restarted_in = Some((epoch, recovered.stage));

@@ -25,8 +25,8 @@ struct Said {
     commits: BTreeMap<View, Vec<Place>>,
     /// Blocks on its disk.
     durable: BTreeSet<Digest>,
-    /// Views in which it wrote that its tip jumped.
-    jumped: BTreeSet<View>,
+    /// Views in which it wrote that its tip jumped, and the highest slot to which it did.
+    jumped: BTreeMap<View, Slot>,
     /// View changes that it sent: by view, the installed view and the claimed tip.
     changes: BTreeMap<View, (View, Place)>,
     acks: BTreeMap<View, Place>,
@@ -137,8 +137,15 @@ impl Agreement {
     }
 
     /// A jump of this replica's tip was written (N2).
-    pub fn jumped(&mut self, id: NodeId, view: View) {
-        self.said[id.index()].jumped.insert(view);
+    pub fn jumped(&mut self, id: NodeId, view: View, slot: Slot) {
+        let to = self.said[id.index()].jumped.entry(view).or_default();
+        *to = slot.max(*to);
+    }
+
+    /// The slot to which the tip of this replica jumped in a view, by its log.
+    pub fn jumped_to(&self, id: NodeId, view: View) -> Slot {
+        let jumped = self.said[id.index()].jumped.get(&view);
+        jumped.copied().unwrap_or_default()
     }
 
     /// I9, R4: one block for each slot and view, and none in views before the start.
@@ -174,7 +181,7 @@ impl Agreement {
         self.decide(view, place)
     }
 
-    /// A COMMIT leaves an honest replica.
+    /// A COMMIT leaves an honest replica, or stands in the log from which it started.
     pub fn commits(&mut self, id: NodeId, view: View, place: Place) -> Check {
         if !self.shape.has_slow_path() {
             return Err(format!("{id} sends COMMIT in a committee without them"));
@@ -219,7 +226,7 @@ impl Agreement {
             if self.extends(place, *old) {
                 continue;
             }
-            if !said.jumped.contains(&view) {
+            if !said.jumped.contains_key(&view) {
                 return Err(format!(
                     "I1: {id} votes for slot {} and slot {} of view {view} on different chains",
                     old.0, place.0
@@ -319,7 +326,7 @@ impl Agreement {
         {
             return Err(format!("I4: {id} sends two view changes for view {view}"));
         }
-        if !said.jumped.contains(&installed) {
+        if !said.jumped.contains_key(&installed) {
             for voted in said.votes.get(&installed).into_iter().flatten() {
                 if voted.0 > tip.0 {
                     return Err(format!(
@@ -330,13 +337,34 @@ impl Agreement {
                 }
             }
         }
+        if let Some(to) = said.jumped.get(&installed)
+            && *to > tip.0
+        {
+            return Err(format!(
+                "N2: the tip of {id} jumped to slot {to} in view {installed}, its view change for \
+                 {view} ends at slot {}",
+                tip.0
+            ));
+        }
         let said = &mut self.said[id.index()];
         said.changes.insert(view, (installed, tip));
         Ok(())
     }
 
-    /// I4: one acknowledgement for each view.
-    pub fn acknowledges(&mut self, id: NodeId, view: View, base: Place) -> Check {
+    /// I4: one acknowledgement for each view. V3: everything up to the base is on the disk, as far
+    /// as it is not known to be `decided` there.
+    pub fn acknowledges(&mut self, id: NodeId, view: View, base: Place, decided: Slot) -> Check {
+        let mut at = base;
+        while at.0 > decided {
+            if !self.said[id.index()].durable.contains(&at.1) {
+                return Err(format!(
+                    "V3: {id} acknowledges slot {} for view {view} and does not hold slot {}",
+                    base.0, at.0
+                ));
+            }
+            let Some(parent) = self.parent(at) else { break };
+            at = parent;
+        }
         match self.said[id.index()].acks.insert(view, base) {
             Some(other) if other != base => {
                 Err(format!("I4: {id} acknowledges two bases for view {view}"))
@@ -349,6 +377,10 @@ impl Agreement {
     pub fn certified(&mut self, certificate: &NewViewCertificate) -> Check {
         let view = certificate.view;
         let base = (certificate.base.slot, certificate.base.digest);
+        let acks = certificate.acks.count();
+        if acks < self.shape.slow {
+            return Err(format!("V4: {acks} acknowledgements install view {view}"));
+        }
         match self.bases.insert(view, base) {
             Some(other) if other != base => {
                 return Err(format!("G3: view {view} has two certified bases"));

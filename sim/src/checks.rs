@@ -11,14 +11,18 @@ use wire::header::{Direction, Header, Kind};
 use wire::ids::{Digest, Epoch, NodeId, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
 use wire::messages::{self, EvidenceBody, PlaceRecord, StartRecord};
+use wire::seal::Rules;
 use wire::view_change::{ViewChange, split_signed};
 
 use crate::agreement::Agreement;
+use crate::bases::Bases;
 use crate::buffers::Shared;
 use crate::linear::{self, Checked, History, Seen};
 use crate::model::{Answer, Model, table_hash};
+use crate::network::End;
 use crate::node::{Node, Server};
 use crate::plan::Scenario;
+use crate::seals::Seal;
 use crate::shapes::Shape;
 use crate::user::{self, Ended, User};
 
@@ -39,6 +43,8 @@ struct Known {
     /// The number of the present process, and of the last one that sent anything.
     boot: u32,
     boot_spoken: u32,
+    /// Highest slot that the present process voted for.
+    voted: Slot,
     /// A liar: nothing that it says or holds counts.
     faulty: bool,
 }
@@ -47,6 +53,9 @@ struct Known {
 pub struct Judge {
     known: Vec<Known>,
     agreement: Agreement,
+    bases: Bases,
+    /// W.
+    window: u64,
     /// Block messages that somebody wrote, until they are final and executed by the model.
     blocks: BTreeMap<(Slot, Digest), Vec<u8>>,
     /// The model has executed everything up to here.
@@ -63,19 +72,23 @@ pub struct Judge {
 type Check = Result<(), String>;
 
 /// What a record makes durable.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Written {
     Block(Slot, Digest),
     Start(u32, View),
-    Jump(View),
-    Change(View, View, (Slot, Digest)),
+    Jump(View, Slot),
+    /// View, installed view, tip, and the signed message.
+    Change(View, View, (Slot, Digest), Vec<u8>),
 }
 
 impl Judge {
-    pub fn new(shape: &'static Shape, genesis: Digest) -> Judge {
+    /// Judges a committee of this shape; `seal` judges signatures.
+    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
-            agreement: Agreement::new(shape, genesis),
+            agreement: Agreement::new(shape, rules.genesis),
+            bases: Bases::new(shape, seal, rules),
+            window: rules.window,
             blocks: BTreeMap::new(),
             decided: Slot(0),
             model: Model::new(),
@@ -108,13 +121,12 @@ impl Judge {
         self.decided
     }
 
-    /// The highest slot that an honest replica itself holds to be final.
+    /// The highest slot that some honest replica knows to be decided; what was said may have decided
+    /// more, with or without a liar's help.
     pub fn known_decided(&self) -> Slot {
         let honest = self.known.iter().filter(|known| !known.faulty);
-        honest
-            .map(|known| known.decided_ever)
-            .max()
-            .unwrap_or_default()
+        let decided = honest.map(|known| known.decided_ever).max();
+        decided.unwrap_or_default()
     }
 
     pub fn model(&self) -> &Model {
@@ -125,6 +137,15 @@ impl Judge {
     pub fn distrust(&mut self, id: NodeId) {
         self.known[id.index()].faulty = true;
         self.agreement.distrust(id);
+        self.bases.distrust(id);
+    }
+
+    /// A datagram of a liar leaves: no fact, but its view changes can be chosen.
+    pub fn overhears(&mut self, from: NodeId, to: End, datagram: &[u8]) -> Check {
+        let Judge {
+            bases, agreement, ..
+        } = self;
+        bases.overhears(from, to, datagram, agreement)
     }
 
     fn is_faulty(&self, id: NodeId) -> bool {
@@ -145,8 +166,13 @@ impl Judge {
     /// A process started and has read its log; `whole` says that the disk was not taken away.
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
-        (known.decided, known.executed) = (Slot(0), Slot(0));
-        known.writing.clear();
+        (known.decided, known.executed, known.voted) = (Slot(0), Slot(0), Slot(0));
+        // A flush that nobody heard of may have reached the disk.
+        for written in std::mem::take(&mut known.writing) {
+            if let Written::Block(_, digest) = written {
+                self.agreement.durable(node.id, digest);
+            }
+        }
         if self.is_faulty(node.id) {
             return Ok(());
         }
@@ -162,13 +188,27 @@ impl Judge {
                 node.id
             ));
         }
-        // A flush that nobody heard of may have reached the disk.
         let core = server.ordering().core();
         let (decided, linked) = (server.summary().decided, server.summary().linked);
         for slot in (decided.0 + 1..=linked.0).map(Slot) {
             if let Some(digest) = core.digest_at(slot) {
                 self.agreement.durable(node.id, digest);
             }
+        }
+        let (tip, view) = (core.tip().slot, server.summary().view);
+        let jumped = self.agreement.jumped_to(node.id, view);
+        if tip < jumped {
+            return Err(format!(
+                "N2: {} starts at slot {tip} of view {view}, its tip had jumped to slot {jumped}",
+                node.id
+            ));
+        }
+        // The COMMIT of the log counts at this replica before it is repeated.
+        let committing = core.committing().map(|place| (place.slot, place.digest));
+        if let Some(place) = committing {
+            let view = server.summary().view;
+            self.agreement.commits(node.id, view, place)?;
+            self.execute_final()?;
         }
         self.handled(node)
     }
@@ -190,9 +230,21 @@ impl Judge {
             digest.ok_or_else(|| format!("short {kind:?} of {from}"))
         };
         match kind {
-            Kind::Vote => self.agreement.votes(from, view, (slot, digest()?))?,
-            Kind::Commit => self.agreement.commits(from, view, (slot, digest()?))?,
-            Kind::NewViewAck => self.agreement.acknowledges(from, view, (slot, digest()?))?,
+            Kind::Vote => {
+                let known = &mut self.known[from.index()];
+                known.voted = known.voted.max(slot);
+                self.agreement.votes(from, view, (slot, digest()?))?;
+                self.final_in(view)?;
+            }
+            Kind::Commit => {
+                self.agreement.commits(from, view, (slot, digest()?))?;
+                self.final_in(view)?;
+            }
+            Kind::NewViewAck => {
+                let decided = self.known[from.index()].decided_ever;
+                let base = (slot, digest()?);
+                self.agreement.acknowledges(from, view, base, decided)?;
+            }
             Kind::Propose => {
                 let name = header.fragment().message;
                 self.agreement.proposes(from, view, slot, name)?;
@@ -200,6 +252,14 @@ impl Judge {
             _ => {}
         }
         self.execute_final()
+    }
+
+    /// G2, the other way round: words of a view may come late.
+    fn final_in(&self, view: View) -> Check {
+        match self.agreement.by_view().get(&view) {
+            Some(place) => self.bases.finalized(view, *place, &self.agreement),
+            None => Ok(()),
+        }
     }
 
     /// A replica hands records to its disk.
@@ -243,18 +303,18 @@ impl Judge {
             }
             RecordKind::Skip => {
                 let skip: &PlaceRecord = messages::parse(body).map_err(malformed)?;
-                Written::Jump(skip.view())
+                Written::Jump(skip.view(), skip.slot())
             }
             RecordKind::ViewChange => {
-                let (_, body) = split_signed(body).map_err(malformed)?;
-                let change = ViewChange::decode(body).map_err(malformed)?;
+                let (_, message) = split_signed(body).map_err(malformed)?;
+                let change = ViewChange::decode(message).map_err(malformed)?;
                 let genesis = self.agreement.genesis();
                 let anchor = change.anchor(genesis).map_err(malformed)?;
                 let last = change.headers(Epoch(0), anchor).last();
                 let tip = last.map_or((anchor.slot, anchor.digest), |(header, digest)| {
                     (header.slot(), digest)
                 });
-                Written::Change(change.view, change.installed, tip)
+                Written::Change(change.view, change.installed, tip, body.to_vec())
             }
             RecordKind::Install => {
                 let certificate = NewViewCertificate::decode(body).map_err(malformed)?;
@@ -282,9 +342,10 @@ impl Judge {
                     self.agreement.durable(from, digest);
                 }
                 Written::Start(boot, stage) => self.agreement.started(from, boot, stage),
-                Written::Jump(view) => self.agreement.jumped(from, view),
-                Written::Change(view, installed, tip) => {
+                Written::Jump(view, slot) => self.agreement.jumped(from, view, slot),
+                Written::Change(view, installed, tip, signed) => {
                     self.agreement.changes(from, view, installed, tip)?;
+                    self.bases.exists(&signed, &mut self.agreement)?;
                 }
             }
         }
@@ -300,6 +361,13 @@ impl Judge {
         let Some(server) = &node.server else {
             return Ok(());
         };
+        let (said, low) = (self.known[node.id.index()].voted, server.summary().low);
+        if said.0 > low.0 + self.window {
+            return Err(format!(
+                "I3: {} votes for slot {said}, its checkpoint is slot {low}",
+                node.id
+            ));
+        }
         self.decisions(node.id, server)?;
         self.execution(node.id, server)
     }

@@ -1,6 +1,8 @@
 //! The command line of `hippo-sim`.
 
 mod campaign;
+#[path = "cli/canaries.rs"]
+mod canaries_run;
 mod tools;
 
 use std::io::Write;
@@ -9,8 +11,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::canaries::{self, Canary};
 use crate::faults::{self, Fault, FaultSet};
-use crate::plan::{Canary, Options, Plan};
+use crate::plan::{Options, Plan};
 use crate::report;
 use crate::seals::Profile;
 use crate::shapes::SHAPES;
@@ -54,6 +57,8 @@ enum Command {
     Explain(tools::SeedArgs),
     /// Print all faults, a line each; those marked off are used only with --with.
     ListFaults,
+    /// Plant each known bug in turn, and say how many seeds it takes to find it.
+    Canaries(canaries_run::CanariesArgs),
     /// Draw a part of a run as a space-time diagram.
     Diagram(tools::DiagramArgs),
 }
@@ -129,6 +134,10 @@ impl WorldArgs {
         for fault in &self.without {
             faults = faults.without(*fault);
         }
+        if let Some(canary) = self.canary.filter(|canary| !canary.is_built()) {
+            let (name, build) = (canary.name(), canaries::BUILD);
+            return Err(format!("{name} is not in this build; build with: {build}"));
+        }
         Ok(Options {
             nodes: SHAPES[shape].n,
             shape,
@@ -148,6 +157,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Shrink(args)), _) => tools::shrink(&args),
         (Some(Command::Replay(args)), _) => tools::replay(&args),
         (Some(Command::Explain(args)), _) => tools::explain(&args),
+        (Some(Command::Canaries(args)), _) => canaries_run::run(&args),
         (Some(Command::Diagram(args)), _) => tools::diagram(&args),
         (Some(Command::ListFaults), _) => {
             print(&faults::list());

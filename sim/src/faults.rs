@@ -80,8 +80,25 @@ faults! {
     Full, "disk-full", false, "no log segments are granted while faults last";
     Rollback, "disk-rollback", false, "a disk is put back to an earlier image before a restart";
     Blank, "disk-blank", false, "a disk is empty after a restart";
-    LiarSilent, "liar-silent", true, "one follower sends nothing, or only to one";
-    LiarMutator, "liar-mutator", true, "one follower flips bits in what it sends, well authenticated";
+    LiarSilent, "liar-silent", true, "a replica sends nothing, or only to one";
+    LiarMutator, "liar-mutator", true, "a replica flips bits in what it sends, well authenticated";
+    LiarEquivocator, "liar-equivocator", true, "a leader builds two branches and tells each of one";
+    LiarDoubleVoter, "liar-double-voter", true, "a replica votes for rivals and unknown blocks";
+    LiarSelective, "liar-selective", true, "a replica says some kinds of things to some only";
+    LiarFalseChanges, "liar-false-changes", true, "view changes forged, stale, shortened, two-faced";
+    LiarFalseLeader, "liar-false-leader", true, "a new leader chooses badly, or twice";
+    LiarExtremes, "liar-extremes", true, "views and slots at the ends of their range, well signed";
+    LiarFlooder, "liar-flooder", true, "many messages with bad signatures";
+    LiarWrongStates, "liar-wrong-states", true, "wrong state roots, replies and claims";
+    LiarCensor, "liar-censor", true, "a leader ignores one client";
+    LiarSlowLeader, "liar-slow-leader", true, "a leader delays its proposals by 5 to 990 ms";
+    LiarBadBatch, "liar-bad-batch", true, "a leader proposes requests with bad signatures";
+    LiarTimestamps, "liar-timestamps", true, "a leader's time hints jump to the ends of time";
+    LiarStarver, "liar-starver", true, "a replica keeps blocks from one, or from all but one";
+    LiarAlarmist, "liar-alarmist", true, "frivolous wishes, split acknowledgements, replayed certificates";
+    LiarHalfHeard, "liar-half-heard", true, "a replica authenticates wrongly for some";
+    LiarTwin, "liar-twin", true, "two processes with one key, known to different replicas";
+    LiarAmnesiac, "liar-amnesiac", true, "a replica comes back with an old disk and goes on";
 }
 
 const _: () = assert!(Fault::ALL.len() <= 64);

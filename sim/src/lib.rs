@@ -23,7 +23,9 @@
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+pub mod bases;
 pub mod buffers;
+pub mod canaries;
 pub mod checks;
 pub mod cli;
 pub mod clock;

@@ -13,11 +13,14 @@ use wire::limits::{
     BLOCK_BUFFER_BYTES, BLOCK_PAYLOAD_BYTES_MAX, IN_FLIGHT, REQUEST_BYTES_MAX, SECTOR_BYTES,
 };
 
+use wire::seal::Rules;
+
 use crate::buffers::{Pool, Shared};
+use crate::canaries::Canary;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::liars::{Authentic, Origin};
-use crate::plan::{Canary, Plan};
+use crate::plan::Plan;
 use crate::random::Random;
 use crate::seals::Seal;
 
@@ -61,6 +64,9 @@ pub struct Node {
     seal: Seal,
     random: Random,
     pools: Option<[Pool; 3]>,
+    /// For one view: view changes (of a liar two), acknowledgements, a NEW-VIEW. They are kept for
+    /// the stage and two views above it.
+    change_messages_max: usize,
 }
 
 impl Node {
@@ -85,7 +91,13 @@ impl Node {
             seal,
             random,
             pools: None,
+            change_messages_max: 3 * plan.options.nodes + 1,
         }
+    }
+
+    /// Signs as this replica, and judges all.
+    pub fn seal(&self) -> Seal {
+        self.seal.clone()
     }
 
     /// What the log of this replica is marked with.
@@ -164,9 +176,26 @@ impl Node {
         Ok(())
     }
 
+    /// Another process with this replica's key, an empty disk and a true clock, for a liar.
+    pub fn twin(&self, plan: &Plan, committee: &Committee) -> Option<Node> {
+        let mut random = self.random.clone();
+        let mut plan = plan.clone();
+        plan.faults.clocks.clear();
+        let seal = self.seal.clone();
+        let mut twin = Node::new(self.id, &plan, self.secret.clone(), seal, random.fork(17));
+        let started = twin.start(Instant(crate::plan::BEGIN_NS), &plan, committee);
+        started.ok().map(|()| twin)
+    }
+
     /// A second end of the links of the process that runs now, for a liar in its place.
-    pub fn authentic(&self, committee: &Committee, datagram_bytes: usize) -> Option<Authentic> {
+    pub fn authentic(
+        &self,
+        committee: &Committee,
+        datagram_bytes: usize,
+        rules: Rules,
+    ) -> Option<Authentic> {
         let server = self.server.as_ref()?;
+        let parameters = committee.parameters();
         Some(Authentic::new(Origin {
             committee,
             me: self.id,
@@ -175,6 +204,14 @@ impl Node {
             boot: server.boot(),
             datagram_bytes,
             cookie_secret: self.cookie_secret,
+            rules,
+            quorums: consensus::quorum::Quorums::new(
+                parameters.n,
+                parameters.b,
+                parameters.u,
+                parameters.p,
+                committee.exclusion() == Exclusion::On,
+            ),
         }))
     }
 
@@ -185,7 +222,7 @@ impl Node {
         self.writing = None;
         self.wake = Instant(u64::MAX);
         self.disk.crash(random);
-        if canary == Some(Canary::Blank) {
+        if canary == Some(Canary::Blankvotes) {
             self.disk.erase();
         }
     }
@@ -204,6 +241,10 @@ impl Node {
         let Some(server) = &self.server else {
             return Ok(());
         };
+        let kept = server.ordering().core().change_messages();
+        if kept > 3 * self.change_messages_max {
+            return Err(format!("{} keeps {kept} messages of view changes", self.id));
+        }
         let queued = server.queued();
         if queued > QUEUED_MAX {
             return Err(format!("{queued} items wait inside of replica {}", self.id));

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wire::limits::SECTOR_BYTES;
 
+use crate::canaries::Canary;
 use crate::faults::draw::{self, FaultPlan, Stage};
 use crate::faults::{Fault, FaultSet};
 use crate::network::{Cut, LinkFaults};
@@ -20,18 +21,6 @@ pub const BEGIN_NS: u64 = S;
 /// After the faults have ended, everything demanded happens within this virtual time. Replicas need
 /// a fraction of a second; a client that met many losses pauses for seconds before it asks again.
 pub const LIVENESS_NS: u64 = 60 * S;
-
-/// A bug planted outside of the product, to show that the checks can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Canary {
-    /// Disks say that they flushed and did not.
-    Nosync,
-    /// Replicas decide with one vote less than F.
-    Lowquorum,
-    /// A replica that crashed comes back with an empty disk and the same key.
-    Blank,
-}
 
 /// What one run is asked to do.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -186,10 +175,12 @@ impl Plan {
             .collect::<Vec<_>>();
         let ends = options.nodes + users.len();
         let mut fault_random = random.fork(2);
+        let shape = options.shape();
         let stage = Stage {
             nodes: options.nodes,
             ends,
             faults_ns,
+            liars_max: shape.b.min(shape.u),
             mortal: (usize::from(scenario == Scenario::Followers)..options.nodes).collect(),
         };
         let faults = FaultPlan::draw(&mut fault_random, enabled, &stage);

@@ -86,13 +86,36 @@ impl Probe {
 pub struct Probes {
     hits: Vec<u64>,
     sent: Vec<u64>,
+    /// Rare places inside of the product; empty in builds without the feature `canary`.
+    reached: BTreeMap<&'static str, u64>,
 }
+
+/// Places inside of the product that [`wire::canary::reach`] counts.
+pub const PLACES: &[&str] = &[
+    "base-without-payload",
+    "checkpoint-adopted",
+    "decided-by-commits",
+    "evidence-stored",
+    "final-off-branch",
+    "late-install",
+    "leader-resigned",
+    "restart-in-view-change",
+    "select-conflict",
+    "select-tie",
+    "tip-dropped",
+    "tip-invalid",
+    "tip-jumps",
+    "view-refused",
+    "wish-followed",
+    "wish-withdrawn",
+];
 
 impl Default for Probes {
     fn default() -> Probes {
         Probes {
             hits: vec![0; Probe::ALL.len()],
             sent: vec![0; 256],
+            reached: BTreeMap::new(),
         }
     }
 }
@@ -113,6 +136,21 @@ impl Probes {
         self.hits[probe as usize]
     }
 
+    /// Takes over what the product counted in this run.
+    pub fn take_reached(&mut self) {
+        #[cfg(feature = "canary")]
+        {
+            self.reached = wire::canary::take_reached();
+        }
+    }
+
+    /// Rare places of the product, and how often this run came there; `None` when this build does
+    /// not count them.
+    pub fn places(&self) -> Option<impl Iterator<Item = (&'static str, u64)>> {
+        let count = |place: &&'static str| (*place, self.reached.get(place).copied().unwrap_or(0));
+        cfg!(feature = "canary").then(|| PLACES.iter().map(count))
+    }
+
     /// A datagram leaves a replica or client; its kind stands behind magic and version.
     pub fn sends(&mut self, datagram: &[u8]) {
         if let Some(kind) = datagram.get(5) {
@@ -128,7 +166,9 @@ impl Probes {
         let sent = Kind::ALL
             .iter()
             .map(|kind| (kind_name(*kind), self.sent[*kind as usize]));
-        hits.chain(sent).collect()
+        let places = self.places().into_iter().flatten();
+        let places = places.map(|(place, count)| (format!("at-{place}"), count));
+        hits.chain(sent).chain(places).collect()
     }
 }
 
@@ -193,7 +233,12 @@ mod tests {
     #[test]
     fn names_are_unique_and_found() {
         let probes = Probes::default().named();
-        assert_eq!(probes.len(), Probe::ALL.len() + Kind::ALL.len());
+        let places = if cfg!(feature = "canary") {
+            PLACES.len()
+        } else {
+            0
+        };
+        assert_eq!(probes.len(), Probe::ALL.len() + Kind::ALL.len() + places);
         for probe in Probe::ALL {
             assert_eq!(Probe::by_name(probe.name()), Some(*probe));
         }

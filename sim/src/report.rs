@@ -54,7 +54,7 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
         command += " --profile full";
     }
     if let Some(canary) = options.canary {
-        command += &format!(" --canary {canary:?}").to_lowercase();
+        command += &format!(" --canary {}", canary.name());
     }
     let standard = FaultSet::standard();
     for fault in Fault::ALL {

@@ -53,9 +53,10 @@ use wire::ids::{Slot, View};
 use self::director::{Check, Deed, Director, Rule, Told};
 use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
+use crate::canaries::Canary;
 use crate::faults::FaultSet;
 use crate::faults::draw::{FaultPlan, Pause, StepCrash};
-use crate::liars::{Context, LiarKind, Spoken};
+use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
 use crate::plan::{self, BEGIN_NS, Blow, Crash, DiskPlan, MS, Options, Plan, US, UserPlan};
 use crate::shapes::SHAPES;
@@ -188,6 +189,8 @@ pub struct Scenario {
     partitions: Vec<Rule>,
     lies: Vec<(usize, Told)>,
     liars: Vec<(usize, LiarKind)>,
+    seated: Vec<(usize, Box<dyn Liar>)>,
+    canary: Option<Canary>,
     checks: Vec<(u64, Check)>,
     scripts: Vec<Vec<Scripted>>,
     crashes: Vec<(usize, u64)>,
@@ -229,6 +232,8 @@ impl Scenario {
             partitions: Vec::new(),
             lies: Vec::new(),
             liars: Vec::new(),
+            seated: Vec::new(),
+            canary: None,
             checks: Vec::new(),
             scripts: Vec::new(),
             crashes: Vec::new(),
@@ -364,6 +369,18 @@ impl Scenario {
         self
     }
 
+    /// A replica lies from the start in this way.
+    pub fn seat(mut self, node: usize, liar: impl Liar + 'static) -> Scenario {
+        self.seated.push((node, Box::new(liar)));
+        self
+    }
+
+    /// A bug is planted; see [`crate::canaries`].
+    pub fn canary(mut self, canary: Canary) -> Scenario {
+        self.canary = Some(canary);
+        self
+    }
+
     /// A client asks something now.
     pub fn client(self, client: usize) -> Client {
         Client {
@@ -400,6 +417,11 @@ impl Scenario {
     /// By now everything that this client asked is answered.
     pub fn expect_answered(self, client: usize) -> Scenario {
         self.check(Check::Answered(client))
+    }
+
+    /// By now this replica's present process has refused so many datagrams at least.
+    pub fn expect_refused(self, node: usize, least: u64) -> Scenario {
+        self.check(Check::Refused(node, least))
     }
 
     /// By now the decided log has executed so many operations.
@@ -467,7 +489,7 @@ impl Scenario {
             settles: self.settles,
             copies: 0,
         };
-        let world = World::directed(plan, director, self.scripts, self.lies);
+        let world = World::directed(plan, director, self.scripts, (self.lies, self.seated));
         let outcome = world.run();
         let unmet = match (&outcome.violation, expected) {
             (None, None) => None,
@@ -518,6 +540,7 @@ impl Scenario {
                 shape: self.shape,
                 faults: FaultSet::NONE,
                 trace: self.trace,
+                canary: self.canary,
                 ..Options::default()
             },
             scenario: demands,

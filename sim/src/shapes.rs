@@ -17,18 +17,20 @@ pub struct Shape {
     pub fast: usize,
     pub slow: usize,
     pub change: usize,
+    /// View changes that may miss a block which was decided fast, without and with an excluded liar.
+    pub missing: [usize; 2],
 }
 
 /// Every committee that can be judged.
 pub const SHAPES: &[Shape] = &[
-    shape("4", [4, 1, 1, 1], true, [3, 3, 3]),
-    shape("5", [5, 1, 1, 1], true, [4, 4, 4]),
-    shape("6", [6, 1, 2, 1], true, [5, 4, 4]),
-    shape("7", [7, 2, 2, 1], true, [6, 5, 5]),
-    shape("7-fast", [7, 1, 2, 2], true, [5, 5, 5]),
-    shape("10", [10, 3, 3, 1], true, [9, 7, 7]),
-    shape("4-strict", [4, 1, 1, 0], false, [4, 3, 3]),
-    shape("4-safe", [4, 2, 0, 0], true, [4, 4, 4]),
+    shape("4", [4, 1, 1, 1], true, [3, 3, 3], [2, 1]),
+    shape("5", [5, 1, 1, 1], true, [4, 4, 4], [2, 1]),
+    shape("6", [6, 1, 2, 1], true, [5, 4, 4], [2, 1]),
+    shape("7", [7, 2, 2, 1], true, [6, 5, 5], [3, 2]),
+    shape("7-fast", [7, 1, 2, 2], true, [5, 5, 5], [3, 2]),
+    shape("10", [10, 3, 3, 1], true, [9, 7, 7], [4, 3]),
+    shape("4-strict", [4, 1, 1, 0], false, [4, 3, 3], [1, 1]),
+    shape("4-safe", [4, 2, 0, 0], true, [4, 4, 4], [2, 1]),
 ];
 
 const fn shape(
@@ -36,6 +38,7 @@ const fn shape(
     [n, b, u, p]: [usize; 4],
     exclusion: bool,
     [fast, slow, change]: [usize; 3],
+    missing: [usize; 2],
 ) -> Shape {
     Shape {
         name,
@@ -47,6 +50,7 @@ const fn shape(
         fast,
         slow,
         change,
+        missing,
     }
 }
 

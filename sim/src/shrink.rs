@@ -246,7 +246,8 @@ pub fn shrink(plan: &Plan, note: &mut dyn FnMut(usize, usize)) -> Option<Shrunk>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Canary, Options};
+    use crate::canaries::Canary;
+    use crate::plan::Options;
 
     #[test]
     fn classes_forget_numbers() {

@@ -22,16 +22,18 @@ use storage::wal::SegmentSource;
 use wire::committee::{Committee, CommitteeParts, Member, Parameters, Preset};
 use wire::ids::{ClusterId, Instant, NodeId};
 use wire::keys::NodeSecret;
+use wire::seal::Rules;
 
 pub use outcome::{Outcome, run, run_caught, run_plan, run_recorded};
 
 use crate::buffers::Shared;
+use crate::canaries::Canary;
 use crate::checks::Judge;
 use crate::liars::Seat;
 use crate::linear::Checked;
 use crate::network::{End, Network};
 use crate::node::Node;
-use crate::plan::{BEGIN_NS, Canary, MS, Plan, US};
+use crate::plan::{BEGIN_NS, MS, Plan, US};
 use crate::probes::{Probe, Probes};
 use crate::random::Random;
 use crate::record::{Record, What};
@@ -165,6 +167,19 @@ fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>
     (committee.expect("drawn members are good"), secrets)
 }
 
+/// What long messages of this world are measured by.
+fn rules_of(plan: &Plan, committee: &Committee) -> Rules {
+    let shape = plan.options.shape();
+    Rules {
+        n: shape.n,
+        slow: shape.slow,
+        view_change: shape.change,
+        window: 2 * plan.interval,
+        epoch: committee.epoch(),
+        genesis: committee.genesis(),
+    }
+}
+
 impl World {
     pub fn new(plan: Plan) -> World {
         let mut random = Random::new(plan.seed ^ 0x51b7);
@@ -177,6 +192,8 @@ impl World {
             Node::new(id, &plan, secret, seal, random.fork(index as u64))
         });
         let nodes = nodes.collect::<Vec<_>>();
+        let seal = nodes[0].seal();
+        let rules = rules_of(&plan, &committee);
         let users = plan.users.iter().enumerate().map(|(number, user)| {
             User::new(
                 number,
@@ -194,7 +211,7 @@ impl World {
             random.fork(1000),
         );
         let mut world = World {
-            judge: Judge::new(plan.options.shape(), committee.genesis()),
+            judge: Judge::new(plan.options.shape(), seal, rules),
             committee,
             now: BEGIN_NS,
             next_event: 0,
@@ -238,6 +255,7 @@ impl World {
             Err(unordered) => violation = violation.or(Some(unordered)),
         }
         self.look_back();
+        self.probes.take_reached();
         Outcome {
             seed: self.plan.seed,
             digest: self.hasher.finalize().to_hex().to_string(),
@@ -257,6 +275,7 @@ impl World {
     }
 
     fn run_inner(&mut self) -> Result<(), String> {
+        Canary::plant(self.plan.options.canary);
         while let Some(Reverse((at, number))) = self.heap.pop() {
             if at > self.plan.deadline_ns {
                 break;
@@ -445,7 +464,7 @@ impl World {
         let now = self.nodes[node].clock.local(self.now);
         let started = self.nodes[node].start(now, &self.plan, &self.committee);
         started.map_err(|error| format!("replica {node} does not start: {error}"))?;
-        let whole = self.plan.options.canary != Some(Canary::Blank);
+        let whole = self.plan.options.canary != Some(Canary::Blankvotes);
         self.judge.started(&self.nodes[node], whole)?;
         let verdict = self.nodes[node]
             .server
@@ -472,7 +491,7 @@ impl World {
         if let Some((_, down_ns)) = cut {
             return self.crash(index, down_ns).map(drop);
         }
-        self.turn(index);
+        self.turn(index)?;
         self.judge.handled(&self.nodes[index])?;
         self.look(index);
         let node = &mut self.nodes[index];
@@ -517,8 +536,7 @@ impl World {
                     return Err(format!("{id} sends to {to}"));
                 };
                 if self.seats[index].is_some() {
-                    self.lie(index, to, &datagram);
-                    return Ok(());
+                    return self.lie(index, to, &datagram);
                 }
                 if to.0 < self.nodes.len() {
                     self.judge.sends(id, &datagram)?;

@@ -1,7 +1,9 @@
 //! Short seeds: they hold, they repeat, and planted bugs are found.
 
-use sim::plan::{Canary, Options, Plan, Scenario};
+use sim::canaries::Canary;
+use sim::plan::{Options, Plan, Scenario};
 use sim::seals::Profile;
+use sim::shapes::SHAPES;
 use sim::world;
 
 const SEEDS: u64 = 30;
@@ -39,7 +41,7 @@ fn seeds_hold_with_real_signatures() {
 fn seeds_hold_with_five_replicas() {
     let options = Options {
         nodes: 5,
-        shape: 1,
+        shape: SHAPES.iter().position(|shape| shape.name == "5").unwrap(),
         ..Options::default()
     };
     for seed in 0..10 {
@@ -95,7 +97,7 @@ fn a_lowered_quorum_is_found() {
 
 #[test]
 fn a_replica_that_lost_its_disk_and_goes_on_is_found() {
-    let (seed, violation) = found_within(Canary::Blank, 60).expect("found");
+    let (seed, violation) = found_within(Canary::Blankvotes, 60).expect("found");
     assert!(
         ["R4", "I9", "V1"]
             .iter()

@@ -12,6 +12,7 @@
 pub mod beacon;
 pub mod block;
 pub mod bytes;
+pub mod canary;
 pub mod certificates;
 pub mod committee;
 mod cursor;

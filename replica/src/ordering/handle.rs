@@ -3,9 +3,10 @@
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
 use wire::bytes::Buffers;
+use wire::canary::reach;
 use wire::certificates::Place;
 use wire::header::Kind;
-use wire::ids::{Digest, Instant, NodeId, Slot, View};
+use wire::ids::{Digest, Instant, NodeId, SessionId, Slot, View};
 use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
 use wire::messages::{EVIDENCE_INVALID_PAYLOAD, EvidenceBody};
 use wire::seal::{Signer, Statement, Verifier};
@@ -49,7 +50,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 client,
                 first,
                 waits,
-            } => self.pending.rechecked(&client, first, waits),
+            } => {
+                // §9.3: every replica answers a repeated OPEN; a leader that ignores the client
+                // would otherwise keep it out for ever.
+                if self.pending.rechecked(&client, first, waits) {
+                    let (session, count) = (SessionId(0), 0);
+                    self.outputs.push_back(Output::Resend {
+                        client,
+                        session,
+                        first,
+                        count,
+                    });
+                }
+            }
             Input::Installed(certificate) => {
                 let slot = certificate.header.slot();
                 self.executed_fed = self.executed_fed.max(slot);
@@ -242,6 +255,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         {
             return;
         }
+        reach("evidence-stored");
         self.evidence_in = Some(view);
         self.counts.evidence += 1;
         if body.kind != EVIDENCE_INVALID_PAYLOAD {

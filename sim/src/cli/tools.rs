@@ -131,6 +131,12 @@ pub(super) fn explain(args: &SeedArgs) -> Result<ExitCode, String> {
     for (name, count) in sent {
         text += &format!("{count:>8}  {}\n", name.trim_start_matches("sent-"));
     }
+    if let Some(places) = outcome.probes.places() {
+        text += "rare places of the product:\n";
+        for (place, count) in places.filter(|(_, count)| *count > 0) {
+            text += &format!("{count:>8}  {place}\n");
+        }
+    }
     let missed = Probe::ALL.iter().filter(|p| outcome.probes.count(**p) == 0);
     let missed = missed.map(|probe| probe.name()).collect::<Vec<_>>();
     text += &format!("not hit: {}\n", missed.join(", "));

@@ -103,6 +103,8 @@ pub struct Stage {
     pub ends: usize,
     /// Faults begin within this time.
     pub faults_ns: u64,
+    /// Liars at most.
+    pub liars_max: usize,
     /// Replicas whose process may end or fail.
     pub mortal: Vec<usize>,
 }
@@ -277,18 +279,31 @@ impl FaultPlan {
         }
         plan.draw_clocks(random, stage);
         plan.draw_disks(random, stage);
-        let kinds = [
-            (Fault::LiarSilent, LiarKind::Silent),
-            (Fault::LiarMutator, LiarKind::Mutator),
-        ];
-        let kinds = kinds.iter().filter(|(fault, _)| has(*fault));
-        let kinds = kinds.map(|(_, kind)| *kind).collect::<Vec<_>>();
-        // One liar at most: more than b of them and nothing is promised. In most seeds none.
-        if !kinds.is_empty() && random.chance(400) {
-            let node = random.within(1, stage.nodes as u64 - 1) as usize;
-            plan.liars = vec![(node, *random.pick(&kinds))];
-        }
+        plan.draw_liars(random, stage);
         plan
+    }
+
+    /// In most seeds none; never more than what the committee promises to bear.
+    fn draw_liars(&mut self, random: &mut Random, stage: &Stage) {
+        let kinds = LiarKind::ALL.iter().copied();
+        let kinds = kinds.filter(|kind| self.enabled.has(kind.fault()));
+        let kinds = kinds.collect::<Vec<_>>();
+        if kinds.is_empty() || !random.chance(500) {
+            return;
+        }
+        let count = random.within(1, stage.liars_max.max(1) as u64) as usize;
+        let mut seats = (0..stage.nodes).collect::<Vec<_>>();
+        for _ in 0..count.min(stage.liars_max) {
+            // The leaders of the first views have more to lie about.
+            let among = if random.chance(600) { 2 } else { seats.len() };
+            let node = seats.remove(random.below(among as u64) as usize);
+            let kind = *random.pick(&kinds);
+            self.liars.push((node, kind));
+            if kind == LiarKind::Amnesiac {
+                let (harm, at_ns) = (Harm::Rollback, stage.moment(random));
+                self.damages.push(Damage { node, at_ns, harm });
+            }
+        }
     }
 
     fn draw_clocks(&mut self, random: &mut Random, stage: &Stage) {
@@ -391,6 +406,7 @@ impl FaultPlan {
     /// Takes one class of faults out, as far as this plan holds it.
     pub fn remove(&mut self, fault: Fault) {
         self.enabled = self.enabled.without(fault);
+        self.liars.retain(|(_, kind)| kind.fault() != fault);
         match fault {
             Fault::CrashStep => self.steps.clear(),
             Fault::Pause => self.pauses.clear(),
@@ -402,8 +418,6 @@ impl FaultPlan {
             Fault::DiskSlow => self.slow_disks.clear(),
             Fault::Rot | Fault::Misdirect | Fault::Rollback | Fault::Blank => self.damages.clear(),
             Fault::Full => self.disks_full = false,
-            Fault::LiarSilent => self.liars.retain(|(_, kind)| *kind != LiarKind::Silent),
-            Fault::LiarMutator => self.liars.retain(|(_, kind)| *kind != LiarKind::Mutator),
             // Links, cuts, blows and the disks' common manners are the plan's own.
             _ => {}
         }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use consensus::quorum::Quorums;
 use wire::block::{BlockHeader, BlockPrefix, BlockView};
 use wire::committee::Committee;
-use wire::header::{Direction, Fragment, HEADER_BYTES, Header, Kind};
-use wire::ids::{Boot, Instant, NodeId, PublicKey, Signature, Slot, View};
+use wire::header::{Direction, Fragment, HEADER_BYTES, Header, Kind, parts};
+use wire::ids::{Boot, Digest, Instant, NodeId, PublicKey, Signature, Slot, View};
 use wire::keys::NodeSecret;
 use wire::limits::BLOCK_PREFIX_BYTES;
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
-use wire::seal::{Signer, Statement};
+use wire::seal::{Compound, Rules, Signer, Statement};
 use zerocopy::IntoBytes;
 
 use super::Spoken;
@@ -26,11 +27,15 @@ pub struct Origin<'a> {
     pub boot: Boot,
     pub datagram_bytes: usize,
     pub cookie_secret: [u8; 32],
+    pub rules: Rules,
+    pub quorums: Quorums,
 }
 
 /// See the module's documentation.
 pub struct Authentic {
     nodes: usize,
+    rules: Rules,
+    quorums: Quorums,
     endpoint: Endpoint<Pool>,
     seal: Seal,
     /// Which client speaks from where.
@@ -55,6 +60,8 @@ impl Authentic {
         let endpoint = Endpoint::new(&config, none.clone(), none);
         Authentic {
             nodes: origin.committee.n(),
+            rules: origin.rules,
+            quorums: origin.quorums,
             endpoint: endpoint.expect("the replica has such an endpoint itself"),
             seal: origin.seal,
             clients: BTreeMap::new(),
@@ -74,6 +81,11 @@ impl Authentic {
     /// A signature of the replica whose name this is.
     pub fn sign(&self, statement: &Statement) -> Signature {
         self.seal.sign(statement)
+    }
+
+    /// The key of the replica whose name this is.
+    pub fn seal_of(&self) -> &Seal {
+        &self.seal
     }
 
     /// Hears what arrives at the replica: the boots of peers and the links of clients.
@@ -111,6 +123,7 @@ impl Authentic {
             number,
             fragment: header.fragment(),
             body: body.to_vec(),
+            spoiled: false,
             original: datagram.to_vec(),
         })
     }
@@ -125,8 +138,61 @@ impl Authentic {
             number: 0,
             fragment: Fragment::whole(&body),
             body,
+            spoiled: false,
             original: Vec::new(),
         }
+    }
+
+    /// A long message of the liar's own to a replica, in as many datagrams as it takes.
+    pub fn say_long(
+        &self,
+        to: NodeId,
+        (kind, view, slot): (Kind, View, Slot),
+        message: &[u8],
+    ) -> Vec<Spoken> {
+        let name = *blake3::hash(message).as_bytes();
+        let cut = parts(message.len(), self.endpoint.datagram_bytes());
+        let spoken = cut.map(|(offset_grains, range)| Spoken {
+            fragment: Fragment {
+                message: Digest(name).prefix(),
+                offset_grains,
+                total: message.len() as u32,
+            },
+            ..self.say(to, kind, view, slot, message[range].to_vec())
+        });
+        spoken.collect()
+    }
+
+    /// Everyone else.
+    pub fn others(&self) -> impl Iterator<Item = NodeId> {
+        let me = self.me();
+        let all = (0..self.nodes as u16).map(NodeId);
+        all.filter(move |id| *id != me)
+    }
+
+    /// What view changes and certificates are measured by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Quorums of the committee.
+    pub fn quorums(&self) -> &Quorums {
+        &self.quorums
+    }
+
+    /// A judge of long messages.
+    pub fn compound(&self) -> Compound<Seal> {
+        Compound::new(self.seal.clone(), self.rules)
+    }
+
+    /// The header signed as a block of this leader, in front of so many bytes of payload.
+    pub fn prefix(&self, header: BlockHeader, payload_bytes: usize) -> BlockPrefix {
+        let signature = self.sign(&Statement::Propose {
+            view: header.view(),
+            slot: header.slot(),
+            digest: header.digest(),
+        });
+        BlockPrefix::new(header, signature, payload_bytes)
     }
 
     /// Another block for the same slot, signed as the first: the same payload at another time. This
@@ -142,12 +208,7 @@ impl Authentic {
             first.parent,
             first.payload,
         );
-        let signature = self.sign(&Statement::Propose {
-            view: header.view(),
-            slot: header.slot(),
-            digest: header.digest(),
-        });
-        let prefix = BlockPrefix::new(header, signature, block.payload.len());
+        let prefix = self.prefix(header, block.payload.len());
         let mut other = propose.clone();
         other.body[..BLOCK_PREFIX_BYTES].copy_from_slice(prefix.as_bytes());
         other.fragment.message = header.digest().prefix();
@@ -185,6 +246,12 @@ impl Authentic {
         }
         let mut datagram = head.to_vec();
         datagram.extend_from_slice(body);
+        if spoken.spoiled
+            && let Some(last) = datagram.last_mut()
+        {
+            // More bits than the network flips, which might flip them back.
+            *last ^= 0xff;
+        }
         Some(datagram)
     }
 }

@@ -86,6 +86,8 @@ pub(crate) enum Check {
     Undecided(Slot),
     View(usize, View),
     Answered(usize),
+    /// So many datagrams at least were refused by this replica.
+    Refused(usize, u64),
     Executed(u64),
     Value(Vec<u8>, Vec<u8>),
     /// Note where things stand, under this name.

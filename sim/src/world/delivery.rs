@@ -76,7 +76,9 @@ impl World {
         bytes: Shared,
         spoiled: bool,
     ) -> Result<(), String> {
-        self.overhear(to.0, from, &bytes);
+        if !self.overhear(to.0, from, &bytes) {
+            return Ok(());
+        }
         let refused = |world: &World| {
             let server = world.nodes[to.0].server.as_ref();
             server.map(|server| server.rejected())

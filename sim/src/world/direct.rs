@@ -3,9 +3,13 @@
 use wire::ids::Slot;
 
 use super::{Event, World};
+use crate::liars::Liar;
 use crate::plan::Plan;
 use crate::scenario::director::{Check, Director, Scripted, Standing, Told};
 use crate::user;
+
+/// A liar and its replica.
+type Seated = (usize, Box<dyn Liar>);
 
 impl World {
     /// A world of a scenario's plan, under its director.
@@ -13,7 +17,7 @@ impl World {
         plan: Plan,
         director: Director,
         scripts: Vec<Vec<user::Scripted>>,
-        lies: Vec<(usize, Told)>,
+        (lies, seated): (Vec<(usize, Told)>, Vec<Seated>),
     ) -> World {
         let mut world = World::new(plan);
         for (user, script) in scripts.into_iter().enumerate() {
@@ -24,6 +28,9 @@ impl World {
             world.at(*at_ns, Event::Check { check });
         }
         world.director = Some(director);
+        for (node, liar) in seated {
+            world.seat(node, liar);
+        }
         let mut by_liar = std::collections::BTreeMap::<usize, Vec<Told>>::new();
         for (liar, told) in lies {
             by_liar.entry(liar).or_default().push(told);
@@ -71,6 +78,16 @@ impl World {
                 let found = server.map(|server| server.summary().view);
                 if found != Some(view) {
                     return unmet(format!("replica {node} in view {view}, it is in {found:?}"));
+                }
+                Ok(())
+            }
+            Check::Refused(node, least) => {
+                let server = self.nodes[node].server.as_ref();
+                let refused = server.map_or(0, |server| server.rejected());
+                if refused < least {
+                    return unmet(format!(
+                        "{least} datagrams refused by {node}, not {refused}"
+                    ));
                 }
                 Ok(())
             }

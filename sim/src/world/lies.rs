@@ -34,23 +34,32 @@ impl World {
     pub(super) fn take_seat(&mut self, node: usize) {
         if let Some(seat) = &mut self.seats[node] {
             let datagram_bytes = self.plan.datagram_bytes;
-            seat.authentic = self.nodes[node].authentic(&self.committee, datagram_bytes);
+            let rules = super::rules_of(&self.plan, &self.committee);
+            let authentic = self.nodes[node].authentic(&self.committee, datagram_bytes, rules);
+            seat.authentic = authentic;
+            if seat.liar.is_two() {
+                let twin = self.nodes[node].twin(&self.plan, &self.committee);
+                seat.liar.starts(twin);
+            }
         }
     }
 
-    /// What arrives at a liar's replica.
-    pub(super) fn overhear(&mut self, node: usize, from: End, datagram: &Shared) {
+    /// What arrives at a liar's replica; whether the replica itself learns of it.
+    pub(super) fn overhear(&mut self, node: usize, from: End, datagram: &Shared) -> bool {
         let now = self.nodes[node].clock.local(self.now);
-        let seat = self.seats[node].as_mut();
-        if let Some(authentic) = seat.and_then(|seat| seat.authentic.as_mut()) {
+        let Some(seat) = self.seats[node].as_mut() else {
+            return true;
+        };
+        if let Some(authentic) = seat.authentic.as_mut() {
             authentic.hears(now, from, datagram);
         }
+        seat.admits(self.now, from, datagram)
     }
 
     /// A liar's replica would send this.
-    pub(super) fn lie(&mut self, node: usize, to: End, datagram: &[u8]) {
+    pub(super) fn lie(&mut self, node: usize, to: End, datagram: &[u8]) -> Result<(), String> {
         let Some(seat) = &mut self.seats[node] else {
-            return;
+            return Ok(());
         };
         let said = seat.instead(self.now, to, datagram);
         // Counters and tags differ in any case; a lie is another body, another receiver or nothing.
@@ -59,17 +68,22 @@ impl World {
             matches!(&said[..], [(end, one)] if *end == to && one[bodies..] == datagram[bodies..]);
         self.probes.hit_if(Probe::Lied, !same);
         for (to, datagram) in said {
+            self.judge.overhears(NodeId(node as u16), to, &datagram)?;
             self.send(End(node), to, datagram);
         }
+        Ok(())
     }
 
     /// A liar's replica has had its turn.
-    pub(super) fn turn(&mut self, node: usize) {
-        if let Some(seat) = &mut self.seats[node] {
-            for (to, datagram) in seat.turn(self.now) {
-                self.probes.hit(Probe::Lied);
-                self.send(End(node), to, datagram);
-            }
+    pub(super) fn turn(&mut self, node: usize) -> Result<(), String> {
+        let Some(seat) = &mut self.seats[node] else {
+            return Ok(());
+        };
+        for (to, datagram) in seat.turn(self.now) {
+            self.probes.hit(Probe::Lied);
+            self.judge.overhears(NodeId(node as u16), to, &datagram)?;
+            self.send(End(node), to, datagram);
         }
+        Ok(())
     }
 }

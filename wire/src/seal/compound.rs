@@ -5,6 +5,7 @@
 
 use super::{Signer, Statement, Verified, Verifier};
 use crate::block::BlockHeader;
+use crate::canary::planted;
 use crate::certificates::{
     CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate, Signatures,
     WishCertificate, expand,
@@ -161,7 +162,12 @@ impl<V: Verifier> Compound<V> {
             if certificate.view == View(0) {
                 return Err(Reject::WrongView);
             }
-            self.all(self.rules.slow, &certificate.statement(), &certificate.acks)?;
+            let need = if planted("qack") {
+                2 * self.rules.slow - self.rules.n
+            } else {
+                self.rules.slow
+            };
+            self.all(need, &certificate.statement(), &certificate.acks)?;
             self.remember(digest);
         }
         Ok(Verified(certificate))
@@ -270,7 +276,9 @@ impl<V: Verifier> Compound<V> {
             if certificate.view != message.installed {
                 return Err(Reject::WrongView);
             }
-            self.new_view_certificate(certificate)?;
+            if !planted("fakeview") {
+                self.new_view_certificate(certificate)?;
+            }
         }
         let mut low = Slot(0);
         if let Some(checkpoint) = message.checkpoint {
@@ -323,7 +331,8 @@ impl<V: Verifier> Compound<V> {
         signature: Signature,
     ) -> Result<Verified<SignedNewView>, Reject> {
         in_range(message.view, message.base.slot)?;
-        if message.chosen.len() < self.rules.view_change
+        let few = usize::from(planted("vcsmall"));
+        if message.chosen.len() + few < self.rules.view_change
             || message
                 .chosen
                 .iter()

@@ -1,0 +1,133 @@
+//! BYZ5: views and slots at the ends of their range, well signed.
+
+use wire::header::Kind;
+use wire::ids::{Boot, Digest, NodeId, Slot, View};
+use wire::messages::{FetchBlockBody, FetchRangeBody, Status, StatusBody, WishBody};
+use wire::seal::Statement;
+use wire::view_change::ViewChange;
+use zerocopy::IntoBytes;
+
+use super::branches::signed;
+use super::{Context, Liar, Spoken};
+use crate::plan::MS;
+use crate::random::Random;
+
+/// See the module's documentation.
+pub struct Extremes {
+    pause_ns: u64,
+    next_ns: u64,
+}
+
+impl Extremes {
+    /// More or less often.
+    pub fn draw(random: &mut Random) -> Extremes {
+        Extremes {
+            pause_ns: random.within(2, 40) * MS,
+            next_ns: 0,
+        }
+    }
+}
+
+fn number(random: &mut Random) -> u64 {
+    let near = random.below(5);
+    let most = wire::limits::VIEW_MAX;
+    let high = [u64::MAX, most, most + 1, wire::limits::SLOT_MAX, 1 << 32, 3];
+    random.pick(&high).wrapping_sub(near)
+}
+
+fn one(context: &mut Context<'_>, to: NodeId) -> Vec<Spoken> {
+    let authentic = context.authentic;
+    let random = &mut *context.random;
+    let (view, slot) = (View(number(random)), Slot(number(random)));
+    let digest = Digest(random.bytes());
+    let word = |statement: &Statement| [&digest.0[..], &authentic.sign(statement).0[..]].concat();
+    let (kind, body) = match random.below(8) {
+        0 => (Kind::Vote, word(&Statement::Vote { view, slot, digest })),
+        1 => (
+            Kind::Commit,
+            word(&Statement::Commit { view, slot, digest }),
+        ),
+        2 => {
+            let (base_slot, base) = (slot, digest);
+            let ack = Statement::NewViewAck {
+                view,
+                base_slot,
+                base,
+            };
+            (Kind::NewViewAck, word(&ack))
+        }
+        3 => {
+            let (boot, counter) = (Boot(u32::MAX), number(random));
+            let statement = Statement::Wish {
+                view,
+                boot,
+                counter,
+            };
+            let body = WishBody::new(boot, counter, authentic.sign(&statement));
+            (Kind::Wish, body.as_bytes().to_vec())
+        }
+        4 => {
+            let status = Status {
+                stage: view,
+                installed: View(number(random)),
+                committed: slot,
+                committed_digest: digest,
+                voted_slot: Slot(number(random)),
+                voted_digest: digest,
+                checkpoint: Slot(number(random)),
+                retained_from: Slot(number(random)),
+                lease: Slot(number(random)),
+                flags: random.below(4) as u32,
+            };
+            (
+                Kind::Status,
+                StatusBody::encode(&status).as_bytes().to_vec(),
+            )
+        }
+        5 => {
+            let fetch = FetchBlockBody::whole(digest, Slot(number(random)));
+            (Kind::FetchBlock, fetch.as_bytes().to_vec())
+        }
+        6 => {
+            let fetch = FetchRangeBody::new(number(random));
+            (Kind::FetchRange, fetch.as_bytes().to_vec())
+        }
+        _ => {
+            let messages = (0..8).map(|_| ViewChange {
+                view: View(random.draw() >> random.within(2, 60)),
+                replica: authentic.me(),
+                installed: View(0),
+                certificate: None,
+                checkpoint: None,
+                suffix: Vec::new(),
+                tip_signature: wire::ids::Signature([0; 64]),
+                quorum: None,
+            });
+            let said = messages.flat_map(|message| {
+                let route = (Kind::ViewChange, message.view, Slot(0));
+                authentic.say_long(to, route, &signed(authentic, &message))
+            });
+            return said.collect();
+        }
+    };
+    vec![authentic.say(to, kind, view, slot, body)]
+}
+
+impl Liar for Extremes {
+    fn name(&self) -> &'static str {
+        "extremes"
+    }
+
+    fn on_send(&mut self, _: &mut Context<'_>, spoken: Spoken) -> Vec<Spoken> {
+        vec![spoken]
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) -> Vec<Spoken> {
+        if context.now_ns < self.next_ns {
+            return Vec::new();
+        }
+        self.next_ns = context.now_ns + self.pause_ns;
+        let others = context.authentic.others().collect::<Vec<_>>();
+        others.into_iter().flat_map(|to| one(context, to)).collect()
+    }
+}

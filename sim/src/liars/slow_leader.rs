@@ -1,0 +1,57 @@
+//! BYZ11, A17: a leader that takes its time with every proposal, just under what others bear.
+
+use wire::header::Kind;
+
+use super::{Context, Liar, Spoken};
+use crate::plan::MS;
+use crate::random::Random;
+
+/// See the module's documentation.
+pub struct SlowLeader {
+    delay_ns: u64,
+    waiting: Vec<(u64, Spoken)>,
+}
+
+impl SlowLeader {
+    /// Each proposal so much later.
+    pub fn by_ms(delay_ms: u64) -> SlowLeader {
+        SlowLeader {
+            delay_ns: delay_ms * MS,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// From a little to more than anybody bears.
+    pub fn draw(random: &mut Random) -> SlowLeader {
+        SlowLeader {
+            delay_ns: *random.pick(&[5, 20, 45, 100, 700, 990]) * MS,
+            waiting: Vec::new(),
+        }
+    }
+}
+
+/// Proposals that wait at most.
+const WAITING_MAX: usize = 4096;
+
+impl Liar for SlowLeader {
+    fn name(&self) -> &'static str {
+        "slow-leader"
+    }
+
+    fn on_send(&mut self, context: &mut Context<'_>, spoken: Spoken) -> Vec<Spoken> {
+        if spoken.kind != Kind::Propose || self.waiting.len() >= WAITING_MAX {
+            return vec![spoken];
+        }
+        self.waiting.push((context.now_ns + self.delay_ns, spoken));
+        Vec::new()
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) -> Vec<Spoken> {
+        let due = |(at, _): &(u64, Spoken)| *at <= context.now_ns;
+        let ready = self.waiting.iter().take_while(|item| due(item)).count();
+        self.waiting
+            .drain(..ready)
+            .map(|(_, spoken)| spoken)
+            .collect()
+    }
+}

@@ -1,0 +1,110 @@
+//! Leaders that serve badly.
+
+use sim::canaries::Canary;
+use sim::liars::{BadBatch, Censor, HalfHeard, SlowLeader, Starver, Timestamps, Twin};
+use sim::network::End;
+use sim::scenario::Scenario;
+
+use crate::{borne, load};
+
+/// A12: payloads reach one replica only; the others fetch them, or leave the leader.
+#[test]
+fn a12_payloads_for_one_replica_only() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, Starver::serving(2));
+        let scenario = load(scenario, 2, 40, 8);
+        scenario.at_ms(100).expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A12: one replica gets no blocks from the leader and keeps up all the same.
+#[test]
+fn a12_one_replica_is_starved() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, Starver::starving(2));
+        let scenario = load(scenario, 2, 60, 4);
+        scenario
+            .at_ms(500)
+            .expect_decided_by(2, 10)
+            .expect_view(2, 0)
+    };
+    borne(attack, &[]);
+}
+
+/// A17: slower than anybody, yet within T1 at first: progress goes on.
+#[test]
+fn a17_a_slow_leader() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, SlowLeader::by_ms(300));
+        let scenario = load(scenario, 2, 100, 20);
+        scenario.at_ms(100).expect_settled_within_ms(30_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A18: a leader that ignores one client is left, and the client is served.
+#[test]
+fn a18_a_censoring_leader() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, Censor::of(End(4)));
+        let scenario = load(scenario, 2, 60, 8);
+        scenario.at_ms(100).expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A18, N9: a request with a bad signature under a good header.
+#[test]
+fn a18_a_bad_request_in_a_block() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, BadBatch::from_ms(20, true));
+        let scenario = load(scenario, 2, 60, 4);
+        scenario.at_ms(100).expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A30: one byte of a client's signature is another than the header says.
+#[test]
+fn a30_a_payload_that_its_header_does_not_name() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, BadBatch::from_ms(20, false));
+        let scenario = load(scenario, 2, 60, 4);
+        scenario.at_ms(100).expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A19: authentic for one follower and not for the two others.
+#[test]
+fn a19_authentic_for_half() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, HalfHeard::wrong_for(4, &[2, 3]));
+        let scenario = load(scenario, 2, 60, 8);
+        scenario.at_ms(100).expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A22: two processes with the leader's key, each known to some.
+#[test]
+fn a22_twins_lead() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, Twin::parted(4, &[2, 3]));
+        let scenario = load(scenario, 2, 60, 8);
+        scenario.at_ms(100).expect_settled_within_ms(30_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A37: time hints from the end of time.
+#[test]
+fn a37_time_hints_from_the_end_of_time() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, Timestamps::hinting(u64::MAX));
+        let scenario = load(scenario, 2, 60, 8);
+        scenario.at_ms(100).expect_settled_within_ms(30_000)
+    };
+    borne(attack, &[Canary::Samevoter]);
+}

@@ -1,0 +1,77 @@
+//! Processes that end at the worst time.
+
+use sim::canaries::Canary;
+use sim::scenario::{Scenario, any, kind};
+use wire::header::Kind;
+
+use crate::{borne, load};
+
+/// A8: votes survive a restart; the view change that follows tells of them.
+#[test]
+fn a08_a_restart_forgets_no_vote() {
+    let attack = || {
+        // Everything is voted and nothing is decided when two of them end.
+        let scenario = Scenario::new(4).when(kind(Kind::Vote).until_ms(30)).drop();
+        let scenario = load(scenario, 2, 20, 4);
+        let scenario = scenario.at_ms(25).crash(0).crash(1);
+        let scenario = scenario.at_ms(30).restart(0).restart(1);
+        scenario.at_ms(100).expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[Canary::Amnesia, Canary::Blankvotes]);
+}
+
+/// A8, A26: a leader that ends between PROPOSE and its log proposes no second block, in no boot.
+#[test]
+fn a26_a_leader_ends_before_its_first_block_is_written() {
+    let attack = || {
+        let scenario = Scenario::new(4)
+            .when(kind(Kind::Resign))
+            .drop()
+            .at_ms(2)
+            .client(0)
+            .put("a", "1")
+            .at_ms(3)
+            .crash(0)
+            .at_ms(4)
+            .restart(0);
+        let scenario = load(scenario, 10, 300, 10);
+        scenario.at_ms(400).expect_view(0, 0)
+    };
+    borne(attack, &[Canary::Repropose, Canary::Boot]);
+}
+
+/// A34: a leader restarts on an idle cluster, then all of them: it goes on at once.
+#[test]
+fn a34_everyone_restarts_while_idle() {
+    let attack = || {
+        let scenario = load(Scenario::new(4), 2, 20, 4);
+        let scenario = scenario.at_ms(60).crash(0).at_ms(65).restart(0);
+        let scenario = scenario.at_ms(200).crash_all().at_ms(220).restart_all();
+        let scenario = scenario.at_ms(500).client(0).put("late", "1");
+        scenario.expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
+}
+
+/// Votes leave after the flush that backs them.
+#[test]
+fn votes_wait_for_the_disk() {
+    let attack = || {
+        let scenario = load(Scenario::new(4), 2, 20, 4);
+        scenario.at_ms(100).expect_settled_within_ms(1_000)
+    };
+    borne(attack, &[Canary::Votefirst]);
+}
+
+/// Links take each datagram once.
+#[test]
+fn a11_datagrams_come_twice() {
+    let attack = || {
+        let scenario = Scenario::new(4).when(any()).duplicate(3);
+        let scenario = load(scenario, 2, 40, 4);
+        // Two of three copies: fewer are refused where links take them again.
+        let scenario = scenario.at_ms(100).expect_refused(1, 50);
+        scenario.expect_settled_within_ms(2_000)
+    };
+    borne(attack, &[Canary::Noreplay]);
+}
