@@ -116,7 +116,13 @@ impl<S: Signer> Core<S> {
             return Err(Reject::AlreadyHeld);
         }
         let held_max = self.executed.0 + self.config.blocks_held_max;
-        if place.slot.0 > held_max.min(self.low.0 + self.config.window()) {
+        // The window bounds votes. A replica whose checkpoint is old must still be able to fetch
+        // its way up to a newer one, for nobody sends it those between any more.
+        let limit = match source {
+            Source::Proposed => held_max.min(self.window_end().0),
+            Source::Fetched => held_max,
+        };
+        if place.slot.0 > limit {
             return Err(Reject::OutsideWindow);
         }
         if self.log_full {
@@ -256,7 +262,10 @@ impl<S: Signer> Core<S> {
         let parent = self.branch.top();
         let entry = self.tree.get(place).expect("links what it knows");
         let in_view = entry.header.view() == self.installed && place.slot > self.base.slot;
-        let as_vote = in_view && self.may_vote() && self.recorded == parent;
+        let as_vote = in_view
+            && self.may_vote()
+            && self.recorded == parent
+            && place.slot <= self.window_end();
         match entry.record {
             None if as_vote => self.append(place, RecordAs::Vote, out),
             None => self.append(place, RecordAs::Fetched, out),

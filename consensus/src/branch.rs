@@ -42,12 +42,15 @@ impl Branch {
         self.top
     }
 
+    /// Lowest slot that is remembered: everything below is executed state.
+    pub fn lowest(&self) -> Slot {
+        self.lowest
+            .max(Slot(self.top.slot.0.saturating_sub(self.ring() - 1)))
+    }
+
     /// Digest of the block at `slot`, while it is remembered.
     pub fn digest_at(&self, slot: Slot) -> Option<Digest> {
-        let remembered = self
-            .lowest
-            .max(Slot(self.top.slot.0.saturating_sub(self.ring() - 1)));
-        (remembered <= slot && slot <= self.top.slot)
+        (self.lowest() <= slot && slot <= self.top.slot)
             .then(|| self.digests[(slot.0 % self.ring()) as usize])
     }
 

@@ -86,6 +86,8 @@ enum Readiness {
     Ready,
     /// This block of its chain is not here.
     Lacks(Place),
+    /// This block of its chain has an invalid payload.
+    Invalid(Place),
     /// Not yet written, verified or within the window.
     Waits,
     /// It contradicts what is decided here (V6).
@@ -96,7 +98,14 @@ impl<S: Signer> Core<S> {
     /// V1: from now on no vote in a lower view.
     pub(crate) fn enter(&mut self, now: Instant, view: View, out: &mut Outbox) {
         assert!(view > self.stage, "I6: views are entered upwards");
-        let in_vain = !(self.accused == Some(self.installed) && self.stage == self.installed);
+        // k counts views left by T1 or T5 alone: patience does not grow by what others saw, nor by a
+        // proof or a hand-over, or a few of these would make a dead leader's view last minutes.
+        let deadline = if self.stage > self.installed {
+            self.timers.change_deadline
+        } else {
+            self.progress_deadline()
+        };
+        let in_vain = deadline.is_some_and(|deadline| now >= deadline);
         let own = self.own_view_change(view);
         self.stage = view;
         self.timers.entered(now, in_vain);
@@ -163,10 +172,19 @@ impl<S: Signer> Core<S> {
         if view < self.stage || view <= self.installed || view.0 > self.stage.0 + VIEWS_AHEAD {
             return;
         }
-        // One of each replica and view: of two different ones a liar's first.
+        // One of each replica and view: of two different ones a liar's first. The leader may have
+        // heard another one first, and whoever checks its choice needs just that.
         let same =
-            |held: &ViewChangeRef| (held.message.view, held.message.replica) == (view, author);
-        if !self.view_changes.iter().any(same) {
+            |held: &&ViewChangeRef| (held.message.view, held.message.replica) == (view, author);
+        let named = || {
+            let chosen = self.new_views.iter().filter(|nv| nv.message.view == view);
+            let mut chosen = chosen.flat_map(|nv| &nv.message.chosen);
+            chosen.any(|found| *found == (author, message.digest))
+        };
+        let mut held = self.view_changes.iter().filter(same);
+        if held.clone().next().is_none()
+            || held.all(|held| held.digest != message.digest) && named()
+        {
             self.view_changes.push(message);
         }
     }
@@ -241,6 +259,7 @@ impl<S: Signer> Core<S> {
             .cloned()
             .collect::<Vec<_>>();
         chosen.sort_by_key(|vc| vc.message.replica);
+        chosen.dedup_by_key(|vc| vc.message.replica);
         let genesis = self.genesis();
         let parts = chosen.iter().map(|vc| &***vc).collect::<Vec<_>>();
         let selected = select(&self.config.quorums, genesis, |v| self.leader(v), &parts);
@@ -278,6 +297,13 @@ impl<S: Signer> Core<S> {
                     _ => change.lacking = Some((place, now)),
                 }
                 self.ask_for_base(now, place, out);
+            }
+            Readiness::Invalid(place) => {
+                // Only a liar claims it (V3): the others decide without him.
+                let change = self.change_mut();
+                if change.unavailable.len() < UNAVAILABLE_MAX {
+                    change.unavailable.push(place);
+                }
             }
             Readiness::Waits | Readiness::Refused => {}
         }
@@ -327,7 +353,7 @@ impl<S: Signer> Core<S> {
             }
             Readiness::Lacks(place) => self.ask_for_base(now, place, out),
             Readiness::Waits => {}
-            Readiness::Refused => self.change_mut().refused = true,
+            Readiness::Refused | Readiness::Invalid(_) => self.change_mut().refused = true,
         }
     }
 
@@ -366,6 +392,10 @@ impl<S: Signer> Core<S> {
         }
         let chain = self.tree.down_from(base);
         let mut chain = chain.take_while(|entry| entry.header.slot() > self.decided.slot);
+        let mut invalid = chain.clone().filter(|e| e.validity == Validity::Invalid);
+        if let Some(entry) = invalid.next() {
+            return Readiness::Invalid(entry.place());
+        }
         let ready = chain.all(|entry| {
             let durable = entry.end.is_some_and(|end| end <= self.durable_position);
             durable && entry.validity == Validity::Valid
@@ -377,7 +407,9 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    /// x of V6: the deepest decided block of a view below `view`.
+    /// x of V6: the deepest block that is known to be decided and of a view below `view`. Where
+    /// only the end of the decided chain is known, and that is of `view` itself, nothing can be
+    /// proven against a base below it.
     fn decided_below(&self, view: View) -> Place {
         let mut place = self.decided;
         while let Some(entry) = self.tree.get(place) {
@@ -386,7 +418,11 @@ impl<S: Signer> Core<S> {
             }
             place = entry.parent();
         }
-        place
+        let known = self.checkpoint.iter().find(|known| known.place() == place);
+        match known {
+            Some(known) if known.header.view() < view => place,
+            _ => self.genesis(),
+        }
     }
 
     /// V4: q acknowledgements of one base.

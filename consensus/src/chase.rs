@@ -62,7 +62,7 @@ impl<S: Signer> Core<S> {
         let on_chain = |entry: &Entry| entry.place() == place;
         missing == Some(place)
             || place.slot <= target.slot && self.tree.at(place.slot).count() < 2
-            || place.slot <= target.slot && self.tree.down_from(target).any(|e| on_chain(e))
+            || place.slot <= target.slot && self.tree.down_from(target).any(on_chain)
     }
 
     /// Goes over to the chased chain when all of it is here; writes what a candidate lacks.

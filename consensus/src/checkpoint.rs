@@ -231,6 +231,8 @@ impl<S: Signer> Core<S> {
             let view = certificate.header.view();
             if place.slot > self.tip.slot && view == self.installed {
                 // N2: the own checkpoint needs no headers.
+                // A certificate does not say in which view its block was decided.
+                self.voting_stopped |= self.jump_is_risky();
                 self.jump(place, out);
             } else if place.slot > self.base.slot && view != self.installed {
                 self.voting_stopped = true;

@@ -21,6 +21,9 @@ use crate::tree::Tree;
 use crate::wish::Wishing;
 use crate::words::Book;
 
+/// Views whose words are kept (§11).
+const BOOKS: usize = 3;
+
 /// What does not change while the process runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -266,6 +269,11 @@ impl<S: Signer> Core<S> {
         self.retained_from = slot;
     }
 
+    /// low + W: the last slot of the window, in which this replica votes.
+    pub(crate) fn window_end(&self) -> Slot {
+        Slot(self.low.0 + self.config.window())
+    }
+
     /// T_prog: how long the leader may take, in nanoseconds.
     pub fn progress_ns(&self) -> u64 {
         self.timers.progress_ns()
@@ -281,9 +289,13 @@ impl<S: Signer> Core<S> {
         if self.books.iter().any(|book| book.view == view) {
             return;
         }
-        let installed = self.installed;
+        let (installed, n) = (self.installed, self.config.quorums.n);
+        if self.books.len() < BOOKS {
+            self.books.push(Book::new(view, n));
+            return;
+        }
         let closed = self.books.iter_mut().filter(|book| book.view != installed);
-        let closed = closed.min_by_key(|book| book.view.0.wrapping_add(1));
+        let closed = closed.min_by_key(|book| book.view);
         closed.expect("three books for two views").reopen(view);
     }
 

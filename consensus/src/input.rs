@@ -175,7 +175,8 @@ pub enum Way {
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Write the kept block to the log and answer with [`Input::Appended`]. With `verify` its
-    /// signature and requests are to be checked as well.
+    /// signature and requests are to be checked as well. A block that was written as fetched may
+    /// have to be written once more as a vote (R2).
     Append {
         place: Place,
         kind: RecordAs,

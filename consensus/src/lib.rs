@@ -7,8 +7,8 @@
 //! parent to be its own tip and wrote it to its log, sends VOTE(view, slot, digest) to all (N2, R2).
 //! A vote names a block and, through the hash chain, its whole prefix: votes are cumulative (N3).
 //! A block is decided as soon as F = n - p replicas voted for it or for a descendant, all in one
-//! view (N4): two message delays after the proposal. Where F = q, as with four replicas, there is
-//! no slower path to run beside it; this crate refuses other configurations until it has one.
+//! view (N4): two message delays after the proposal. Where F > q a slower path runs beside it: q
+//! votes make a certificate, whose holders send COMMIT, and q of those decide as well (N5, N6).
 //!
 //! A replica that missed something asks: FETCH-BLOCK for a block whose vote or child it has seen,
 //! FETCH-RANGE when it is far behind; b + 1 equal DECIDED claims contain one of a correct replica
@@ -16,7 +16,12 @@
 //!
 //! A leader that restarts never proposes in a view it may have proposed in before (R4): what it
 //! sent before the crash may be unknown to its log, and a second, different block would prove it
-//! an equivocator. Until views can change, the cluster then stands still and says so.
+//! an equivocator. It resigns instead (Y5).
+//!
+//! A leader that makes no progress, lies or resigns is left: V wishes open the next view (Y1-Y5), its
+//! leader derives the base of the view from V view changes (V2, SELECT), and q acknowledgements of
+//! that base certify it before anyone votes again (V3, V4). Equal states at every K-th slot make
+//! checkpoints, which move the window in which votes are sent (K1, K2).
 //!
 //! # What this room may not do
 //!

@@ -18,7 +18,7 @@ use crate::repair::Repair;
 use crate::timers::Timers;
 use crate::tree::{Entry, RecordAs, Tree, Validity};
 use crate::wish::Wishing;
-use crate::words::{Book, NO_VIEW};
+use crate::words::Book;
 
 /// A block of the log: its signatures hold, or it is known to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +132,13 @@ pub(crate) fn restore<S: Signer>(
     let decided = recovered.decided;
     let branch = remembered_branch(&tree, decided, ring);
     let n = config.quorums.n;
+    // A tip above the base without a vote record is the end of a jump (N2): the log does not back a
+    // vote for it, only for what extends it.
+    let tip = recovered.tip;
+    let backed = tree
+        .get(tip)
+        .is_some_and(|e| e.record == Some(RecordAs::Vote));
+    let voted = (tip.slot > base.slot && !backed).then_some(tip.slot);
     let mut core = Core {
         rules: Core::<S>::rules(&config),
         config,
@@ -149,7 +156,7 @@ pub(crate) fn restore<S: Signer>(
         quorum: recovered.quorum.map(Arc::new),
         durable: decided.slot,
         valid: decided.slot,
-        voted: None,
+        voted,
         decided,
         decided_in: None,
         executed: Slot(0),
@@ -169,11 +176,7 @@ pub(crate) fn restore<S: Signer>(
         holds_unlinked: false,
         own_vote: None,
         own_commit: None,
-        books: vec![
-            Book::new(recovered.installed, n),
-            Book::new(NO_VIEW, n),
-            Book::new(NO_VIEW, n),
-        ],
+        books: vec![Book::new(recovered.installed, n)],
         peers: vec![Peer::default(); n],
         repair: Repair::new(now, decided),
         timers: Timers::new(config.patience_ns_min, now),
@@ -190,6 +193,7 @@ pub(crate) fn restore<S: Signer>(
     };
     core.open_book(core.stage);
     core.resume_branch();
+    core.resume_commit(now);
     if core.stage > core.installed {
         core.timers.entered(now, false);
         let mut change = Change::new(core.stage, now);

@@ -151,7 +151,7 @@ impl Tree {
     }
 
     /// The ancestors of a block that are known, itself first, downwards.
-    pub fn down_from(&self, place: Place) -> impl Iterator<Item = &Entry> {
+    pub fn down_from(&self, place: Place) -> impl Iterator<Item = &Entry> + Clone {
         let mut next = Some(place);
         std::iter::from_fn(move || {
             let entry = self.get(next?)?;

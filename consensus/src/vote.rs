@@ -98,6 +98,7 @@ impl<S: Signer> Core<S> {
 
     /// Moves durable, valid, tip and voted as far as they go, then decides.
     pub(crate) fn advance(&mut self, now: Instant, out: &mut Outbox) {
+        self.take_up_votes(out);
         self.extend();
         self.vote_if_due(now, out);
         self.commit_if_due(now, out);
@@ -105,12 +106,41 @@ impl<S: Signer> Core<S> {
         self.jump_if_due(out);
     }
 
+    /// R2: undecided blocks that were linked while they could not become votes (above the window, or
+    /// before a jump) get their vote record once they can. Without this a replica that jumped under
+    /// load would never vote again in its view: there is always a block between its tip and the top.
+    fn take_up_votes(&mut self, out: &mut Outbox) {
+        if !self.may_vote() || !self.base_is_linked() || !self.branch.holds(self.recorded) {
+            return;
+        }
+        let reached =
+            self.recorded.slot >= self.decided.slot && self.recorded.slot >= self.base.slot;
+        while reached && self.recorded.slot < self.window_end() {
+            let next = self.branch.place_at(self.recorded.slot.next());
+            let Some(entry) = next.and_then(|place| self.tree.get_mut(place)) else {
+                return;
+            };
+            let place = entry.place();
+            if entry.record == Some(RecordAs::Fetched) {
+                if entry.end.is_none() || entry.validity == Validity::Invalid {
+                    // Its first record has no place yet.
+                    return;
+                }
+                (entry.record, entry.end) = (None, None);
+                self.append(place, RecordAs::Vote, out);
+                self.durable = self.durable.min(self.recorded.slot);
+            }
+            self.recorded = place;
+        }
+    }
+
     fn extend(&mut self) {
         let (top, durable_position) = (self.branch.top().slot, self.durable_position);
         while self.durable < top {
             let next = self.branch.place_at(self.durable.next());
             let entry = next.and_then(|place| self.tree.get(place));
-            if !entry.is_some_and(|e| e.end.is_some_and(|end| end <= durable_position)) {
+            let end = entry.and_then(|entry| entry.end);
+            if end.is_none_or(|end| end > durable_position) {
                 break;
             }
             self.durable = self.durable.next();
@@ -139,7 +169,7 @@ impl<S: Signer> Core<S> {
     /// most D above it.
     fn vote_limit(&self) -> Slot {
         let held = self.executed.0 + self.config.blocks_held_max - 2 * IN_FLIGHT;
-        Slot(held.min(self.low.0 + self.config.window()))
+        Slot(held.min(self.window_end().0))
     }
 
     fn vote_if_due(&mut self, now: Instant, out: &mut Outbox) {
@@ -279,6 +309,18 @@ impl<S: Signer> Core<S> {
         );
     }
 
+    /// The COMMIT of the log counts and is repeated again: a deeper one may never come.
+    pub(crate) fn resume_commit(&mut self, now: Instant) {
+        let Some(block) = self.quorum.as_ref().map(|quorum| quorum.block) else {
+            return;
+        };
+        if self.is_active() {
+            let (_, word) = self.own_word(now, block, false);
+            self.own_commit = Some(word);
+            self.hear(self.config.me, word.block, word.signature, false);
+        }
+    }
+
     /// N2, skipping: a block of this view is final here and the own votes do not reach it: the tip
     /// jumps there without a vote.
     fn jump_if_due(&mut self, out: &mut Outbox) {
@@ -290,6 +332,11 @@ impl<S: Signer> Core<S> {
         if reaches || place.slot <= self.base.slot || !self.base_is_linked() {
             return;
         }
+        if place.slot > self.window_end() {
+            // N2: a tip above the window would make the next view change ill-formed. Execution of
+            // what is decided moves the window soon.
+            return;
+        }
         let transferred = self.low == place.slot && self.tree.get(place).is_none();
         let view = if transferred {
             self.checkpoint.as_ref().map(|known| known.header.view())
@@ -297,10 +344,10 @@ impl<S: Signer> Core<S> {
             self.tree.get(place).map(|entry| entry.header.view())
         };
         let quorum = self.quorum.as_ref().map(|quorum| quorum.block);
-        let off_quorum = quorum.is_some_and(|block| !self.branch.holds(block));
-        let shown = self.branch.holds(self.tip);
-        let quorums = &self.config.quorums;
-        let risky = quorums.has_slow_path() && quorums.u >= quorums.b + 2 && !shown;
+        // Below what the branch remembers nothing is provable: a state was taken over since.
+        let off_quorum = quorum
+            .is_some_and(|block| block.slot >= self.branch.lowest() && !self.branch.holds(block));
+        let risky = self.jump_is_risky();
         let counted_here = self.decided_in == Some(self.installed);
         if view != Some(self.installed) || off_quorum || risky && !counted_here {
             self.voting_stopped = true;
@@ -312,6 +359,14 @@ impl<S: Signer> Core<S> {
             return;
         }
         self.jump(place, out);
+    }
+
+    /// N2: with a slow path and u >= b + 2, a jump to a block that is not shown to descend from the
+    /// own tip lets this replica vote on only if that block was decided in this very view.
+    pub(crate) fn jump_is_risky(&self) -> bool {
+        let quorums = &self.config.quorums;
+        let shown = self.branch.holds(self.tip);
+        quorums.has_slow_path() && quorums.u >= quorums.b + 2 && !shown
     }
 
     /// The tip goes to `place` without a vote; durable before any later vote or view change.

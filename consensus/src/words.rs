@@ -35,6 +35,11 @@ impl Words {
         if slot < self.linked || slot == self.linked && self.exact.is_some() {
             return;
         }
+        if slot < branch.lowest() {
+            // The state was taken over above it: whether it lies on the branch cannot be said any
+            // more, and a late word for what is decided would look like one for a rival (I7).
+            return;
+        }
         if branch.holds(word.place) {
             self.linked = slot;
             self.exact = Some(word.signature);
@@ -94,7 +99,7 @@ impl Words {
                 {
                     (self.linked, self.exact) = (fork.slot, None);
                 }
-                done = lowest || slot <= self.linked;
+                done = lowest || slot <= self.linked || slot < branch.lowest();
             }
             if done {
                 let held = if lowest {
@@ -107,9 +112,6 @@ impl Words {
         }
     }
 }
-
-/// The view of a book that is not in use.
-pub(crate) const NO_VIEW: View = View(u64::MAX);
 
 /// What all replicas said in one view.
 #[derive(Debug)]
