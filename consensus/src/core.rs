@@ -274,6 +274,16 @@ impl<S: Signer> Core<S> {
         Slot(self.low.0 + self.config.window())
     }
 
+    /// Lowest slot whose block can still be sent to others.
+    pub fn retained_from(&self) -> Slot {
+        self.retained_from
+    }
+
+    /// Certificate of the own stable checkpoint.
+    pub fn checkpoint(&self) -> Option<&Arc<CheckpointCertificate>> {
+        self.checkpoint.as_ref()
+    }
+
     /// T_prog: how long the leader may take, in nanoseconds.
     pub fn progress_ns(&self) -> u64 {
         self.timers.progress_ns()

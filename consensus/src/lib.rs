@@ -45,6 +45,7 @@ pub mod quorum;
 mod repair;
 mod restart;
 mod select;
+mod standing;
 mod timers;
 mod tree;
 mod vote;
@@ -58,4 +59,5 @@ pub use input::{
 };
 pub use restart::{Recovered, RecoveredBlock};
 pub use select::{Selected, select};
+pub use standing::{OwnWords, Standing};
 pub use tree::{RecordAs, Validity};
