@@ -18,7 +18,7 @@ use wire::limits::{BLOCK_BUFFER_BYTES, RECORD_HEADER_BYTES};
 use wire::reject::Reject;
 use wire::reply::{Answer, ReplyView};
 use wire::request::RequestView;
-use wire::seal::{Statement, Verifier};
+use wire::seal::{Rules, Statement, Verifier};
 use zerocopy::IntoBytes;
 
 const GENESIS: Digest = Digest([9; 32]);
@@ -43,6 +43,7 @@ impl SegmentSource for Disk {
 }
 
 /// Takes GOOD for every member's signature.
+#[derive(Clone)]
 struct Judge;
 
 impl Verifier for Judge {
@@ -80,6 +81,15 @@ const IDENTITY: Identity = Identity {
     log: LogId([3; 16]),
 };
 
+const RULES: Rules = Rules {
+    n: 4,
+    slow: 3,
+    view_change: 3,
+    window: 128,
+    epoch: Epoch(0),
+    genesis: GENESIS,
+};
+
 fn buffers() -> HeapBuffers {
     HeapBuffers {
         bytes_each: BLOCK_BUFFER_BYTES,
@@ -108,13 +118,15 @@ fn restarted(signatures: &[Signature]) -> Restarted<HeapBuffers> {
             .copy_from_slice(&sealed.shared);
     }
     restart(
+        IDENTITY.node,
         &mut disk,
         &GEOMETRY,
         &IDENTITY,
         GENESIS,
         &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
-        &Verifying::new(Judge, 4),
+        &mut Verifying::new(Judge, RULES),
         &mut buffers(),
+        None,
     )
     .unwrap()
 }

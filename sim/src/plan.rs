@@ -115,6 +115,8 @@ pub struct DiskPlan {
     pub segment_bytes: u64,
     pub segments_max: u32,
     pub atom_bytes: usize,
+    /// A snapshot is written when the log in use has this many bytes.
+    pub snapshot_log_bytes: u64,
 }
 
 /// What one client does.
@@ -150,6 +152,8 @@ pub struct Plan {
     pub batch_delay_ns: u64,
     /// Slots between checkpoints.
     pub interval: u64,
+    /// Slots behind a checkpoint from which on the state is taken over.
+    pub transfer_beyond: u64,
     /// Verifications and executions of one call; the rest waits for the next.
     pub pace: (usize, usize),
     /// Pause until a replica goes on with what waits.
@@ -210,6 +214,7 @@ impl Plan {
         if !enabled.has(Fault::DiskStall) {
             disk.stalls_per_mille = 0;
         }
+        let interval = *random.pick(&[64, 128, 1024]);
         Plan {
             seed,
             options,
@@ -223,7 +228,8 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
-            interval: *random.pick(&[64, 128, 1024]),
+            interval,
+            transfer_beyond: 2 * interval,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
             lag_ns: random.within(1, 100) * US,
             links,
@@ -296,5 +302,6 @@ fn disk(random: &mut Random) -> DiskPlan {
         segment_bytes: *random.pick(&[512, 1024, 4096]) * 1024,
         segments_max: 64,
         atom_bytes: *random.pick(&[SECTOR_BYTES, SECTOR_BYTES, 512]),
+        snapshot_log_bytes: u64::MAX,
     }
 }

@@ -7,8 +7,8 @@ use wire::bytes::Buffers;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, Slot};
+use wire::limits::RECORD_HEADER_BYTES;
 use wire::seal::{Signer, Verifier};
-use zerocopy::IntoBytes;
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
 use crate::blocks::{self, RETAINED_BLOCKS, Raw};
@@ -63,43 +63,58 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// all that follow it: the core links several at once when a missing one arrives.
     pub(super) fn append(&mut self, now: Instant, place: Place, kind: RecordAs, verify: bool) {
         let raw = match self.offered.take() {
-            Some((offered, raw)) if offered == place => raw,
+            Some((offered, raw)) if offered == place => Some(raw),
             other => {
                 self.offered = other;
-                self.blocks
-                    .take_raw(place)
-                    .expect("a held block has its bytes")
+                None
             }
         };
-        let fits = self
-            .writer
-            .fits(RecordKind::Block, raw.message_bytes)
-            .is_ok();
-        if fits && self.deferred.is_empty() {
-            self.append_raw(now, place, kind, verify, raw);
-        } else {
+        if let Some(raw) = raw {
             self.blocks.keep_raw(place, raw);
-            self.deferred.push_back((place, kind, verify));
+        }
+        self.deferred.push_back((place, kind, verify));
+        if self.deferred.len() == 1 && self.append_kept(now, place, kind, verify) {
+            self.deferred.pop_front();
         }
     }
 
     pub(super) fn append_deferred(&mut self, now: Instant) {
         while let Some(&(place, kind, verify)) = self.deferred.front() {
-            if let Some(raw) = self.blocks.take_raw(place) {
-                if self
-                    .writer
-                    .fits(RecordKind::Block, raw.message_bytes)
-                    .is_err()
-                {
-                    self.blocks.keep_raw(place, raw);
-                    return;
-                }
-                self.append_raw(now, place, kind, verify, raw);
-                self.carry_out_all(now);
+            if !self.append_kept(now, place, kind, verify) {
+                return;
             }
             self.deferred.pop_front();
+            self.carry_out_all(now);
         }
         self.feed_execution();
+    }
+
+    /// Writes a block whose bytes are here; false when it must wait, for room in the log or for a
+    /// buffer. A block that was written as fetched is copied to be written again as a vote.
+    fn append_kept(&mut self, now: Instant, place: Place, kind: RecordAs, verify: bool) -> bool {
+        let Some(bytes) = self.blocks.message_bytes(place) else {
+            // Forgotten while it waited.
+            return true;
+        };
+        if self.writer.fits(RecordKind::Block, bytes).is_err() {
+            return false;
+        }
+        let raw = match self.blocks.take_raw(place) {
+            Some(raw) => raw,
+            None => {
+                let Some(mut buffer) = self.block_buffers.take() else {
+                    return false;
+                };
+                let message = self.blocks.get(place).expect("it has a length");
+                buffer[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + bytes].copy_from_slice(message);
+                Raw {
+                    buffer,
+                    message_bytes: bytes,
+                }
+            }
+        };
+        self.append_raw(now, place, kind, verify, raw);
+        true
     }
 
     /// The leader's PROPOSE leaves before its own flush.
@@ -122,6 +137,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             .expect("room was checked before the block was taken");
         let message = blocks::message_of(&sealed, message_bytes);
         let location = (sealed.start, sealed.sectors);
+        self.ledger.appended(sealed.start, place.slot);
         let Place { slot, digest } = place;
         if slot <= self.core.summary().decided && self.core.digest_at(slot) == Some(digest) {
             self.ledger.note(slot, location.0, location.1);
@@ -181,10 +197,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         // record, and blocks that found no room are not in the log yet.
         let due = place.slot.0 >= self.decided_recorded.0 + DECIDED_RECORD_EVERY;
         if due && self.deferred.is_empty() {
-            let body = crate::recovery::DecidedRecord::new(place.slot, place.digest);
-            if self.record(RecordKind::Decided, body.as_bytes()).is_some() {
-                self.decided_recorded = place.slot;
-            }
+            self.record_decided();
         }
     }
 

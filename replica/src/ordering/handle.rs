@@ -51,18 +51,18 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 waits,
             } => self.pending.rechecked(&client, first, waits),
             Input::Installed(certificate) => {
-                let slot = certificate.header.slot();
-                self.executed_fed = self.executed_fed.max(slot);
-                self.decided_counted = self.decided_counted.max(slot);
-                self.settled = self.settled.max(slot);
+                self.on_installed(&certificate);
                 self.drive(now, consensus::Input::Installed { certificate });
             }
+            Input::Saved(slot) => self.on_saved(slot),
+            Input::SaveFailed => self.on_save_failed(),
             Input::Record { read, record } => self.on_record(read, &record),
             Input::ReadDropped => self.reads -= 1,
             Input::Granted { segments } => self.writer.grant(segments),
             Input::Tick => self.drive(now, consensus::Input::Tick),
         }
         self.append_deferred(now);
+        self.tend_log();
         self.note_log_room();
         self.tend_pending(now);
         self.propose_if_due(now);
@@ -134,8 +134,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             PeerMessage::FetchViewChange { digest } => {
                 consensus::Input::FetchViewChange { from, digest }
             }
-            // Comes through verification only.
-            PeerMessage::Signed { .. } => return,
+            // Comes through verification only; is for the execution half.
+            PeerMessage::Signed { .. } | PeerMessage::FetchState { .. } => return,
         };
         self.drive(now, input);
     }
@@ -177,7 +177,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Effect::Final { place, way } => self.on_final(now, place, way),
             Effect::Installed { .. } => self.on_view(now),
             Effect::Evidence(evidence) => self.on_own_evidence(now, evidence),
-            Effect::Stable { slot } => self.outputs.push_back(Output::Stable(slot)),
+            Effect::Stable { slot } => {
+                self.outputs.push_back(Output::Stable(slot));
+                let newest = self.core.checkpoint();
+                if let Some(newest) = newest.filter(|newest| newest.header.slot() == slot) {
+                    self.outputs.push_back(Output::Certified(newest.clone()));
+                }
+            }
             Effect::Transfer(certificate) => self.outputs.push_back(Output::Transfer(certificate)),
             Effect::Diverged {
                 slot,

@@ -144,7 +144,7 @@ fn every_flipped_bit_is_seen() {
     let at = to_checkpoint(&mut source);
     let file = frames(&mut source, at, next).concat();
     // Inner nodes are most of a small file, and all alike: a few of their bytes will do.
-    let nodes = 24 + 96 + 24 + 2080..24 + 96 + 24 + 2080 + 64 * (24 + 2560);
+    let nodes = 24 + 96 + 24 + 24 + 2080..24 + 96 + 24 + 24 + 2080 + 64 * (24 + 2560);
     for byte in (0..file.len()).filter(|byte| !nodes.contains(byte) || byte % 997 == 0) {
         for bit in 0..8 {
             let mut damaged = file.clone();
