@@ -150,9 +150,11 @@ fn a_block_that_does_not_hold_ends_the_chain_and_voting() {
         .iter()
         .map(|block| block.header.slot())
         .collect();
-    assert_eq!(slots, [Slot(1)]);
+    // A good copy of the one between may still come.
+    assert_eq!(slots, [Slot(1), Slot(3)]);
     assert!(restarted.recovered.voting_stopped);
-    assert_eq!(restarted.undecided.len(), 1);
+    assert_eq!(restarted.recovered.tip.slot, Slot(1));
+    assert_eq!(restarted.undecided.len(), 2);
 }
 
 /// A session that was opened in a slot executed here and is not held has been evicted; of one

@@ -15,6 +15,8 @@ pub const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
 pub const S: u64 = 1_000_000_000;
 
+const MIB: u64 = 1 << 20;
+
 /// Virtual time at which a world begins.
 pub const BEGIN_NS: u64 = S;
 /// After the faults have ended, everything demanded happens within this virtual time. Replicas need
@@ -214,7 +216,8 @@ impl Plan {
         if !enabled.has(Fault::DiskStall) {
             disk.stalls_per_mille = 0;
         }
-        let interval = *random.pick(&[64, 128, 1024]);
+        let interval = *random.pick(&[4, 8, 8, 16, 64, 1024]);
+        let transfer_beyond = *random.pick(&[1, interval, 2 * interval, 8 * interval]);
         Plan {
             seed,
             options,
@@ -229,7 +232,7 @@ impl Plan {
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
             interval,
-            transfer_beyond: 2 * interval,
+            transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
             lag_ns: random.within(1, 100) * US,
             links,
@@ -299,9 +302,9 @@ fn disk(random: &mut Random) -> DiskPlan {
         write_ns,
         jitter_ns: random.within(1, write_ns),
         stalls_per_mille: *random.pick(&[0, 0, 5, 30]),
-        segment_bytes: *random.pick(&[512, 1024, 4096]) * 1024,
+        segment_bytes: *random.pick(&[512, 512, 1024, 4096]) * 1024,
         segments_max: 64,
         atom_bytes: *random.pick(&[SECTOR_BYTES, SECTOR_BYTES, 512]),
-        snapshot_log_bytes: u64::MAX,
+        snapshot_log_bytes: *random.pick(&[0, 256 * 1024, MIB, 4 * MIB, u64::MAX]),
     }
 }
