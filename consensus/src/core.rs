@@ -279,6 +279,11 @@ impl<S: Signer> Core<S> {
         self.retained_from
     }
 
+    /// Whether a state is being taken over.
+    pub fn is_transferring(&self) -> bool {
+        self.transferring.is_some()
+    }
+
     /// Certificate of the own stable checkpoint.
     pub fn checkpoint(&self) -> Option<&Arc<CheckpointCertificate>> {
         self.checkpoint.as_ref()

@@ -156,6 +156,8 @@ pub enum Output<Bu: Buffers> {
     Stable(Slot),
     /// The certificate of the slot that is stable now.
     Certified(Arc<CheckpointCertificate>),
+    /// An older certificate than the newest one came: of a checkpoint that its sender can show.
+    Offered(Arc<CheckpointCertificate>),
     /// The log has grown: write a snapshot of the next checkpoint, then answer [`Input::Saved`] or
     /// [`Input::SaveFailed`].
     Save,

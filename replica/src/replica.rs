@@ -299,6 +299,10 @@ where
             setup.verifier,
         );
         ordering.resume(now, durable, restarted.undecided);
+        let mut saving = Saving::new(committee.cluster(), me);
+        if let Some(certificate) = ordering.core().checkpoint() {
+            saving.certified(certificate.clone(), execution.pinned());
+        }
         Ok(Replica {
             me,
             replicas: replicas as u16,
@@ -310,7 +314,7 @@ where
             journal: Journal::new(setup.journal, durable.position()),
             execution,
             takeover: Takeover::new(me, replicas),
-            saving: Saving::new(committee.cluster(), me),
+            saving,
             chunk: Vec::new(),
             block_jobs: VecDeque::new(),
             request_jobs: VecDeque::new(),
@@ -477,7 +481,11 @@ where
                 self.ordering.handle(self.now, input);
             }
             Output::Stable(slot) => self.execution.stable(slot),
-            Output::Certified(certificate) => self.saving.certified(certificate),
+            Output::Certified(certificate) => {
+                let pinned = self.execution.pinned();
+                self.saving.certified(certificate, pinned);
+            }
+            Output::Offered(certificate) => self.takeover.offer(certificate, &self.execution),
             Output::Save => self.saving.want(&mut self.execution),
             Output::KeepNewest(keep) => self.execution.keep_newest(keep),
             Output::Transfer(certificate) => self.takeover.begin(certificate, &mut self.execution),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
-use storage::state::Hold;
+use storage::state::{Hold, Pinned};
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{ClusterId, Instant, NodeId, Slot};
 
@@ -19,7 +19,7 @@ use crate::snapshot::SnapshotWriter;
 const PIECES_MAX: usize = 4;
 /// Frames are joined until a piece has this many bytes.
 const PIECE_BYTES_MIN: usize = 64 * 1024;
-/// Certificates that are remembered: the pinned checkpoint may be an older one.
+/// Certificates that are remembered, the one of the pinned checkpoint for as long as it is pinned.
 const CERTIFICATES_MAX: usize = 4;
 /// Pause after a failure, when the state was taken over and the snapshot must be made.
 const RETRY_NS: u64 = 1_000_000_000;
@@ -102,12 +102,22 @@ impl Saving {
         }
     }
 
-    /// A checkpoint is stable here.
-    pub fn certified(&mut self, certificate: Arc<CheckpointCertificate>) {
+    /// A checkpoint is stable here; this one is pinned.
+    pub fn certified(&mut self, certificate: Arc<CheckpointCertificate>, pinned: Option<Pinned>) {
         if self.certified.len() == CERTIFICATES_MAX {
-            self.certified.pop_front();
+            let pinned = pinned.map(|pinned| pinned.slot);
+            let slot = |held: &Arc<CheckpointCertificate>| Some(held.header.slot());
+            let oldest = self.certified.iter().position(|held| slot(held) != pinned);
+            self.certified.remove(oldest.unwrap_or(0));
         }
         self.certified.push_back(certificate);
+    }
+
+    /// The certificate of the checkpoint at `slot`, if it is remembered.
+    pub fn certificate_of(&self, slot: Slot) -> Option<&Arc<CheckpointCertificate>> {
+        self.certified
+            .iter()
+            .find(|held| held.header.slot() == slot)
     }
 
     /// The state of this certificate was just installed: a snapshot of it comes before all else.
@@ -125,6 +135,7 @@ impl Saving {
             (certificate.header.slot(), true),
             "an installed state can be seen whole"
         );
+        self.certified(Arc::clone(&certificate), Some(pinned));
         self.begin(certificate, true);
     }
 
@@ -160,10 +171,9 @@ impl Saving {
     ) -> bool {
         match &mut self.stage {
             Stage::Idle => false,
-            Stage::Waiting(slot) => {
-                let slot = *slot;
+            &mut Stage::Waiting(slot) => {
                 let pinned = execution.pinned().filter(|pinned| pinned.slot == slot);
-                let found = self.certified.iter().find(|c| c.header.slot() == slot);
+                let found = self.certificate_of(slot);
                 let newest = self.certified.back().map_or(Slot(0), |c| c.header.slot());
                 match (pinned, found) {
                     (Some(pinned), Some(found)) if pinned.ready => {

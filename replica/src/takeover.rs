@@ -7,8 +7,8 @@
 //!
 //! Blocks are still asked for meanwhile. When execution gets past the checkpoint by them, the
 //! transfer is dropped. A replica that serves can be unable to show the checkpoint that is asked
-//! for: it has written over it, and then it names the next one, which an idle cluster never
-//! reaches. Blocks help then, as long as they are retained; a replica that knows of one which they
+//! for. It names another one, with its certificate when it has that whole; or the next one, which an
+//! idle cluster never reaches. Blocks help then, as long as they are retained; a replica that knows of one which they
 //! cannot help any more keeps every checkpoint until the next ([`crate::ordering::Output::KeepNewest`]).
 
 use std::sync::Arc;
@@ -40,7 +40,7 @@ const STUCK_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TakeoverCounts {
     pub begun: u64,
-    /// Begun again for a newer checkpoint.
+    /// Begun again for another checkpoint.
     pub restarted: u64,
     /// Dropped because blocks were faster.
     pub overtaken: u64,
@@ -49,6 +49,13 @@ pub struct TakeoverCounts {
     pub served: u64,
     /// CHUNKs that nobody asked for, or that were false.
     pub refused: u64,
+}
+
+/// An answer to FETCH-STATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The checkpoint that can be shown instead of the one asked for.
+    pub elsewhere: Option<Slot>,
 }
 
 /// A transfer under way.
@@ -140,6 +147,30 @@ impl Takeover {
         });
     }
 
+    /// Another certificate than the newest: of a checkpoint that some replica can show, when of the
+    /// newest nothing has come.
+    pub fn offer<M: StateMachine>(
+        &mut self,
+        certificate: Arc<CheckpointCertificate>,
+        execution: &Execution<M>,
+    ) {
+        let slot = certificate.header.slot();
+        let useful = |under_way: &UnderWay| {
+            under_way.transfer.progress().nodes == 0 && slot < under_way.slot()
+        };
+        if slot <= execution.executed() || !self.under_way.as_ref().is_some_and(useful) {
+            return;
+        }
+        if let Some(older) = self.under_way.take() {
+            self.counts.restarted += 1;
+            self.under_way = Some(UnderWay {
+                transfer: older.transfer.restart(slot, certificate.root),
+                certificate,
+                stuck_until: None,
+            });
+        }
+    }
+
     /// Takes the body of a CHUNK in.
     pub fn on_chunk(&mut self, now: Instant, from: NodeId, body: &[u8]) {
         let taken = match (&mut self.under_way, Chunk::decode(body)) {
@@ -212,8 +243,9 @@ impl Takeover {
         })
     }
 
-    /// Answers FETCH-STATE(slot, part) of `from` with the body of a CHUNK in `out`; false when
-    /// there is nothing to answer, or the peer asks for too much.
+    /// Answers FETCH-STATE(slot, part) of `from` with the body of a CHUNK in `out`; nothing when
+    /// there is no answer, or the peer asks for too much. When it is to be told of another
+    /// checkpoint, it needs the certificate of that one, too.
     pub fn serve<M: StateMachine>(
         &mut self,
         now: Instant,
@@ -221,7 +253,7 @@ impl Takeover {
         (slot, part): (Slot, Part),
         execution: &mut Execution<M>,
         out: &mut Vec<u8>,
-    ) -> bool {
+    ) -> Option<Served> {
         let allowance = &mut self.allowances[from.index()];
         let earned = u128::from(now.since_ns(allowance.at)) * u128::from(SERVED_BYTES_PER_S);
         let earned = (earned / 1_000_000_000).min(u128::from(SERVED_BYTES_AT_ONCE)) as u64;
@@ -230,12 +262,16 @@ impl Takeover {
             allowance.bytes = (allowance.bytes + earned).min(SERVED_BYTES_AT_ONCE);
         }
         if allowance.bytes < ANSWER_COST_BYTES {
-            return false;
+            return None;
         }
         let answered = execution.fetch_state(now, slot, part, out);
         let cost = (out.len() as u64).max(ANSWER_COST_BYTES);
         allowance.bytes = allowance.bytes.saturating_sub(cost);
         self.counts.served += u64::from(answered);
-        answered
+        let elsewhere = execution.pinned();
+        let elsewhere = elsewhere.filter(|pinned| pinned.ready && pinned.slot != slot);
+        answered.then_some(Served {
+            elsewhere: elsewhere.map(|pinned| pinned.slot),
+        })
     }
 }

@@ -268,7 +268,16 @@ fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) 
                 let node = random.within(1, nodes as u64 - 1) as usize;
                 blow(random, &[node], 0)
             });
-            blows.collect()
+            let mut blows = blows.collect::<Vec<_>>();
+            if random.chance(300) {
+                // Away until the others have let go of what it lacks.
+                let node = random.within(1, nodes as u64 - 1) as usize;
+                let mut away = blow(random, &[node], 0);
+                away.at_ns = BEGIN_NS + random.within(30 * MS, 200 * MS);
+                away.crashes[0].down_ns = random.within(faults_ns / 2, 2 * faults_ns);
+                blows.push(away);
+            }
+            blows
         }
         Scenario::Leader => vec![blow(random, &[0], 0)],
         Scenario::Everyone => {
@@ -279,7 +288,11 @@ fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) 
 }
 
 fn user(random: &mut Random, faults_ns: u64) -> UserPlan {
-    let operations = random.within(10, 60);
+    let operations = if random.chance(250) {
+        random.within(100, 400)
+    } else {
+        random.within(10, 60)
+    };
     let in_flight_max = *random.pick(&[1, 2, 8, 32]);
     UserPlan {
         operations: operations as u32,
@@ -302,7 +315,8 @@ fn disk(random: &mut Random) -> DiskPlan {
         write_ns,
         jitter_ns: random.within(1, write_ns),
         stalls_per_mille: *random.pick(&[0, 0, 5, 30]),
-        segment_bytes: *random.pick(&[512, 512, 1024, 4096]) * 1024,
+        // The smallest holds little more than the largest block.
+        segment_bytes: *random.pick(&[288, 288, 288, 512, 4096]) * 1024,
         segments_max: 64,
         atom_bytes: *random.pick(&[SECTOR_BYTES, SECTOR_BYTES, 512]),
         snapshot_log_bytes: *random.pick(&[0, 256 * 1024, MIB, 4 * MIB, u64::MAX]),

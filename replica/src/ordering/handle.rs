@@ -1,9 +1,11 @@
 //! Inputs in, effects of the core carried out.
 
+use std::sync::Arc;
+
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
 use wire::bytes::Buffers;
-use wire::certificates::Place;
+use wire::certificates::{CheckpointCertificate, Place};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, Slot, View};
 use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
@@ -23,7 +25,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Fetched { from, raw } => {
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
             }
-            Input::Agreement(input) => self.drive(now, input),
+            Input::Agreement(input) => {
+                if let consensus::Input::CheckpointCertificate(found) = &input {
+                    self.on_certificate(found);
+                }
+                self.drive(now, input);
+            }
             Input::Evidence(body) => self.on_evidence_of_others(now, &body),
             Input::Peer { from, message } => self.on_peer(now, from, message),
             Input::Durable(durable) => {
@@ -66,6 +73,14 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.note_log_room();
         self.tend_pending(now);
         self.propose_if_due(now);
+    }
+
+    /// Certificates of old checkpoints change nothing here; a transfer may want one.
+    fn on_certificate(&mut self, found: &CheckpointCertificate) {
+        let executed = self.core.summary().executed;
+        if self.core.is_transferring() && found.header.slot() > executed {
+            self.outputs.push_back(Output::Offered(Arc::new(*found)));
+        }
     }
 
     /// Blocks of any size must fit, or none is taken: so nothing is half accepted.

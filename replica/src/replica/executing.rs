@@ -87,16 +87,30 @@ where
         let mut chunk = std::mem::take(&mut self.chunk);
         let (takeover, execution) = (&mut self.takeover, &mut self.execution);
         if self.ordering.is_started()
-            && takeover.serve(now, from, (slot, part), execution, &mut chunk)
+            && let Some(served) = takeover.serve(now, from, (slot, part), execution, &mut chunk)
         {
-            // Named by its content: what is sent again completes what was lost of it.
-            let hash = blake3::hash(&chunk);
-            let name = hash.as_bytes().first_chunk().copied();
-            let name = u64::from_le_bytes(name.expect("a hash is longer"));
-            let place = (Kind::Chunk, View(0), slot, name);
-            self.send_long(from, place, &chunk, None, out);
+            self.send_named(from, Kind::Chunk, slot, &chunk, out);
+            let elsewhere = served.elsewhere;
+            let certificate = elsewhere.and_then(|slot| self.saving.certificate_of(slot));
+            if let Some(certificate) = certificate.cloned() {
+                let (kind, slot) = (Kind::CheckpointCertificate, certificate.header.slot());
+                self.send_named(from, kind, slot, &certificate.encode(), out);
+            }
         }
         self.chunk = chunk;
+    }
+
+    /// Named by its content: what is sent again completes what was lost of it.
+    fn send_named(
+        &mut self,
+        to: NodeId,
+        kind: Kind,
+        slot: Slot,
+        body: &[u8],
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) {
+        let name = wire::ids::Digest(*blake3::hash(body).as_bytes()).prefix();
+        self.send_long(to, (kind, View(0), slot, name), body, None, out);
     }
 
     /// Goes on with a state that is taken over, and with a snapshot. True when something moved.

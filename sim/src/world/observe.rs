@@ -56,7 +56,8 @@ impl World {
             retained_from: server.ordering().core().retained_from(),
         };
         let disk = &self.nodes[node].disk;
-        self.probes.hit_if(Probe::FromSnapshot, disk.snapshot().is_some());
+        self.probes
+            .hit_if(Probe::FromSnapshot, disk.snapshot().is_some());
         let short = self.looked[node].retained_from > Slot(1);
         self.probes.hit_if(Probe::FromShortLog, short);
         let barred = summary.barred && self.nodes[node].incarnation > 1;
@@ -94,8 +95,14 @@ impl World {
         let retained_from = server.ordering().core().retained_from();
         let probes = &mut self.probes;
         probes.hit_if(Probe::TransferFinished, counts.installed > before.installed);
-        probes.hit_if(Probe::TransferRestarted, counts.restarted > before.restarted);
-        probes.hit_if(Probe::TransferOvertaken, counts.overtaken > before.overtaken);
+        probes.hit_if(
+            Probe::TransferRestarted,
+            counts.restarted > before.restarted,
+        );
+        probes.hit_if(
+            Probe::TransferOvertaken,
+            counts.overtaken > before.overtaken,
+        );
         probes.hit_if(Probe::StateServed, counts.served > before.served);
         probes.hit_if(Probe::ChunkRefused, counts.refused > before.refused);
         probes.hit_if(Probe::LogReleased, retained_from > looked.retained_from);
