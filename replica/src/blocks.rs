@@ -151,6 +151,17 @@ impl<Bu: Buffers> Blocks<Bu> {
         self.kept -= forgotten;
     }
 
+    /// Forgets every block of `slot` and below.
+    pub fn forget_up_to(&mut self, slot: Slot) {
+        let ways = self.ring.iter_mut().flatten();
+        for way in ways {
+            if way.as_ref().is_some_and(|(at, _)| at.slot <= slot) {
+                *way = None;
+                self.kept -= 1;
+            }
+        }
+    }
+
     /// Blocks in memory.
     pub fn kept(&self) -> usize {
         self.kept

@@ -64,6 +64,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.settled = self.settled.max(slot);
         if gap {
             self.retain_from(slot.next());
+            // Nobody executes or serves them any more, and nobody would let their buffers go.
+            self.blocks.forget_up_to(slot);
+            self.deferred.retain(|(place, ..)| place.slot > slot);
+            self.released = self.released.max(slot);
         }
     }
 
