@@ -48,6 +48,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 );
             }
             Input::Executed(slot) => {
+                // Blocks that were on their way when a state above them was taken over.
+                let slot = slot.max(self.core.summary().executed);
                 self.release_executed(now, slot);
                 self.drive(now, consensus::Input::Executed { slot });
             }
