@@ -40,9 +40,11 @@ enum Kept<Bu: Buffers> {
 const WAYS: usize = 4;
 const RING: usize = 2 * WINDOW as usize;
 
+type Way<Bu> = Option<(Place, Kept<Bu>)>;
+
 /// Bytes by slot and digest over the window.
 pub struct Blocks<Bu: Buffers> {
-    ring: Vec<[Option<(Place, Kept<Bu>)>; WAYS]>,
+    ring: Vec<[Way<Bu>; WAYS]>,
     kept: usize,
 }
 
