@@ -155,8 +155,8 @@ impl Judge {
         }
         // A flush that nobody heard of may have reached the disk.
         let core = server.ordering().core();
-        let (decided, linked) = (server.summary().decided, server.summary().linked);
-        for slot in (decided.0 + 1..=linked.0).map(Slot) {
+        let (held, linked) = (core.retained_from(), server.summary().linked);
+        for slot in (held.0..=linked.0).map(Slot) {
             if let Some(digest) = core.digest_at(slot) {
                 self.agreement.durable(node.id, digest);
             }
