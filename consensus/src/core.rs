@@ -124,6 +124,8 @@ pub struct Core<S: Signer> {
     pub(crate) checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) newest_checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) statements: Statements,
+    /// Own states that are not said yet, ascending.
+    pub(crate) roots: VecDeque<(Slot, Digest)>,
     /// Lowest slot whose block can still be sent to others.
     pub(crate) retained_from: Slot,
     /// A state that is being taken over.
@@ -366,6 +368,7 @@ impl<S: Signer> Core<S> {
             self.pursue_goal(out);
         }
         self.advance(now, out);
+        self.say_roots(out);
         self.move_window(out);
         if self.started {
             self.wish_if_due(now, out);
@@ -434,7 +437,7 @@ impl<S: Signer> Core<S> {
                 );
                 self.executed = slot;
             }
-            Input::Root { slot, root } => self.on_root(slot, root, out),
+            Input::Root { slot, root } => self.on_root(slot, root),
             Input::Installed { certificate } => self.on_installed_state(*certificate, out),
             Input::Tick => {}
         }
