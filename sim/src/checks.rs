@@ -183,6 +183,7 @@ impl Judge {
         match kind {
             Kind::Vote => self.agreement.votes(from, view, (slot, digest()?))?,
             Kind::Commit => self.agreement.commits(from, view, (slot, digest()?))?,
+            Kind::Checkpoint => self.agreement.checkpoints(from, (slot, digest()?))?,
             Kind::NewViewAck => self.agreement.acknowledges(from, view, (slot, digest()?))?,
             Kind::Propose => {
                 let name = header.fragment().message;
