@@ -89,7 +89,7 @@ fn story(shape: Shape, seed: u64) {
     }
     world.heal();
     world.net.delay = (MS / 10, MS);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // Silent now; in the other half of the stories they go on lying.
         for id in &liars {
             world.replicas[id.index()].core = None;
