@@ -13,6 +13,7 @@ use crate::chase::Chain;
 use crate::core::{Core, Spoken};
 use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
 use crate::select::select;
+use crate::standing::OwnWords;
 use crate::tree::Validity;
 
 /// Own messages of a view change are repeated after this pause, which doubles up to the longest.
@@ -65,6 +66,14 @@ impl Change {
             pause_ns: PAUSE_NS_MIN,
             ask_at: now,
             asks: 0,
+        }
+    }
+
+    pub fn own_words(&self) -> OwnWords {
+        OwnWords {
+            view_change: self.own.clone(),
+            new_view: self.new_view.clone(),
+            ack: self.ack,
         }
     }
 

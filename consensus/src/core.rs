@@ -124,6 +124,8 @@ pub struct Core<S: Signer> {
     pub(crate) checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) newest_checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) statements: Statements,
+    /// Own states that are not said yet, ascending.
+    pub(crate) roots: VecDeque<(Slot, Digest)>,
     /// Lowest slot whose block can still be sent to others.
     pub(crate) retained_from: Slot,
     /// A state that is being taken over.
@@ -274,6 +276,21 @@ impl<S: Signer> Core<S> {
         Slot(self.low.0 + self.config.window())
     }
 
+    /// Lowest slot whose block can still be sent to others.
+    pub fn retained_from(&self) -> Slot {
+        self.retained_from
+    }
+
+    /// Whether a state is being taken over.
+    pub fn is_transferring(&self) -> bool {
+        self.transferring.is_some()
+    }
+
+    /// Certificate of the own stable checkpoint.
+    pub fn checkpoint(&self) -> Option<&Arc<CheckpointCertificate>> {
+        self.checkpoint.as_ref()
+    }
+
     /// T_prog: how long the leader may take, in nanoseconds.
     pub fn progress_ns(&self) -> u64 {
         self.timers.progress_ns()
@@ -351,6 +368,7 @@ impl<S: Signer> Core<S> {
             self.pursue_goal(out);
         }
         self.advance(now, out);
+        self.say_roots(out);
         self.move_window(out);
         if self.started {
             self.wish_if_due(now, out);
@@ -419,7 +437,7 @@ impl<S: Signer> Core<S> {
                 );
                 self.executed = slot;
             }
-            Input::Root { slot, root } => self.on_root(slot, root, out),
+            Input::Root { slot, root } => self.on_root(slot, root),
             Input::Installed { certificate } => self.on_installed_state(*certificate, out),
             Input::Tick => {}
         }

@@ -46,6 +46,7 @@ pub mod quorum;
 mod repair;
 mod restart;
 mod select;
+mod standing;
 mod timers;
 mod tree;
 mod vote;
@@ -59,4 +60,5 @@ pub use input::{
 };
 pub use restart::{Recovered, RecoveredBlock};
 pub use select::{Selected, select};
+pub use standing::{OwnWords, Standing};
 pub use tree::{RecordAs, Validity};

@@ -164,8 +164,8 @@ impl Judge {
         }
         // A flush that nobody heard of may have reached the disk.
         let core = server.ordering().core();
-        let (decided, linked) = (server.summary().decided, server.summary().linked);
-        for slot in (decided.0 + 1..=linked.0).map(Slot) {
+        let (held, linked) = (core.retained_from(), server.summary().linked);
+        for slot in (held.0..=linked.0).map(Slot) {
             if let Some(digest) = core.digest_at(slot) {
                 self.agreement.durable(node.id, digest);
             }
@@ -192,6 +192,7 @@ impl Judge {
         match kind {
             Kind::Vote => self.agreement.votes(from, view, (slot, digest()?))?,
             Kind::Commit => self.agreement.commits(from, view, (slot, digest()?))?,
+            Kind::Checkpoint => self.agreement.checkpoints(from, (slot, digest()?))?,
             Kind::NewViewAck => self.agreement.acknowledges(from, view, (slot, digest()?))?,
             Kind::Propose => {
                 let name = header.fragment().message;

@@ -1,13 +1,15 @@
 //! One world: an event heap in virtual time over servers, disks, links and users.
 //!
 //! This file is the heap and what one event leads to. `strikes` holds how faults come about,
-//! `delivery` the way of a datagram, `lies` what liars send, `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
+//! `delivery` the way of a datagram, `lies` what liars send, `snapshots` how files are written,
+//! `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
 
 mod delivery;
 mod direct;
 mod lies;
 mod observe;
 mod outcome;
+mod snapshots;
 mod strikes;
 
 use std::cell::RefCell;
@@ -68,6 +70,13 @@ enum Event {
         incarnation: u32,
         segments: u32,
     },
+    /// A piece of a snapshot was written, or named.
+    Piece {
+        node: usize,
+        incarnation: u32,
+        file: u64,
+        named: bool,
+    },
     WakeNode {
         node: usize,
         incarnation: u32,
@@ -114,6 +123,8 @@ pub struct World {
     network: Network,
     random: Random,
     strikes: strikes::Strikes,
+    /// Snapshots that are being written, by replica.
+    snapshots: Vec<snapshots::UnderWay>,
     /// Liars, by replica.
     seats: Vec<Option<Seat>>,
     judge: Judge,
@@ -206,6 +217,7 @@ impl World {
             network,
             random,
             strikes: strikes::Strikes::default(),
+            snapshots: vec![snapshots::UnderWay::default(); plan.options.nodes],
             seats: Vec::new(),
             hasher: blake3::Hasher::new(),
             handled: 0,
@@ -368,6 +380,18 @@ impl World {
                 self.probes.hit(Probe::SegmentGranted);
                 self.nodes[node].disk.grow(segments);
                 self.feed(node, Input::Granted { segments })?;
+            }
+            Event::Piece {
+                node,
+                incarnation,
+                file,
+                named,
+            } => {
+                if !self.lives(node, incarnation) {
+                    return Ok(false);
+                }
+                self.note(b'P', &[node], &[]);
+                self.piece(node, file, named)?;
             }
             Event::WakeNode { node, incarnation } => {
                 let due = self.lives(node, incarnation) && self.nodes[node].wake.0 == self.now;
@@ -560,6 +584,7 @@ impl World {
                 };
                 self.at(self.now + takes_ns, event);
             }
+            Effect::Snapshot(piece) => self.snapshot(index, piece),
             Effect::Halt(failed) => return self.halts(index, failed),
         }
         Ok(())

@@ -95,6 +95,9 @@ kinds! {
     CleanStop = 14,
     /// Every slot up to this one is decided; saves work at the next start.
     Decided = 15,
+    /// Where the replica stood when older records were released: ends a group of records that say
+    /// again what those had said.
+    Standing = 16,
 }
 
 /// A header's fields, checked and in native form.
