@@ -275,3 +275,33 @@ impl Takeover {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::machine::Noop;
+
+    #[test]
+    fn a_peer_is_served_as_much_as_it_is_allowed_and_others_are_not_hurt() {
+        let me = NodeId(0);
+        let mut execution = Execution::new(me, 4, Noop, 1400);
+        let mut takeover = Takeover::new(me, 4);
+        let mut out = Vec::new();
+        let now = Instant(1);
+        let asked = (Slot(4), Part::Summary);
+        let mut answers = 0;
+        while takeover
+            .serve(now, NodeId(1), asked, &mut execution, &mut out)
+            .is_some()
+        {
+            answers += 1;
+        }
+        assert_eq!(answers, SERVED_BYTES_AT_ONCE / ANSWER_COST_BYTES);
+        let other = takeover.serve(now, NodeId(2), asked, &mut execution, &mut out);
+        assert_eq!(other, Some(Served { elsewhere: None }));
+        let later = now.after_ns(1_000_000_000);
+        let again = takeover.serve(later, NodeId(1), asked, &mut execution, &mut out);
+        assert!(again.is_some());
+        assert_eq!(takeover.counts().served, answers + 2);
+    }
+}
