@@ -233,6 +233,13 @@ impl<S: Signer> Core<S> {
         self.branch.digest_at(slot)
     }
 
+    /// Whether the log holds this block, as far as the core remembers.
+    pub fn has_written(&self, place: Place) -> bool {
+        self.tree
+            .get(place)
+            .is_some_and(|entry| entry.end.is_some())
+    }
+
     /// When the last word of a replica came.
     pub fn heard_at(&self, peer: NodeId) -> Option<Instant> {
         self.peers[peer.index()].heard_at

@@ -6,7 +6,7 @@ use client::Failure;
 use storage::record::{self, Decoded, Identity, Kind as RecordKind};
 use storage::table::Table;
 use wire::block::BlockView;
-use wire::certificates::NewViewCertificate;
+use wire::certificates::{NewViewCertificate, Place};
 use wire::header::{Direction, Header, Kind};
 use wire::ids::{Digest, Epoch, NodeId, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
@@ -146,7 +146,7 @@ impl Judge {
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
         (known.decided, known.executed) = (Slot(0), Slot(0));
-        known.writing.clear();
+        let written = std::mem::take(&mut known.writing);
         if self.is_faulty(node.id) {
             return Ok(());
         }
@@ -167,6 +167,13 @@ impl Judge {
         let (held, linked) = (core.retained_from(), server.summary().linked);
         for slot in (held.0..=linked.0).map(Slot) {
             if let Some(digest) = core.digest_at(slot) {
+                self.agreement.durable(node.id, digest);
+            }
+        }
+        for written in written {
+            if let Written::Block(slot, digest) = written
+                && core.has_written(Place { slot, digest })
+            {
                 self.agreement.durable(node.id, digest);
             }
         }

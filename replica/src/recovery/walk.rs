@@ -229,7 +229,9 @@ impl<'a, V: Verifier> Walk<'a, V> {
         self.restarted_in = self.restarted_in.max(Some(standing.started_in()));
         let recovered = &mut self.recovered;
         if standing.installed() != recovered.installed {
-            return None;
+            // The front of this group went with the segment before; a whole one follows, or the
+            // log would not have been cut here.
+            return (!self.restated).then_some(());
         }
         recovered.stage = recovered.stage.max(standing.stage());
         recovered.tip = standing.tip();
