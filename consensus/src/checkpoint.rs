@@ -13,6 +13,9 @@ use crate::input::{Effect, Outbox, Recipient, Record};
 /// Newest statements kept of each replica.
 const KEPT: usize = 2;
 
+/// Own states that wait for the log at most.
+const ROOTS_MAX: usize = 4;
+
 /// What replicas said about their states.
 #[derive(Debug)]
 pub(crate) struct Statements {
@@ -60,8 +63,27 @@ impl Statements {
 }
 
 impl<S: Signer> Core<S> {
-    /// K1: the own state after this slot is known; everyone is told.
-    pub(crate) fn on_root(&mut self, slot: Slot, root: Digest, out: &mut Outbox) {
+    /// K1: the own state after this slot is known. It is said when a crash cannot take it away: when
+    /// all blocks up to it are durable.
+    pub(crate) fn on_root(&mut self, slot: Slot, root: Digest) {
+        if self.roots.len() == ROOTS_MAX {
+            self.roots.pop_front();
+        }
+        self.roots.push_back((slot, root));
+    }
+
+    /// Says what has become durable.
+    pub(crate) fn say_roots(&mut self, out: &mut Outbox) {
+        while let Some(&(slot, root)) = self.roots.front()
+            && slot <= self.durable
+        {
+            self.roots.pop_front();
+            self.say_root(slot, root, out);
+        }
+    }
+
+    /// Everyone is told of an own state.
+    fn say_root(&mut self, slot: Slot, root: Digest, out: &mut Outbox) {
         let Some(chain) = self
             .branch
             .digest_at(slot)

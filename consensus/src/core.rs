@@ -125,6 +125,8 @@ pub struct Core<S: Signer> {
     pub(crate) checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) newest_checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) statements: Statements,
+    /// Own states that are not said yet, ascending.
+    pub(crate) roots: VecDeque<(Slot, Digest)>,
     /// Lowest slot whose block can still be sent to others.
     pub(crate) retained_from: Slot,
     /// A state that is being taken over.
@@ -247,6 +249,12 @@ impl<S: Signer> Core<S> {
         self.view_changes.len() + self.new_views.len() + self.acks.len()
     }
 
+    /// Whether the log holds this block, as far as the core remembers.
+    pub fn has_written(&self, place: Place) -> bool {
+        let entry = self.tree.get(place);
+        entry.is_some_and(|entry| entry.end.is_some())
+    }
+
     /// When the last word of a replica came.
     pub fn heard_at(&self, peer: NodeId) -> Option<Instant> {
         self.peers[peer.index()].heard_at
@@ -289,6 +297,21 @@ impl<S: Signer> Core<S> {
     pub(crate) fn window_end(&self) -> Slot {
         let windows = if planted("farvote") { 2 } else { 1 };
         Slot(self.low.0 + windows * self.config.window())
+    }
+
+    /// Lowest slot whose block can still be sent to others.
+    pub fn retained_from(&self) -> Slot {
+        self.retained_from
+    }
+
+    /// Whether a state is being taken over.
+    pub fn is_transferring(&self) -> bool {
+        self.transferring.is_some()
+    }
+
+    /// Certificate of the own stable checkpoint.
+    pub fn checkpoint(&self) -> Option<&Arc<CheckpointCertificate>> {
+        self.checkpoint.as_ref()
     }
 
     /// T_prog: how long the leader may take, in nanoseconds.
@@ -368,6 +391,7 @@ impl<S: Signer> Core<S> {
             self.pursue_goal(out);
         }
         self.advance(now, out);
+        self.say_roots(out);
         self.move_window(out);
         if self.started {
             self.wish_if_due(now, out);
@@ -436,7 +460,7 @@ impl<S: Signer> Core<S> {
                 );
                 self.executed = slot;
             }
-            Input::Root { slot, root } => self.on_root(slot, root, out),
+            Input::Root { slot, root } => self.on_root(slot, root),
             Input::Installed { certificate } => self.on_installed_state(*certificate, out),
             Input::Tick => {}
         }

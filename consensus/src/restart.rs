@@ -165,6 +165,7 @@ pub(crate) fn restore<S: Signer>(
         checkpoint: recovered.checkpoint.map(Arc::new),
         newest_checkpoint: recovered.checkpoint.map(Arc::new),
         statements: Statements::new(n),
+        roots: VecDeque::new(),
         retained_from: recovered.retained_from,
         transferring: None,
         final_place: None,
@@ -193,7 +194,6 @@ pub(crate) fn restore<S: Signer>(
         awaiting: VecDeque::new(),
     };
     core.resume_branch();
-    core.open_book(core.stage);
     core.resume_commit(now);
     if core.stage > core.installed {
         reach("restart-in-view-change");

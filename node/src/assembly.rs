@@ -111,7 +111,8 @@ fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
         interval: CHECKPOINT_INTERVAL,
         patience_ns_min: node.config.consensus.patience_ns_min,
         sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
-        transfer_beyond: 2 * CHECKPOINT_INTERVAL,
+        // Blocks are in everyone's log from the first slot on.
+        transfer_beyond: u64::MAX,
     }
 }
 
@@ -148,6 +149,7 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
         &mut execution,
         &mut verifying,
         &mut Pooled(node.pools.blocks.clone()),
+        None,
     )
     .or_exit(Exit::Damaged, "write-ahead log")?;
     // What was read may still lie in the system's memory only.
@@ -237,6 +239,8 @@ pub fn build(
             me: shared.me,
             epoch: committee.epoch(),
             boot,
+            interval: CHECKPOINT_INTERVAL,
+            snapshot_log_bytes: u64::MAX,
             batch: BatchLimits {
                 delay_ns: node.config.consensus.batch_delay_ns,
                 payload_bytes_max: node.config.consensus.block_bytes_max,

@@ -5,7 +5,7 @@ use wire::block::{BlockPrefix, BlockView};
 use wire::bytes::{Buffers, SharedBytes};
 use wire::certificates::Place;
 use wire::ids::{Digest, Position, Slot};
-use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES, WINDOW};
+use wire::limits::{RECORD_HEADER_BYTES, WINDOW};
 use zerocopy::FromBytes;
 
 /// Executed blocks whose bytes stay in memory for repair; older ones are read from the log.
@@ -121,6 +121,14 @@ impl<Bu: Buffers> Blocks<Bu> {
         }
     }
 
+    /// Length of the message of a block, written or not.
+    pub fn message_bytes(&self, place: Place) -> Option<usize> {
+        Some(match self.find(place)? {
+            Kept::Raw(raw) => raw.message_bytes,
+            Kept::Message(message, _) => message.len(),
+        })
+    }
+
     /// Where the record of an appended block lies.
     pub fn location(&self, place: Place) -> Option<Location> {
         match self.find(place)? {
@@ -151,6 +159,17 @@ impl<Bu: Buffers> Blocks<Bu> {
         self.kept -= forgotten;
     }
 
+    /// Forgets every block of `slot` and below.
+    pub fn forget_up_to(&mut self, slot: Slot) {
+        let ways = self.ring.iter_mut().flatten();
+        for way in ways {
+            if way.as_ref().is_some_and(|(at, _)| at.slot <= slot) {
+                *way = None;
+                self.kept -= 1;
+            }
+        }
+    }
+
     /// Blocks in memory.
     pub fn kept(&self) -> usize {
         self.kept
@@ -171,55 +190,6 @@ pub fn message_in_record(record: &[u8], slot: Slot) -> Option<(usize, Digest)> {
     let message_bytes = size_of::<BlockPrefix>().checked_add(prefix.payload_bytes())?;
     let view = BlockView::parse(message.get(..message_bytes)?).ok()?;
     (view.prefix.header.slot() == slot).then(|| (message_bytes, prefix.header.digest()))
-}
-
-/// Where each slot's record lies in the log: eight bytes a slot, allocated once for the whole log.
-#[derive(Debug)]
-pub struct Ledger {
-    /// Slot of the first cell.
-    first: Slot,
-    cells: Vec<u64>,
-    used: usize,
-}
-
-const EMPTY: u64 = u64::MAX;
-
-impl Ledger {
-    /// Room for `slots_max` slots from 1 on; the memory is touched at once, so it never grows.
-    pub fn new(slots_max: usize) -> Ledger {
-        Ledger {
-            first: Slot(1),
-            cells: vec![EMPTY; slots_max],
-            used: 0,
-        }
-    }
-
-    fn index(&self, slot: Slot) -> Option<usize> {
-        slot.0.checked_sub(self.first.0).map(|index| index as usize)
-    }
-
-    /// Notes the record of `slot`. A second record of a slot replaces the first.
-    pub fn note(&mut self, slot: Slot, start: Position, sectors: u32) {
-        let index = self.index(slot).expect("slots grow");
-        assert!(
-            index < self.cells.len(),
-            "the ledger has a cell for every record of the log"
-        );
-        assert!(sectors < 256 && start.0.is_multiple_of(SECTOR_BYTES as u64));
-        self.cells[index] = (start.0 / SECTOR_BYTES as u64) << 8 | u64::from(sectors);
-        self.used = self.used.max(index + 1);
-    }
-
-    /// Start and length in sectors of the record of `slot`.
-    pub fn locate(&self, slot: Slot) -> Option<(Position, u32)> {
-        let cell = *self.cells.get(self.index(slot)?)?;
-        (cell != EMPTY).then(|| {
-            (
-                Position((cell >> 8) * SECTOR_BYTES as u64),
-                (cell & 255) as u32,
-            )
-        })
-    }
 }
 
 #[cfg(test)]
@@ -261,15 +231,5 @@ mod tests {
         assert_eq!(blocks.kept(), 0);
         blocks.forget(place(5, 2));
         assert_eq!(blocks.kept(), 0);
-    }
-
-    #[test]
-    fn ledger_remembers_places() {
-        let mut ledger = Ledger::new(10);
-        ledger.note(Slot(3), Position(8192), 66);
-        assert_eq!(ledger.locate(Slot(3)), Some((Position(8192), 66)));
-        assert_eq!(ledger.locate(Slot(2)), None);
-        assert_eq!(ledger.locate(Slot(0)), None);
-        assert_eq!(ledger.locate(Slot(99)), None);
     }
 }

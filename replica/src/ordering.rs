@@ -8,6 +8,7 @@ mod answers;
 mod blocks_in;
 mod handle;
 mod records;
+mod release;
 mod requests;
 
 use std::collections::VecDeque;
@@ -29,9 +30,12 @@ use wire::seal::{Signer, Verified, Verifier};
 use zerocopy::IntoBytes;
 
 use crate::batch::{Batch, BatchLimits, Seen};
-use crate::blocks::{Blocks, Ledger, Location, Raw};
+use crate::blocks::{Blocks, Location, Raw};
+use crate::ledger::Ledger;
 use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending};
+
+use release::Release;
 
 /// Blocks of one repair answer stop after this many bytes; the asker asks again.
 const REPAIR_BYTES_MAX: usize = 1024 * 1024;
@@ -80,6 +84,10 @@ pub enum Input<Bu: Buffers> {
     },
     /// The state at this certified slot was taken over.
     Installed(Box<CheckpointCertificate>),
+    /// A snapshot of the state at this slot is durable.
+    Saved(Slot),
+    /// [`Output::Save`] came to nothing.
+    SaveFailed,
     /// A record read back from the log.
     Record {
         read: ReadBack,
@@ -146,6 +154,16 @@ pub enum Output<Bu: Buffers> {
     },
     /// The state at this slot is certified, and the own one is equal.
     Stable(Slot),
+    /// The certificate of the slot that is stable now.
+    Certified(Arc<CheckpointCertificate>),
+    /// An older certificate than the newest one came: of a checkpoint that its sender can show.
+    Offered(Arc<CheckpointCertificate>),
+    /// The log has grown: write a snapshot of the next checkpoint, then answer [`Input::Saved`] or
+    /// [`Input::SaveFailed`].
+    Save,
+    /// Whether each checkpoint is to be kept whole until the next one: some replica can be helped
+    /// by the state alone.
+    KeepNewest(bool),
     /// Take the state of this certificate over from others.
     Transfer(Arc<CheckpointCertificate>),
     /// The own state differs from a certified one (K3).
@@ -191,6 +209,10 @@ pub struct OrderingConfig {
     pub epoch: Epoch,
     pub boot: Boot,
     pub batch: BatchLimits,
+    /// K: slots between checkpoints.
+    pub interval: u64,
+    /// A snapshot is made when the log in use has this many bytes.
+    pub snapshot_log_bytes: u64,
     /// Wall clock minus the driver's monotonic clock, for the leader's time hint.
     pub wall_offset_ns: u64,
 }
@@ -227,6 +249,14 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// Requests of blocks up to here wait no more.
     settled: Slot,
     decided_recorded: Slot,
+    release: Release,
+    /// No snapshot is asked for before this slot is executed.
+    save_after: Slot,
+    /// Blocks below are not served.
+    retained_from: Slot,
+    keeps_newest: bool,
+    /// Stage named by START.
+    started_in: View,
     reads: usize,
     /// Newest view against whose leader evidence was stored.
     evidence_in: Option<View>,
@@ -252,6 +282,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         verifier: V,
     ) -> Self {
         let summary = core.summary();
+        let retained_from = core.retained_from();
         let batch = Batch::new(config.batch);
         let mut ordering = Ordering {
             config,
@@ -277,6 +308,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             released: Slot(summary.decided.0.saturating_sub(1)),
             settled: summary.decided,
             decided_recorded: summary.decided,
+            release: Release::Idle,
+            save_after: Slot(0),
+            retained_from,
+            keeps_newest: retained_from > Slot(1),
+            started_in: summary.stage,
             reads: 0,
             evidence_in: None,
             counts: Counts::default(),

@@ -9,6 +9,7 @@ use wire::messages::{
 };
 use wire::reject::Reject;
 use wire::seal::{Signed, Statement};
+use wire::state::{FetchStateBody, Part};
 use zerocopy::IntoBytes;
 
 /// Largest body of a small message.
@@ -47,6 +48,11 @@ pub enum PeerMessage {
     },
     FetchViewChange {
         digest: Digest,
+    },
+    /// A part of the state at the checkpoint of `slot`.
+    FetchState {
+        slot: Slot,
+        part: Part,
     },
 }
 
@@ -179,6 +185,10 @@ impl PeerMessage {
                     digest: body.digest,
                 })
             }
+            Kind::FetchState => {
+                let (slot, part) = FetchStateBody::decode(body)?;
+                Ok(PeerMessage::FetchState { slot, part })
+            }
             Kind::Status => Ok(PeerMessage::Status(StatusBody::decode(body)?)),
             Kind::FetchBlock => {
                 let body = FetchBlockBody::decode(body)?;
@@ -232,6 +242,7 @@ impl PeerMessage {
             PeerMessage::FetchBlock { slot, .. } => (Kind::FetchBlock, none.0, slot),
             PeerMessage::FetchRange { first, .. } => (Kind::FetchRange, none.0, first),
             PeerMessage::FetchViewChange { .. } => (Kind::FetchViewChange, none.0, none.1),
+            PeerMessage::FetchState { slot, .. } => (Kind::FetchState, none.0, slot),
         }
     }
 
@@ -291,6 +302,9 @@ impl PeerMessage {
             } => write(
                 FetchBlockBody::grains(digest, have, grains.count, &grains.missing).as_bytes(),
             ),
+            PeerMessage::FetchState { slot, part } => {
+                write(FetchStateBody::new(slot, part).as_bytes())
+            }
             PeerMessage::FetchRange { count, .. } => write(FetchRangeBody::new(count).as_bytes()),
         }
     }
@@ -363,6 +377,10 @@ mod tests {
                 count: 64,
             },
             PeerMessage::FetchViewChange { digest },
+            PeerMessage::FetchState {
+                slot,
+                part: Part::Node(3),
+            },
         ];
         for message in messages {
             let mut body = [0; SMALL_BODY_BYTES_MAX];

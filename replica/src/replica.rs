@@ -5,33 +5,40 @@
 //! until the [`Pace`] is used up; [`Replica::wake_at`] is due at once in that case. Effects leave in
 //! the order in which they arose. After [`Effect::Halt`] the object does nothing any more.
 
+mod executing;
 mod incoming;
 mod outgoing;
-mod setup;
+mod writing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use consensus::quorum::Quorums;
 use consensus::{Core, Summary};
 use storage::machine::StateMachine;
+use storage::record::Identity;
 use storage::wal::{
-    Journal, JournalFailed, PushError, Sealed, SegmentSource, Token, Verdict, Writer,
+    Geometry, Journal, JournalFailed, JournalLimits, Sealed, SegmentSource, Verdict, Writer,
 };
+use thiserror::Error;
 use wire::bytes::Buffers;
+use wire::committee::Committee;
 use wire::header::{HEADER_BYTES, Kind};
 use wire::ids::{Boot, Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
-use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
-use wire::ops;
-use wire::reply::{BUSY_LOG_FULL, BUSY_QUEUE, READ_STALE, ReadHead, ReadReplyHead};
+use wire::keys::NodeSecret;
+use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, LinkError, MESSAGE_REASSEMBLY};
+use wire::reply::{BUSY_LOG_FULL, BUSY_QUEUE};
 use wire::seal::{Signer, Verifier};
-use zerocopy::IntoBytes;
+use wire::state::Part;
 
 use crate::admission::Followed;
+use crate::batch::BatchLimits;
 use crate::execution::{Execution, Replies};
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
-use crate::recovery::restart;
+use crate::recovery::{RestartError, Saved, restart};
+use crate::saving::{Piece, Saving};
+use crate::takeover::Takeover;
 use crate::verifying::{Job, Verdict as Verified, Verifying};
-pub use setup::{Pace, Setup, StartError};
 
 /// Signature checks that wait at most; beyond, clients are told Busy and blocks are asked for again.
 const JOBS_MAX: usize = 1024;
@@ -65,6 +72,10 @@ pub enum Input<Sh> {
     Granted {
         segments: u32,
     },
+    /// The oldest unanswered [`Effect::Snapshot`] was carried out; the error is an errno.
+    PieceWritten {
+        result: Result<(), i32>,
+    },
     Tick,
 }
 
@@ -83,14 +94,82 @@ pub enum Effect<Sh> {
         token: u64,
     },
     Read(ReadBack),
+    /// A step of writing a snapshot file; all but an abort are answered by [`Input::PieceWritten`].
+    Snapshot(Piece),
     /// The process must end: the log is in doubt.
     Halt(JournalFailed),
+}
+
+/// Work of one call at most; a pause between calls lets other inputs in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub verifications: usize,
+    pub executions: usize,
+}
+
+impl Pace {
+    /// Everything at once.
+    pub const ALL: Pace = Pace {
+        verifications: usize::MAX,
+        executions: usize::MAX,
+    };
+}
+
+/// What a replica starts from.
+pub struct Setup<'a, Bu: Buffers, S, V, M> {
+    pub me: NodeId,
+    pub committee: &'a Committee,
+    pub secret: &'a NodeSecret,
+    pub quorums: Quorums,
+    pub signer: S,
+    pub verifier: V,
+    pub machine: M,
+    pub geometry: Geometry,
+    pub identity: Identity,
+    pub journal: JournalLimits,
+    pub batch: BatchLimits,
+    /// Blocks above the executed slot whose bytes are held.
+    pub blocks_held_max: u64,
+    /// K: slots between checkpoints.
+    pub interval: u64,
+    /// Patience with a leader is never below this, in nanoseconds.
+    pub patience_ns_min: u64,
+    /// Votes carry signatures.
+    pub sign_votes: bool,
+    /// A replica that is further behind a checkpoint takes the state over, in slots.
+    pub transfer_beyond: u64,
+    /// A snapshot is written when the log in use has this many bytes.
+    pub snapshot_log_bytes: u64,
+    /// Datagrams of this many bytes at most.
+    pub datagram_bytes: usize,
+    /// New at every start.
+    pub cookie_secret: [u8; 32],
+    pub wall_offset_ns: u64,
+    pub pace: Pace,
+    /// Block buffers, single sectors, and buffers for long requests.
+    pub blocks: Bu,
+    pub sectors: Bu,
+    pub messages: Bu,
+}
+
+/// Why a replica does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Log(#[from] RestartError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("flushing the log failed with errno {0}")]
+    Flush(i32),
 }
 
 /// A client's work for execution.
 enum Query<Sh> {
     Resend(PublicKey, SessionId, Sequence, u16),
     Read(PublicKey, Sh),
+    /// FETCH-STATE and CHUNK of other replicas.
+    FetchState(NodeId, Slot, Part),
+    Chunk(NodeId, Sh),
 }
 
 /// Replies on their way from execution to the link.
@@ -117,6 +196,10 @@ pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
     ordering: Ordering<Bu, S, V>,
     journal: Journal<Bu::Shared>,
     execution: Execution<M>,
+    takeover: Takeover,
+    saving: Saving,
+    /// The body of a CHUNK on its way out.
+    chunk: Vec<u8>,
     /// Blocks before requests: a vote waits for them.
     block_jobs: VecDeque<Job<Bu>>,
     request_jobs: VecDeque<Job<Bu>>,
@@ -143,11 +226,13 @@ where
     M: StateMachine,
 {
     /// First boot and every later one: reads the log, makes what was read durable with `flush`,
-    /// and goes on where it ended. The START record leaves with the first [`Replica::handle`].
+    /// and goes on where it ended. `saved` is the newest snapshot file, if there is one. The START
+    /// record leaves with the first [`Replica::handle`].
     pub fn start<Src: SegmentSource>(
         now: Instant,
         mut setup: Setup<'_, Bu, S, V, M>,
         source: &mut Src,
+        saved: Option<Saved<'_>>,
         flush: impl FnOnce(&mut Src) -> Result<(), i32>,
     ) -> Result<Self, StartError> {
         let (me, committee) = (setup.me, setup.committee);
@@ -177,6 +262,7 @@ where
             &mut execution,
             &mut verifying,
             &mut setup.blocks,
+            saved,
         )?;
         flush(source).map_err(StartError::Flush)?;
         let durable = restarted.recovery.flushed();
@@ -201,6 +287,8 @@ where
                 epoch: committee.epoch(),
                 boot: restarted.boot,
                 batch: setup.batch,
+                interval: setup.interval,
+                snapshot_log_bytes: setup.snapshot_log_bytes,
                 wall_offset_ns: setup.wall_offset_ns,
             },
             Core::new(core, setup.signer, restarted.recovered, now),
@@ -211,6 +299,10 @@ where
             setup.verifier,
         );
         ordering.resume(now, durable, restarted.undecided);
+        let mut saving = Saving::new(committee.cluster(), me);
+        if let Some(certificate) = ordering.core().checkpoint() {
+            saving.certified(certificate.clone(), execution.pinned());
+        }
         Ok(Replica {
             me,
             replicas: replicas as u16,
@@ -221,6 +313,9 @@ where
             ordering,
             journal: Journal::new(setup.journal, durable.position()),
             execution,
+            takeover: Takeover::new(me, replicas),
+            saving,
+            chunk: Vec::new(),
             block_jobs: VecDeque::new(),
             request_jobs: VecDeque::new(),
             execute: VecDeque::new(),
@@ -263,6 +358,7 @@ where
                 self.ordering
                     .handle(now, ordering::Input::Granted { segments });
             }
+            Input::PieceWritten { result } => self.piece_written(now, result.is_ok(), out),
             Input::Tick => {}
         }
         if now >= self.ordering.wake_at() {
@@ -281,7 +377,7 @@ where
         if waits {
             Instant(0)
         } else {
-            self.ordering.wake_at()
+            self.ordering.wake_at().min(self.state_wake_at())
         }
     }
 
@@ -307,15 +403,19 @@ where
                 if let Some((slot, message)) = self.execute.pop_front() {
                     pace.executions -= 1;
                     moved = true;
-                    self.execution.execute(slot, &message, &mut self.replies);
+                    // What a state that was taken over holds already is not executed again.
+                    if slot > self.execution.executed() {
+                        self.execution.execute(slot, &message, &mut self.replies);
+                    }
                     self.ordering.handle(now, ordering::Input::Executed(slot));
                 } else if let Some(query) = self.queries.pop_front() {
                     pace.executions -= 1;
                     moved = true;
-                    self.answer(query);
+                    self.answer(now, query, out);
                 }
             }
             moved |= self.hash(now);
+            moved |= self.tend_state(now, out);
             for (client, slot, kind, body) in std::mem::take(&mut self.replies.replies) {
                 self.reply_number += 1;
                 self.send_client(&client, kind, slot, &body, out);
@@ -324,19 +424,6 @@ where
                 return;
             }
         }
-    }
-
-    /// K1: one slice of the checkpoint under way.
-    fn hash(&mut self, now: Instant) -> bool {
-        let hashing = self.execution.is_hashing();
-        if hashing {
-            self.execution.work(HASH_BYTES);
-        }
-        while let Some((slot, root)) = self.execution.take_root() {
-            let input = ordering::Input::Root { slot, root };
-            self.ordering.handle(now, input);
-        }
-        hashing
     }
 
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
@@ -351,38 +438,6 @@ where
             }
         };
         self.ordering.handle(now, input);
-    }
-
-    fn answer(&mut self, query: Query<Bu::Shared>) {
-        match query {
-            Query::Resend(client, session, first, count) => {
-                let replies = &mut self.replies;
-                self.execution
-                    .resend(&client, session, first, count, replies);
-            }
-            Query::Read(client, body) => self.read(&client, &body),
-        }
-    }
-
-    /// §9.6 (c): answers at once from the executed state.
-    fn read(&mut self, client: &PublicKey, body: &[u8]) {
-        let Ok((head, operation)) = ReadHead::split(body) else {
-            return;
-        };
-        if head.mode != READ_STALE || ops::check(operation, 1).is_err() {
-            return;
-        }
-        let Some(operation) = ops::operations(operation).next() else {
-            return;
-        };
-        let Some((slot, result)) = self.execution.read(&operation) else {
-            return;
-        };
-        let mut reply = ReadReplyHead::new(head.number(), slot).as_bytes().to_vec();
-        reply.extend_from_slice(result);
-        self.replies
-            .replies
-            .push((*client, slot, Kind::ReadReply, reply));
     }
 
     fn carry_out(&mut self, output: Output<Bu>, out: &mut Vec<Effect<Bu::Shared>>) {
@@ -426,7 +481,15 @@ where
                 self.ordering.handle(self.now, input);
             }
             Output::Stable(slot) => self.execution.stable(slot),
-            Output::Transfer(_) | Output::Diverged { .. } => {}
+            Output::Certified(certificate) => {
+                let pinned = self.execution.pinned();
+                self.saving.certified(certificate, pinned);
+            }
+            Output::Offered(certificate) => self.takeover.offer(certificate, &self.execution),
+            Output::Save => self.saving.want(&mut self.execution),
+            Output::KeepNewest(keep) => self.execution.keep_newest(keep),
+            Output::Transfer(certificate) => self.takeover.begin(certificate, &mut self.execution),
+            Output::Diverged { .. } => {}
             Output::Execute { slot, message } => {
                 assert!(
                     self.execute.len() < EXECUTE_MAX,
@@ -456,61 +519,12 @@ where
         }
     }
 
-    fn append(&mut self, sealed: Sealed<Bu::Shared>, out: &mut Vec<Effect<Bu::Shared>>) {
-        if !self.overflow.is_empty() {
-            self.overflow.push_back(sealed);
-            return;
-        }
-        match self.journal.push(sealed) {
-            Ok(()) => {}
-            Err(PushError::Full(sealed)) => self.overflow.push_back(sealed),
-            Err(PushError::Failed(failed)) => self.halt(failed, out),
-        }
-    }
-
-    fn write_next(&mut self, out: &mut Vec<Effect<Bu::Shared>>) {
-        if let Some(batch) = self.journal.next_batch() {
-            out.push(Effect::Write {
-                segment: batch.segment,
-                offset: batch.offset,
-                parts: batch
-                    .parts
-                    .iter()
-                    .map(|sealed| sealed.shared.clone())
-                    .collect(),
-                token: batch.token.raw(),
-            });
-        }
-    }
-
-    fn on_written(
-        &mut self,
-        now: Instant,
-        token: u64,
-        result: Result<(), i32>,
-        out: &mut Vec<Effect<Bu::Shared>>,
-    ) {
-        match self.journal.complete(Token::from_raw(token), result) {
-            Ok(durable) => {
-                self.ordering.handle(now, ordering::Input::Durable(durable));
-                for sealed in std::mem::take(&mut self.overflow) {
-                    self.append(sealed, out);
-                }
-            }
-            Err(failed) => self.halt(failed, out),
-        }
-    }
-
-    fn halt(&mut self, failed: JournalFailed, out: &mut Vec<Effect<Bu::Shared>>) {
-        self.halted = true;
-        out.push(Effect::Halt(failed));
-    }
-
     fn housekeeping(&mut self, now: Instant) {
         self.endpoint
             .set_progress(self.ordering.summary().view, self.execution.executed());
         if now.since_ns(self.housekept_at) >= HOUSEKEEPING_NS {
             self.housekept_at = now;
+            self.execution.expire(now);
             self.endpoint.expire(now);
         }
     }
@@ -525,6 +539,11 @@ where
 
     pub fn execution(&self) -> &Execution<M> {
         &self.execution
+    }
+
+    /// The transfers of this process.
+    pub fn takeover(&self) -> &Takeover {
+        &self.takeover
     }
 
     pub fn boot(&self) -> Boot {

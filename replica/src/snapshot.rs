@@ -5,7 +5,8 @@
 //! to the root in the header, and gives an [`Installation`] for a fresh execution. The format is
 //! in [`storage::snapshot`].
 //!
-//! That the root is the certified one the caller must know: from the certificate in the log.
+//! That the root is the certified one shows the certificate in the file, which the caller
+//! verifies.
 
 use storage::machine::StateMachine;
 use storage::snapshot::{
@@ -35,6 +36,7 @@ pub enum SnapshotFailed {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Header,
+    Certificate,
     Summary,
     Node(usize),
     Piece(Bucket, u32),
@@ -46,6 +48,7 @@ impl Step {
     fn kind(self) -> Option<FrameKind> {
         Some(match self {
             Step::Header => FrameKind::Header,
+            Step::Certificate => FrameKind::Certificate,
             Step::Summary => FrameKind::Part(Part::Summary),
             Step::Node(node) => FrameKind::Part(Part::Node(node as u8)),
             Step::Piece(bucket, index) => FrameKind::Part(Part::Piece { bucket, index }),
@@ -57,7 +60,8 @@ impl Step {
     /// The step after this one; `nodes` are those seen so far.
     fn next(self, nodes: &[Node]) -> Step {
         match self {
-            Step::Header => Step::Summary,
+            Step::Header => Step::Certificate,
+            Step::Certificate => Step::Summary,
             Step::Summary => Step::Node(0),
             Step::Node(node) if node + 1 < NODES => Step::Node(node + 1),
             Step::Node(_) => Step::first_piece(nodes, 0),
@@ -87,6 +91,7 @@ impl Step {
 #[derive(Debug)]
 pub struct SnapshotWriter {
     header: SnapshotHeader,
+    certificate: Vec<u8>,
     step: Step,
     nodes: Vec<Node>,
     frames: u64,
@@ -106,12 +111,24 @@ impl SnapshotWriter {
     ) -> SnapshotWriter {
         SnapshotWriter {
             header: SnapshotHeader::new(cluster, node, slot, chain, root),
+            certificate: Vec::new(),
             step: Step::Header,
             nodes: Vec::with_capacity(NODES),
             frames: 0,
             bytes: 0,
             body: Vec::new(),
         }
+    }
+
+    /// With the encoded certificate of the checkpoint, so that the file proves itself.
+    pub fn with_certificate(mut self, certificate: Vec<u8>) -> SnapshotWriter {
+        self.certificate = certificate;
+        self
+    }
+
+    /// The checkpoint's slot.
+    pub fn slot(&self) -> Slot {
+        self.header.slot()
     }
 
     /// Appends the next frame, at most `FRAME_BYTES_MAX` bytes, to `out`. False, with nothing
@@ -128,6 +145,7 @@ impl SnapshotWriter {
         self.body.clear();
         match kind {
             FrameKind::Header => self.body.extend_from_slice(self.header.as_bytes()),
+            FrameKind::Certificate => self.body.extend_from_slice(&self.certificate),
             FrameKind::Part(part) => {
                 execution.serve(self.header.slot(), part, &mut self.body)?;
                 self.note(part)?;
@@ -178,6 +196,7 @@ pub struct SnapshotReader {
     step: Step,
     count: u64,
     header: Option<SnapshotHeader>,
+    certificate: Vec<u8>,
     summary: Option<Summary>,
     nodes: Vec<Node>,
     /// The bucket under way.
@@ -196,6 +215,7 @@ impl SnapshotReader {
             step: Step::Header,
             count: 0,
             header: None,
+            certificate: Vec::new(),
             summary: None,
             nodes: Vec::with_capacity(NODES),
             bucket: Vec::new(),
@@ -220,6 +240,11 @@ impl SnapshotReader {
     /// The header, as soon as it was read.
     pub fn header(&self) -> Option<&SnapshotHeader> {
         self.header.as_ref()
+    }
+
+    /// The encoded certificate, as soon as it was read; nothing about it is verified.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// The whole state and whose it is, when the trailer was read and nothing follows it.
@@ -263,6 +288,7 @@ impl SnapshotReader {
             FrameKind::Header => {
                 self.header = Some(SnapshotHeader::parse(body, self.cluster, self.node)?);
             }
+            FrameKind::Certificate => self.certificate.extend_from_slice(body),
             FrameKind::Part(Part::Summary) => {
                 let summary = Summary::parse(body).map_err(|_| wrong)?;
                 let matches = self.header.is_some_and(|header| {

@@ -208,6 +208,24 @@ impl Transfer {
         next
     }
 
+    /// The own state has changed since: buckets that were equal and are so no more are wanted.
+    pub fn rebase(&mut self, own: Vec<Option<Leaf>>) {
+        assert_eq!(own.len(), BUCKETS);
+        let before = std::mem::replace(&mut self.own, own);
+        for (bucket, before) in Bucket::all().zip(before) {
+            let Some(node) = &self.nodes[bucket.node()] else {
+                continue;
+            };
+            let leaf = leaf_in(node, bucket);
+            if before != Some(leaf) || self.own[bucket.index()] == Some(leaf) {
+                continue;
+            }
+            self.progress.buckets_differing += 1;
+            self.progress.bytes_differing += leaf.bytes();
+            self.want_bucket(bucket, leaf);
+        }
+    }
+
     pub fn progress(&self) -> Progress {
         self.progress
     }
@@ -435,20 +453,22 @@ impl Transfer {
             }
             self.progress.buckets_differing += 1;
             self.progress.bytes_differing += leaf.bytes();
-            if leaf == empty_leaf() {
-                self.hold(bucket, leaf, empty_bucket().to_vec());
-            } else if self
-                .held
-                .get(&bucket)
-                .is_some_and(|(held, _)| *held == leaf)
-            {
-                self.count_verified(leaf);
-            } else {
-                self.wanted.push_back(Unit::Bucket(bucket));
-            }
+            self.want_bucket(bucket, leaf);
         }
         self.progress.nodes += 1;
         self.nodes[index] = Some(node);
+    }
+
+    /// A bucket that differs: fetched, unless it is at hand.
+    fn want_bucket(&mut self, bucket: Bucket, leaf: Leaf) {
+        let held = self.held.get(&bucket);
+        if leaf == empty_leaf() {
+            self.hold(bucket, leaf, empty_bucket().to_vec());
+        } else if held.is_some_and(|(held, _)| *held == leaf) {
+            self.count_verified(leaf);
+        } else {
+            self.wanted.push_back(Unit::Bucket(bucket));
+        }
     }
 
     fn hold(&mut self, bucket: Bucket, leaf: Leaf, bytes: Vec<u8>) {

@@ -181,6 +181,17 @@ impl Agreement {
         self.decide(view, place)
     }
 
+    /// K1: whoever signs a state can rebuild it after a crash.
+    pub fn checkpoints(&self, id: NodeId, place: Place) -> Check {
+        let (slot, digest) = place;
+        if self.said[id.index()].durable.contains(&digest) {
+            return Ok(());
+        }
+        Err(format!(
+            "K1: {id} signs its state at slot {slot}, whose block is not on its disk"
+        ))
+    }
+
     /// A COMMIT leaves an honest replica, or stands in the log from which it started.
     pub fn commits(&mut self, id: NodeId, view: View, place: Place) -> Check {
         if !self.shape.has_slow_path() {

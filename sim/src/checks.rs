@@ -6,7 +6,7 @@ use client::Failure;
 use storage::record::{self, Decoded, Identity, Kind as RecordKind};
 use storage::table::Table;
 use wire::block::BlockView;
-use wire::certificates::NewViewCertificate;
+use wire::certificates::{NewViewCertificate, Place};
 use wire::header::{Direction, Header, Kind};
 use wire::ids::{Digest, Epoch, NodeId, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
@@ -167,12 +167,7 @@ impl Judge {
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
         (known.decided, known.executed, known.voted) = (Slot(0), Slot(0), Slot(0));
-        // A flush that nobody heard of may have reached the disk.
-        for written in std::mem::take(&mut known.writing) {
-            if let Written::Block(_, digest) = written {
-                self.agreement.durable(node.id, digest);
-            }
-        }
+        let written = std::mem::take(&mut known.writing);
         if self.is_faulty(node.id) {
             return Ok(());
         }
@@ -189,9 +184,17 @@ impl Judge {
             ));
         }
         let core = server.ordering().core();
-        let (decided, linked) = (server.summary().decided, server.summary().linked);
-        for slot in (decided.0 + 1..=linked.0).map(Slot) {
+        let (held, linked) = (core.retained_from(), server.summary().linked);
+        for slot in (held.0..=linked.0).map(Slot) {
             if let Some(digest) = core.digest_at(slot) {
+                self.agreement.durable(node.id, digest);
+            }
+        }
+        // A flush that nobody heard of may have reached the disk.
+        for written in written {
+            if let Written::Block(slot, digest) = written
+                && core.has_written(Place { slot, digest })
+            {
                 self.agreement.durable(node.id, digest);
             }
         }
@@ -240,6 +243,7 @@ impl Judge {
                 self.agreement.commits(from, view, (slot, digest()?))?;
                 self.final_in(view)?;
             }
+            Kind::Checkpoint => self.agreement.checkpoints(from, (slot, digest()?))?,
             Kind::NewViewAck => {
                 let decided = self.known[from.index()].decided_ever;
                 let base = (slot, digest()?);

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 
 use storage::wal::{SegmentInfo, SegmentSource};
+use wire::ids::Slot;
 use wire::limits::SECTOR_BYTES;
 
 use crate::buffers::Shared;
@@ -34,6 +36,12 @@ pub struct Disk {
     /// Written, said to be flushed, and not stable: only a lying disk has such.
     volatile: Vec<Pending>,
     pending: Option<Pending>,
+    /// Snapshot files that are durable under their names, by slot, and what they were at the time
+    /// of the image.
+    snapshots: BTreeMap<u64, Rc<[u8]>>,
+    snapshots_image: BTreeMap<u64, Rc<[u8]>>,
+    /// The file that is being written.
+    new_snapshot: Option<(u64, Vec<u8>)>,
     /// Flushes do nothing (canary `nosync`).
     lies: bool,
     /// The smallest piece that is written as a whole.
@@ -47,6 +55,9 @@ impl Disk {
             segments,
             stable: BTreeMap::new(),
             image: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            snapshots_image: BTreeMap::new(),
+            new_snapshot: None,
             volatile: Vec::new(),
             pending: None,
             lies,
@@ -66,6 +77,8 @@ impl Disk {
     /// Everything is gone (canary `blank`).
     pub fn erase(&mut self) {
         self.stable.clear();
+        self.snapshots.clear();
+        self.new_snapshot = None;
         self.volatile.clear();
         self.pending = None;
     }
@@ -99,6 +112,8 @@ impl Disk {
 
     /// Power or process gone: of what was not flushed, some pieces reach the disk.
     pub fn crash(&mut self, random: &mut Random) {
+        // A start removes what has no name yet.
+        self.new_snapshot = None;
         let mut unsynced = std::mem::take(&mut self.volatile);
         unsynced.extend(self.pending.take());
         for pending in &unsynced {
@@ -130,11 +145,50 @@ impl Disk {
     /// Keeps what is stable now.
     pub fn take_image(&mut self) {
         self.image = self.stable.clone();
+        self.snapshots_image = self.snapshots.clone();
     }
 
     /// Puts everything back to the image.
     pub fn roll_back(&mut self) {
         self.stable = self.image.clone();
+        self.snapshots = self.snapshots_image.clone();
+    }
+
+    /// Begins a snapshot file beside the one there is.
+    pub fn begin_snapshot(&mut self, slot: Slot) {
+        self.new_snapshot = Some((slot.0, Vec::new()));
+    }
+
+    /// Appends to the new snapshot file.
+    pub fn extend_snapshot(&mut self, bytes: &[u8]) {
+        if let Some((_, held)) = &mut self.new_snapshot {
+            held.extend_from_slice(bytes);
+        }
+    }
+
+    /// The new snapshot file is durable under its name; older ones are still there.
+    pub fn name_snapshot(&mut self) {
+        if let Some((slot, bytes)) = self.new_snapshot.take() {
+            self.snapshots.insert(slot, bytes.into());
+        }
+    }
+
+    /// Only the newest snapshot file stays.
+    pub fn remove_old_snapshots(&mut self) {
+        while self.snapshots.len() > 1 {
+            self.snapshots.pop_first();
+        }
+    }
+
+    /// What was begun is removed.
+    pub fn abort_snapshot(&mut self) {
+        self.new_snapshot = None;
+    }
+
+    /// The newest snapshot file.
+    pub fn snapshot(&self) -> Option<(u64, Rc<[u8]>)> {
+        let newest = self.snapshots.last_key_value();
+        newest.map(|(slot, bytes)| (*slot, Rc::clone(bytes)))
     }
 
     fn some_sector(&self, random: &mut Random) -> Option<(u32, u64)> {

@@ -1,6 +1,7 @@
 //! One simulated server: a disk that stays, and a process that comes and goes.
 
 use replica::batch::BatchLimits;
+use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
 use storage::machine::Kv;
 use storage::record::{Identity, LogId};
@@ -159,7 +160,8 @@ impl Node {
             interval: plan.interval,
             patience_ns_min: PATIENCE_NS_MIN,
             sign_votes: true,
-            transfer_beyond: 2 * plan.interval,
+            transfer_beyond: plan.transfer_beyond,
+            snapshot_log_bytes: plan.disk.snapshot_log_bytes,
             datagram_bytes: plan.datagram_bytes,
             cookie_secret: self.cookie_secret,
             wall_offset_ns: self.clock.wall_offset_ns(),
@@ -171,7 +173,16 @@ impl Node {
             sectors: pools[1].clone(),
             messages: pools[2].clone(),
         };
-        self.server = Some(Replica::start(now, setup, &mut self.disk, |_| Ok(()))?);
+        let snapshot = self.disk.snapshot();
+        let mut pieces = snapshot
+            .iter()
+            .flat_map(|(_, bytes)| bytes.chunks(1 << 16).map(|piece| Ok(piece.to_vec())));
+        let saved = snapshot.as_ref().map(|(slot, _)| Saved {
+            name: format!("snapshots/{slot}"),
+            pieces: &mut pieces,
+        });
+        let disk = &mut self.disk;
+        self.server = Some(Replica::start(now, setup, disk, saved, |_| Ok(()))?);
         self.pools = Some(pools);
         Ok(())
     }

@@ -16,6 +16,8 @@ pub const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
 pub const S: u64 = 1_000_000_000;
 
+const MIB: u64 = 1 << 20;
+
 /// Virtual time at which a world begins.
 pub const BEGIN_NS: u64 = S;
 /// After the faults have ended, everything demanded happens within this virtual time. Replicas need
@@ -107,6 +109,8 @@ pub struct DiskPlan {
     pub segment_bytes: u64,
     pub segments_max: u32,
     pub atom_bytes: usize,
+    /// A snapshot is written when the log in use has this many bytes.
+    pub snapshot_log_bytes: u64,
 }
 
 /// What one client does.
@@ -142,6 +146,8 @@ pub struct Plan {
     pub batch_delay_ns: u64,
     /// Slots between checkpoints.
     pub interval: u64,
+    /// Slots behind a checkpoint from which on the state is taken over.
+    pub transfer_beyond: u64,
     /// Verifications and executions of one call; the rest waits for the next.
     pub pace: (usize, usize),
     /// Pause until a replica goes on with what waits.
@@ -216,6 +222,8 @@ impl Plan {
         if !enabled.has(Fault::DiskStall) {
             disk.stalls_per_mille = 0;
         }
+        let interval = *random.pick(&[4, 8, 8, 16, 64, 1024]);
+        let transfer_beyond = *random.pick(&[1, interval, 2 * interval, 8 * interval]);
         Plan {
             seed,
             options,
@@ -229,7 +237,8 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
-            interval: *random.pick(&[64, 128, 1024]),
+            interval,
+            transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
             lag_ns: random.within(1, 100) * US,
             links,
@@ -302,7 +311,16 @@ fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) 
                 let node = random.within(1, nodes as u64 - 1) as usize;
                 blow(random, &[node], 0)
             });
-            blows.collect()
+            let mut blows = blows.collect::<Vec<_>>();
+            if random.chance(300) {
+                // Away until the others have let go of what it lacks.
+                let node = random.within(1, nodes as u64 - 1) as usize;
+                let mut away = blow(random, &[node], 0);
+                away.at_ns = BEGIN_NS + random.within(30 * MS, 200 * MS);
+                away.crashes[0].down_ns = random.within(faults_ns / 2, 2 * faults_ns);
+                blows.push(away);
+            }
+            blows
         }
         Scenario::Leader => vec![blow(random, &[0], 0)],
         Scenario::Story => Vec::new(),
@@ -314,7 +332,11 @@ fn blows(random: &mut Random, scenario: Scenario, nodes: usize, faults_ns: u64) 
 }
 
 fn user(random: &mut Random, faults_ns: u64) -> UserPlan {
-    let operations = random.within(10, 60);
+    let operations = if random.chance(250) {
+        random.within(100, 400)
+    } else {
+        random.within(10, 60)
+    };
     let in_flight_max = *random.pick(&[1, 2, 8, 32]);
     UserPlan {
         operations: operations as u32,
@@ -337,8 +359,10 @@ fn disk(random: &mut Random) -> DiskPlan {
         write_ns,
         jitter_ns: random.within(1, write_ns),
         stalls_per_mille: *random.pick(&[0, 0, 5, 30]),
-        segment_bytes: *random.pick(&[512, 1024, 4096]) * 1024,
+        // The smallest holds little more than the largest block.
+        segment_bytes: *random.pick(&[288, 288, 288, 512, 4096]) * 1024,
         segments_max: 64,
         atom_bytes: *random.pick(&[SECTOR_BYTES, SECTOR_BYTES, 512]),
+        snapshot_log_bytes: *random.pick(&[0, 256 * 1024, MIB, 4 * MIB, u64::MAX]),
     }
 }

@@ -65,6 +65,15 @@ probes! {
     Doubled, "doubled", "a datagram arrived twice";
     Lied, "lied", "a liar said something else than its replica";
     Damaged, "disk-damaged", "a disk was damaged before a start";
+    TransferFinished, "transfer-finished", "a state was taken over";
+    TransferRestarted, "transfer-restarted", "a transfer went over to a newer checkpoint";
+    TransferOvertaken, "transfer-overtaken", "blocks were faster than a transfer";
+    StateServed, "state-served", "a replica answered a question for its state";
+    ChunkRefused, "chunk-refused", "a part of a state was false or not asked for";
+    SnapshotWritten, "snapshot-written", "a snapshot became durable";
+    LogReleased, "log-released", "a log let older records go";
+    FromSnapshot, "from-snapshot", "a process started from a snapshot";
+    FromShortLog, "from-short-log", "a process started from a log without its beginning";
     ResultLost, "result-lost", "a client learned only that its operation was executed";
     OpenOperations, "open-operations", "operations were unanswered in the end";
     ManyOnOneKey, "many-on-one-key", "more than 50 operations on one key were checked for an order";

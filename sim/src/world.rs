@@ -1,13 +1,17 @@
 //! One world: an event heap in virtual time over servers, disks, links and users.
 //!
 //! This file is the heap and what one event leads to. `strikes` holds how faults come about,
-//! `delivery` the way of a datagram, `lies` what liars send, `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
+//! `delivery` the way of a datagram, `lies` what liars send, `lives` how processes end and
+//! start, `snapshots` how files are written,
+//! `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
 
 mod delivery;
 mod direct;
 mod lies;
+mod lives;
 mod observe;
 mod outcome;
+mod snapshots;
 mod strikes;
 
 use std::cell::RefCell;
@@ -70,6 +74,13 @@ enum Event {
         incarnation: u32,
         segments: u32,
     },
+    /// A piece of a snapshot was written, or named.
+    Piece {
+        node: usize,
+        incarnation: u32,
+        file: u64,
+        named: bool,
+    },
     WakeNode {
         node: usize,
         incarnation: u32,
@@ -116,6 +127,8 @@ pub struct World {
     network: Network,
     random: Random,
     strikes: strikes::Strikes,
+    /// Snapshots that are being written, by replica.
+    snapshots: Vec<snapshots::UnderWay>,
     /// Liars, by replica.
     seats: Vec<Option<Seat>>,
     judge: Judge,
@@ -223,6 +236,7 @@ impl World {
             network,
             random,
             strikes: strikes::Strikes::default(),
+            snapshots: vec![snapshots::UnderWay::default(); plan.options.nodes],
             seats: Vec::new(),
             hasher: blake3::Hasher::new(),
             handled: 0,
@@ -388,6 +402,18 @@ impl World {
                 self.nodes[node].disk.grow(segments);
                 self.feed(node, Input::Granted { segments })?;
             }
+            Event::Piece {
+                node,
+                incarnation,
+                file,
+                named,
+            } => {
+                if !self.lives(node, incarnation) {
+                    return Ok(false);
+                }
+                self.note(b'P', &[node], &[]);
+                self.piece(node, file, named)?;
+            }
             Event::WakeNode { node, incarnation } => {
                 let due = self.lives(node, incarnation) && self.nodes[node].wake.0 == self.now;
                 if !due {
@@ -426,56 +452,6 @@ impl World {
                 return Ok(false);
             }
         }
-        Ok(true)
-    }
-
-    fn lives(&self, node: usize, incarnation: u32) -> bool {
-        let node = &self.nodes[node];
-        node.server.is_some() && node.incarnation == incarnation
-    }
-
-    fn crash(&mut self, node: usize, down_ns: u64) -> Result<bool, String> {
-        if self.nodes[node].server.is_none() {
-            return Ok(false);
-        }
-        self.note(b'C', &[node], &[]);
-        self.crashes += 1;
-        self.count_buffers(node);
-        self.mark(End(node), What::Crashes);
-        let writing = self.nodes[node].writing.is_some();
-        self.probes.hit_if(Probe::CrashMidWrite, writing);
-        let started = self.judge.spoke(NodeId(node as u16));
-        self.probes.hit_if(Probe::CrashBeforeStart, !started);
-        self.at(self.now + down_ns, Event::Start { node });
-        let mut random = self.random.fork(2000);
-        self.nodes[node].crash(&mut random, self.plan.options.canary);
-        let up = self.nodes.iter().any(|node| node.server.is_some());
-        self.probes.hit_if(Probe::AllDown, !up);
-        Ok(true)
-    }
-
-    fn start(&mut self, node: usize) -> Result<bool, String> {
-        if self.nodes[node].server.is_some() {
-            return Ok(false);
-        }
-        self.note(b'S', &[node], &[]);
-        self.mark(End(node), What::Starts);
-        self.do_harm(node);
-        let now = self.nodes[node].clock.local(self.now);
-        let started = self.nodes[node].start(now, &self.plan, &self.committee);
-        started.map_err(|error| format!("replica {node} does not start: {error}"))?;
-        let whole = self.plan.options.canary != Some(Canary::Blankvotes);
-        self.judge.started(&self.nodes[node], whole)?;
-        let verdict = self.nodes[node]
-            .server
-            .as_ref()
-            .map(|server| server.verdict());
-        let torn = matches!(verdict, Some(storage::wal::Verdict::CutTail { .. }));
-        self.torn += u64::from(torn);
-        self.nodes[node].wanted = self.nodes[node].disk.segments();
-        self.look_at_start(node);
-        self.take_seat(node);
-        self.feed(node, Input::Tick)?;
         Ok(true)
     }
 
@@ -578,6 +554,7 @@ impl World {
                 };
                 self.at(self.now + takes_ns, event);
             }
+            Effect::Snapshot(piece) => self.snapshot(index, piece),
             Effect::Halt(failed) => return self.halts(index, failed),
         }
         Ok(())

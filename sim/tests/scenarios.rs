@@ -46,8 +46,6 @@ fn lost_votes_are_sent_again_after_a_status() {
 #[test]
 fn a_restarted_leader_hands_over() {
     let outcome = Scenario::new(4)
-        .when(kind(Kind::Resign))
-        .drop()
         .at_ms(2)
         .client(0)
         .put("a", "1")

@@ -95,6 +95,9 @@ kinds! {
     CleanStop = 14,
     /// Every slot up to this one is decided; saves work at the next start.
     Decided = 15,
+    /// Where the replica stood when older records were released: ends a group of records that say
+    /// again what those had said.
+    Standing = 16,
 }
 
 /// A header's fields, checked and in native form.
@@ -343,7 +346,7 @@ mod tests {
             assert_eq!(Kind::from_code(*kind as u8), Some(*kind));
         }
         assert_eq!(Kind::from_code(0), None);
-        assert_eq!(Kind::from_code(16), None);
+        assert_eq!(Kind::from_code(17), None);
         assert_eq!(Kind::CleanStop as u8, 14);
     }
 

@@ -1,6 +1,6 @@
 //! Frames of a snapshot file: the whole state at a checkpoint, as a stream.
 //!
-//! A file is a header frame, the summary, all inner nodes, the pieces of every bucket that holds
+//! A file is a header frame, the checkpoint's certificate, the summary, all inner nodes, the pieces of every bucket that holds
 //! something, in order, and a trailer. Each frame is 24 bytes and its body, at most
 //! `PIECE_BYTES_MAX`; two CRC-32 (IEEE) sums guard head and body. That the content is the state
 //! which the committee certified is shown by the hashes inside, not by the sums: whoever reads the
@@ -26,11 +26,14 @@ const SUMMARY: u8 = 2;
 const NODE: u8 = 3;
 const PIECE: u8 = 4;
 const TRAILER: u8 = 5;
+const CERTIFICATE: u8 = 6;
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
     Header,
+    /// The certificate of the checkpoint, in the encoding of the log.
+    Certificate,
     Part(Part),
     Trailer,
 }
@@ -39,6 +42,7 @@ impl FrameKind {
     fn fields(self) -> (u8, u16, u32) {
         match self {
             FrameKind::Header => (HEADER, 0, 0),
+            FrameKind::Certificate => (CERTIFICATE, 0, 0),
             FrameKind::Part(Part::Summary) => (SUMMARY, 0, 0),
             FrameKind::Part(Part::Node(node)) => (NODE, u16::from(node), 0),
             FrameKind::Part(Part::Piece { bucket, index }) => (PIECE, bucket.number(), index),

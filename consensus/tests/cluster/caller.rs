@@ -222,9 +222,7 @@ impl World {
                 }
                 self.flush(at);
             }
-            // Verified when it is written.
-            Effect::Hold { .. } => {}
-            Effect::Refuse { .. } => {}
+            Effect::Hold { .. } | Effect::Refuse { .. } => {}
             Effect::Forget { place } => {
                 let replica = &mut self.replicas[at.index()];
                 let decided = replica.chain.get(place.slot.0 as usize);

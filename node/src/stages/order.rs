@@ -166,8 +166,12 @@ impl Order {
                 .to_execute
                 .push(ExecuteInput::Stable(slot))
                 .map_err(|_| Output::Stable(slot)),
-            // Blocks go on coming from the others' logs meanwhile.
-            Output::Transfer(_) => Ok(()),
+            // The log of this node is whole, and so are those of the others.
+            Output::Certified(_)
+            | Output::Offered(_)
+            | Output::Save
+            | Output::KeepNewest(_)
+            | Output::Transfer(_) => Ok(()),
             Output::Diverged {
                 slot,
                 own,

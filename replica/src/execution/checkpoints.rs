@@ -103,6 +103,13 @@ impl<M: StateMachine> Execution<M> {
         checkpoints.pin(hold, next, &mut parts)
     }
 
+    /// Whether each checkpoint is kept until the next one, for replicas that lag behind.
+    pub fn keep_newest(&mut self, keep: bool) {
+        let next = Slot((self.executed.0 / self.interval + 1) * self.interval);
+        let (checkpoints, mut parts) = self.apart();
+        checkpoints.keep_newest(keep, next, &mut parts);
+    }
+
     /// The checkpoint that is, or will be, kept.
     pub fn pinned(&self) -> Option<Pinned> {
         self.checkpoints.pinned()

@@ -9,7 +9,6 @@ use wire::header::Kind;
 use wire::ids::{Instant, NodeId, Slot};
 use wire::limits::RECORD_HEADER_BYTES;
 use wire::seal::{Signer, Verifier};
-use zerocopy::IntoBytes;
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
 use crate::blocks::{self, RETAINED_BLOCKS, Raw};
@@ -64,72 +63,58 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// all that follow it: the core links several at once when a missing one arrives.
     pub(super) fn append(&mut self, now: Instant, place: Place, kind: RecordAs, verify: bool) {
         let raw = match self.offered.take() {
-            Some((offered, raw)) if offered == place => raw,
+            Some((offered, raw)) if offered == place => Some(raw),
             other => {
                 self.offered = other;
-                match self.raw_of(place) {
-                    Some(raw) => raw,
-                    None => {
-                        assert!(self.blocks.holds(place), "a held block has its bytes");
-                        return self.deferred.push_back((place, kind, verify));
-                    }
-                }
+                None
             }
         };
-        let fits = self
-            .writer
-            .fits(RecordKind::Block, raw.message_bytes)
-            .is_ok();
-        if fits && self.deferred.is_empty() {
-            self.append_raw(now, place, kind, verify, raw);
-        } else {
-            self.keep_back(place, raw);
-            self.deferred.push_back((place, kind, verify));
-        }
-    }
-
-    /// The bytes of a block to be written: those held, or, for one that lies in the log as fetched
-    /// and now becomes a vote, a copy. `None` when no buffer is free for that.
-    fn raw_of(&mut self, place: Place) -> Option<Raw<Bu::Unique>> {
-        if let Some(raw) = self.blocks.take_raw(place) {
-            return Some(raw);
-        }
-        let message = self.blocks.get(place)?;
-        let mut buffer = self.block_buffers.take()?;
-        let range = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + message.len();
-        buffer[range].copy_from_slice(message);
-        Some(Raw {
-            buffer,
-            message_bytes: message.len(),
-        })
-    }
-
-    /// Keeps bytes that found no room in the log; a copy of what lies there already is dropped.
-    fn keep_back(&mut self, place: Place, raw: Raw<Bu::Unique>) {
-        if self.blocks.get(place).is_none() {
+        if let Some(raw) = raw {
             self.blocks.keep_raw(place, raw);
+        }
+        self.deferred.push_back((place, kind, verify));
+        if self.deferred.len() == 1 && self.append_kept(now, place, kind, verify) {
+            self.deferred.pop_front();
         }
     }
 
     pub(super) fn append_deferred(&mut self, now: Instant) {
         while let Some(&(place, kind, verify)) = self.deferred.front() {
-            if !self.blocks.holds(place) {
-                self.deferred.pop_front();
-                continue;
-            }
-            let Some(raw) = self.raw_of(place) else {
-                return;
-            };
-            let fits = self.writer.fits(RecordKind::Block, raw.message_bytes);
-            if fits.is_err() {
-                self.keep_back(place, raw);
+            if !self.append_kept(now, place, kind, verify) {
                 return;
             }
-            self.append_raw(now, place, kind, verify, raw);
-            self.carry_out_all(now);
             self.deferred.pop_front();
+            self.carry_out_all(now);
         }
         self.feed_execution();
+    }
+
+    /// Writes a block whose bytes are here; false when it must wait, for room in the log or for a
+    /// buffer. A block that was written as fetched is copied to be written again as a vote.
+    fn append_kept(&mut self, now: Instant, place: Place, kind: RecordAs, verify: bool) -> bool {
+        let Some(bytes) = self.blocks.message_bytes(place) else {
+            // Forgotten while it waited.
+            return true;
+        };
+        if self.writer.fits(RecordKind::Block, bytes).is_err() {
+            return false;
+        }
+        let raw = match self.blocks.take_raw(place) {
+            Some(raw) => raw,
+            None => {
+                let Some(mut buffer) = self.block_buffers.take() else {
+                    return false;
+                };
+                let message = self.blocks.get(place).expect("it has a length");
+                buffer[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + bytes].copy_from_slice(message);
+                Raw {
+                    buffer,
+                    message_bytes: bytes,
+                }
+            }
+        };
+        self.append_raw(now, place, kind, verify, raw);
+        true
     }
 
     /// The leader's PROPOSE leaves before its own flush.
@@ -152,6 +137,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             .expect("room was checked before the block was taken");
         let message = blocks::message_of(&sealed, message_bytes);
         let location = (sealed.start, sealed.sectors);
+        self.ledger.appended(sealed.start, place.slot);
         let Place { slot, digest } = place;
         if slot <= self.core.summary().decided && self.core.digest_at(slot) == Some(digest) {
             self.ledger.note(slot, location.0, location.1);
@@ -211,10 +197,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         // record, and blocks that found no room are not in the log yet.
         let due = place.slot.0 >= self.decided_recorded.0 + DECIDED_RECORD_EVERY;
         if due && self.deferred.is_empty() {
-            let body = crate::recovery::DecidedRecord::new(place.slot, place.digest);
-            if self.record(RecordKind::Decided, body.as_bytes()).is_some() {
-                self.decided_recorded = place.slot;
-            }
+            self.record_decided();
         }
     }
 

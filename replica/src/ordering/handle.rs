@@ -1,10 +1,12 @@
 //! Inputs in, effects of the core carried out.
 
+use std::sync::Arc;
+
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
 use wire::bytes::Buffers;
 use wire::canary::reach;
-use wire::certificates::Place;
+use wire::certificates::{CheckpointCertificate, Place};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, SessionId, Slot, View};
 use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
@@ -24,7 +26,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Fetched { from, raw } => {
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
             }
-            Input::Agreement(input) => self.drive(now, input),
+            Input::Agreement(input) => {
+                if let consensus::Input::CheckpointCertificate(found) = &input {
+                    self.on_certificate(found);
+                }
+                self.drive(now, input);
+            }
             Input::Evidence(body) => self.on_evidence_of_others(now, &body),
             Input::Peer { from, message } => self.on_peer(now, from, message),
             Input::Durable(durable) => {
@@ -42,6 +49,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 );
             }
             Input::Executed(slot) => {
+                // Blocks that were on their way when a state above them was taken over.
+                let slot = slot.max(self.core.summary().executed);
                 self.release_executed(now, slot);
                 self.drive(now, consensus::Input::Executed { slot });
             }
@@ -64,21 +73,29 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
             }
             Input::Installed(certificate) => {
-                let slot = certificate.header.slot();
-                self.executed_fed = self.executed_fed.max(slot);
-                self.decided_counted = self.decided_counted.max(slot);
-                self.settled = self.settled.max(slot);
+                self.on_installed(&certificate);
                 self.drive(now, consensus::Input::Installed { certificate });
             }
+            Input::Saved(slot) => self.on_saved(slot),
+            Input::SaveFailed => self.on_save_failed(),
             Input::Record { read, record } => self.on_record(read, &record),
             Input::ReadDropped => self.reads -= 1,
             Input::Granted { segments } => self.writer.grant(segments),
             Input::Tick => self.drive(now, consensus::Input::Tick),
         }
         self.append_deferred(now);
+        self.tend_log();
         self.note_log_room();
         self.tend_pending(now);
         self.propose_if_due(now);
+    }
+
+    /// Certificates of old checkpoints change nothing here; a transfer may want one.
+    fn on_certificate(&mut self, found: &CheckpointCertificate) {
+        let executed = self.core.summary().executed;
+        if self.core.is_transferring() && found.header.slot() > executed {
+            self.outputs.push_back(Output::Offered(Arc::new(*found)));
+        }
     }
 
     /// Blocks of any size must fit, or none is taken: so nothing is half accepted.
@@ -147,8 +164,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             PeerMessage::FetchViewChange { digest } => {
                 consensus::Input::FetchViewChange { from, digest }
             }
-            // Comes through verification only.
-            PeerMessage::Signed { .. } => return,
+            // Comes through verification only; is for the execution half.
+            PeerMessage::Signed { .. } | PeerMessage::FetchState { .. } => return,
         };
         self.drive(now, input);
     }
@@ -190,7 +207,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Effect::Final { place, way } => self.on_final(now, place, way),
             Effect::Installed { .. } => self.on_view(now),
             Effect::Evidence(evidence) => self.on_own_evidence(now, evidence),
-            Effect::Stable { slot } => self.outputs.push_back(Output::Stable(slot)),
+            Effect::Stable { slot } => {
+                self.outputs.push_back(Output::Stable(slot));
+                let newest = self.core.checkpoint();
+                if let Some(newest) = newest.filter(|newest| newest.header.slot() == slot) {
+                    self.outputs.push_back(Output::Certified(newest.clone()));
+                }
+            }
             Effect::Transfer(certificate) => self.outputs.push_back(Output::Transfer(certificate)),
             Effect::Diverged {
                 slot,

@@ -17,39 +17,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Writes what the core wants written, and tells it where it ends. A record that finds no room
     /// is never durable, so nothing that rests on it is ever said.
     pub(super) fn write(&mut self, now: Instant, record: &Record) {
-        let place = |view, slot, digest, signature| {
-            PlaceRecord::new(view, slot, digest, signature)
-                .as_bytes()
-                .to_vec()
-        };
-        let (kind, body) = match record {
-            Record::ViewChange(vc) => {
-                let body = signed_body(&vc.signature, &vc.message.encode());
-                (RecordKind::ViewChange, body)
-            }
-            Record::NewView(nv) => {
-                let body = signed_body(&nv.signature, &nv.message.encode());
-                (RecordKind::NewView, body)
-            }
-            Record::Ack(ack) => match ack.statement {
-                Statement::NewViewAck {
-                    view,
-                    base_slot,
-                    base,
-                } => (RecordKind::Ack, place(view, base_slot, base, ack.signature)),
-                _ => unreachable!("acknowledgements acknowledge"),
-            },
-            Record::Install(certificate) => (RecordKind::Install, certificate.encode()),
-            Record::Skip { view, place: skip } => {
-                let none = Signature([0; 64]);
-                let body = place(*view, skip.slot, skip.digest, none);
-                (RecordKind::Skip, body)
-            }
-            Record::Commit(quorum) => (RecordKind::Commit, quorum.encode()),
-            Record::Checkpoint(certificate) => {
-                (RecordKind::CheckpointCertificate, certificate.encode())
-            }
-        };
+        let (kind, body) = encode(record);
         let end = self.record(kind, &body).unwrap_or(Position(u64::MAX));
         self.drive_nested(now, consensus::Input::Recorded { end });
     }
@@ -126,5 +94,42 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             message,
             grains: None,
         });
+    }
+}
+
+/// A record as it is written.
+pub(super) fn encode(record: &Record) -> (RecordKind, Vec<u8>) {
+    let place = |view, slot, digest, signature| {
+        PlaceRecord::new(view, slot, digest, signature)
+            .as_bytes()
+            .to_vec()
+    };
+    match record {
+        Record::ViewChange(vc) => {
+            let body = signed_body(&vc.signature, &vc.message.encode());
+            (RecordKind::ViewChange, body)
+        }
+        Record::NewView(nv) => {
+            let body = signed_body(&nv.signature, &nv.message.encode());
+            (RecordKind::NewView, body)
+        }
+        Record::Ack(ack) => match ack.statement {
+            Statement::NewViewAck {
+                view,
+                base_slot,
+                base,
+            } => (RecordKind::Ack, place(view, base_slot, base, ack.signature)),
+            _ => unreachable!("acknowledgements acknowledge"),
+        },
+        Record::Install(certificate) => (RecordKind::Install, certificate.encode()),
+        Record::Skip { view, place: skip } => {
+            let none = Signature([0; 64]);
+            let body = place(*view, skip.slot, skip.digest, none);
+            (RecordKind::Skip, body)
+        }
+        Record::Commit(quorum) => (RecordKind::Commit, quorum.encode()),
+        Record::Checkpoint(certificate) => {
+            (RecordKind::CheckpointCertificate, certificate.encode())
+        }
     }
 }

@@ -76,8 +76,14 @@ where
             self.request_jobs.push_back(Job::Forwarded { from, body });
             return Ok(());
         }
+        if kind == Kind::Chunk {
+            return self.query(Query::Chunk(from, body_of(body)));
+        }
         if !kind.is_block() {
             let message = PeerMessage::decode(kind, view, slot, body.bytes())?;
+            if let PeerMessage::FetchState { slot, part } = message {
+                return self.query(Query::FetchState(from, slot, part));
+            }
             self.ordering
                 .handle(now, ordering::Input::Peer { from, message });
             return Ok(());

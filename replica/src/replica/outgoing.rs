@@ -75,7 +75,7 @@ where
         &mut self,
         to: NodeId,
         (kind, view, slot, name): (Kind, View, Slot, u64),
-        message: &Bu::Shared,
+        message: &[u8],
         grains: Option<&Grains>,
         out: &mut Vec<Effect<Bu::Shared>>,
     ) {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use replica::replica::{Effect, Input};
+use replica::saving::Piece;
 use wire::ids::{Instant, NodeId};
 
 use super::{Context, Heard, Liar, Spoken};
@@ -17,6 +18,9 @@ use crate::random::Random;
 
 /// Datagrams that arrived for the second copy and wait for its turn.
 const WAITING_MAX: usize = 1024;
+
+/// EOPNOTSUPP: the answer to every step of a snapshot.
+const NO_FILES: i32 = 95;
 
 /// Which copy an end knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +92,11 @@ impl Twin {
                         });
                     }
                     Effect::Read(read) => inputs.push_back(Input::Record { read, record: None }),
-                    Effect::Halt(_) => {}
+                    // It keeps no snapshots.
+                    Effect::Snapshot(Piece::Abort) | Effect::Halt(_) => {}
+                    Effect::Snapshot(_) => inputs.push_back(Input::PieceWritten {
+                        result: Err(NO_FILES),
+                    }),
                 }
             }
             let Some(server) = &second.server else {

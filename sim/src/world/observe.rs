@@ -1,5 +1,6 @@
 //! What is noted while a world runs: the digest, the trace, probes and the record.
 
+use replica::takeover::TakeoverCounts;
 use wire::ids::{Slot, View};
 
 use super::World;
@@ -16,6 +17,8 @@ pub(super) struct Looked {
     decided_at_start: Slot,
     local_ns: u64,
     world_ns: u64,
+    takeover: TakeoverCounts,
+    retained_from: Slot,
 }
 
 impl World {
@@ -49,7 +52,14 @@ impl World {
             decided_at_start: summary.decided,
             local_ns: 0,
             world_ns: 0,
+            takeover: TakeoverCounts::default(),
+            retained_from: server.ordering().core().retained_from(),
         };
+        let disk = &self.nodes[node].disk;
+        self.probes
+            .hit_if(Probe::FromSnapshot, disk.snapshot().is_some());
+        let short = self.looked[node].retained_from > Slot(1);
+        self.probes.hit_if(Probe::FromShortLog, short);
         let barred = summary.barred && self.nodes[node].incarnation > 1;
         self.probes.hit_if(Probe::LeaderBarred, barred);
     }
@@ -77,6 +87,26 @@ impl World {
             self.probes.hit(Probe::ViewChanged);
             self.mark(End(node), What::Enters(summary.view));
         }
+        let Some(server) = &self.nodes[node].server else {
+            return;
+        };
+        let looked = &mut self.looked[node];
+        let (counts, before) = (server.takeover().counts(), looked.takeover);
+        let retained_from = server.ordering().core().retained_from();
+        let probes = &mut self.probes;
+        probes.hit_if(Probe::TransferFinished, counts.installed > before.installed);
+        probes.hit_if(
+            Probe::TransferRestarted,
+            counts.restarted > before.restarted,
+        );
+        probes.hit_if(
+            Probe::TransferOvertaken,
+            counts.overtaken > before.overtaken,
+        );
+        probes.hit_if(Probe::StateServed, counts.served > before.served);
+        probes.hit_if(Probe::ChunkRefused, counts.refused > before.refused);
+        probes.hit_if(Probe::LogReleased, retained_from > looked.retained_from);
+        (looked.takeover, looked.retained_from) = (counts, retained_from);
         let looked = &mut self.looked[node];
         let local_ns = self.nodes[node].clock.local(self.now).0;
         let passed_ns = 2 * (self.now - looked.world_ns) + 1;

@@ -96,6 +96,7 @@ impl World {
             Event::Written { node, .. }
             | Event::ReadBack { node, .. }
             | Event::Granted { node, .. }
+            | Event::Piece { node, .. }
             | Event::WakeNode { node, .. } => *node,
             _ => return Some(event),
         };

@@ -89,6 +89,10 @@ pub struct Checkpoints {
     finished: Option<Summary>,
     untaken: VecDeque<(Slot, Digest)>,
     pub(super) pin: Pin,
+    /// Each checkpoint is pinned until the next one.
+    keeps_newest: bool,
+    /// As last heard of.
+    now: Instant,
     scratch: Vec<u8>,
 }
 
@@ -101,6 +105,8 @@ impl Checkpoints {
             finished: None,
             untaken: VecDeque::with_capacity(ROOTS_WAITING_MAX),
             pin: Pin::Free,
+            keeps_newest: false,
+            now: Instant(0),
             scratch: Vec::new(),
         }
     }
@@ -109,6 +115,12 @@ impl Checkpoints {
     /// first.
     pub fn begin(&mut self, head: StateHead, parts: &mut Parts<'_>) {
         self.finish(parts);
+        if self.keeps_newest && self.pin.may_move_on(self.now) {
+            self.release(parts);
+        }
+        if self.keeps_newest && matches!(self.pin, Pin::Free) {
+            self.pin.hold(Hold::Newest, head.slot());
+        }
         let dirty = parts.dirty();
         let pin = self.pin.is_wanted();
         parts.each(|holder| holder.versions_mut().freeze(&dirty, pin));
@@ -221,13 +233,18 @@ impl Checkpoints {
         // Roots of a past that is no longer this replica's.
         self.untaken.clear();
         self.finished = Some(installed);
+        if self.keeps_newest {
+            self.pin(Hold::Newest, summary.head.slot(), parts);
+        }
         Ok(())
     }
 
     /// Brings the tree up to date with the state as it is, outside the sequence of checkpoints.
     fn rehash(&mut self, head: StateHead, parts: &mut Parts<'_>) -> Summary {
+        let keeps = std::mem::take(&mut self.keeps_newest);
         self.begin(head, parts);
         self.finish(parts);
+        self.keeps_newest = keeps;
         // Nobody signs this root, and nobody may take the state for a checkpoint.
         self.untaken.pop_back();
         self.finished.take().expect("just finished")
@@ -263,8 +280,25 @@ impl Checkpoints {
         self.pin.hold(hold, next)
     }
 
+    /// From now on each checkpoint is kept whole until the next one is begun, so that a replica
+    /// that lags behind finds one also when nothing is executed any more; or no longer. Costs a
+    /// copy of each item at its first write after a checkpoint.
+    pub fn keep_newest(&mut self, keep: bool, next: Slot, parts: &mut Parts<'_>) {
+        if self.keeps_newest == keep {
+            return;
+        }
+        self.keeps_newest = keep;
+        if keep {
+            self.pin(Hold::Newest, next, parts);
+        } else {
+            self.pin.let_newest_go();
+            self.expire(self.now, parts);
+        }
+    }
+
     /// Gives up the pin when the time of its transfers is over and no snapshot file holds it.
     pub fn expire(&mut self, now: Instant, parts: &mut Parts<'_>) {
+        self.now = self.now.max(now);
         if self.pin.is_expired(now) {
             self.release(parts);
         }

@@ -14,6 +14,8 @@ pub enum Hold {
     Until(Instant),
     /// A snapshot file, until it is released.
     Open,
+    /// Whoever may ask soon, until the next checkpoint is begun.
+    Newest,
 }
 
 /// The checkpoint that is, or will be, kept.
@@ -42,6 +44,7 @@ pub enum Unserved {
 pub(super) struct Holders {
     until: Instant,
     open: bool,
+    newest: bool,
 }
 
 impl Holders {
@@ -49,12 +52,14 @@ impl Holders {
         match hold {
             Hold::Until(until) => self.until = self.until.max(until),
             Hold::Open => self.open = true,
+            Hold::Newest => self.newest = true,
         }
     }
 
     const NONE: Holders = Holders {
         until: Instant(0),
         open: false,
+        newest: false,
     };
 }
 
@@ -165,7 +170,24 @@ impl Pin {
             Pin::Wanted { holders, .. } => holders,
             Pin::Held(held) => &held.holders,
         };
-        !holders.open && holders.until <= now
+        !holders.open && !holders.newest && holders.until <= now
+    }
+
+    /// Whether the next checkpoint may take its place: nothing but [`Hold::Newest`] holds it.
+    pub(super) fn may_move_on(&self, now: Instant) -> bool {
+        match self {
+            Pin::Held(held) => !held.holders.open && held.holders.until <= now,
+            _ => false,
+        }
+    }
+
+    /// Nobody may ask soon any more.
+    pub(super) fn let_newest_go(&mut self) {
+        match self {
+            Pin::Free => {}
+            Pin::Wanted { holders, .. } => holders.newest = false,
+            Pin::Held(held) => held.holders.newest = false,
+        }
     }
 
     /// True when a checkpoint at least `distance` slots above the pinned one is stable, and no

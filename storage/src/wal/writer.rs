@@ -59,7 +59,7 @@ enum Claim {
 fn claim(kind: Kind) -> Claim {
     match kind {
         Kind::Block | Kind::FetchedBlock => Claim::Block,
-        Kind::Start | Kind::CheckpointCertificate | Kind::CleanStop => Claim::Last,
+        Kind::Start | Kind::CheckpointCertificate | Kind::CleanStop | Kind::Standing => Claim::Last,
         Kind::Skip
         | Kind::Lease
         | Kind::Commit

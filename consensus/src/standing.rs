@@ -1,0 +1,71 @@
+//! K2: what must be said again in the log before its older records are let go.
+
+use std::sync::Arc;
+
+use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
+use wire::ids::View;
+use wire::seal::{Signed, Signer, Verified};
+
+use crate::change::Change;
+use crate::core::Core;
+use crate::input::{NewViewRef, ViewChangeRef};
+
+/// Own durable words about a view that is being entered.
+#[derive(Clone, Debug, Default)]
+pub struct OwnWords {
+    pub view_change: Option<ViewChangeRef>,
+    pub new_view: Option<NewViewRef>,
+    pub ack: Option<Verified<Signed>>,
+}
+
+/// Everything that the log says of this replica beside blocks. See [`Core::standing`].
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub stage: View,
+    pub installed: View,
+    /// End of the chain of own block records in the installed view.
+    pub tip: Place,
+    pub voting_stopped: bool,
+    pub decided: Place,
+    pub certificate: Option<Arc<NewViewCertificate>>,
+    /// Own durable words about the stage, while it is not installed.
+    pub change: OwnWords,
+    pub quorum: Option<Arc<QuorumCertificate>>,
+    pub checkpoint: Option<Arc<CheckpointCertificate>>,
+}
+
+impl<S: Signer> Core<S> {
+    /// Whether blocks alone cannot help some replica any more: it lies below what is retained here,
+    /// or was not heard yet.
+    pub fn someone_is_cut_off(&self) -> bool {
+        let retained = self.retained_from.0;
+        let me = self.config.me.index();
+        let others = self.peers.iter().enumerate().filter(|(id, _)| *id != me);
+        let committed = others.map(|(_, peer)| peer.status.map_or(0, |s| s.committed.0));
+        retained > 1 && { committed }.any(|committed| committed.saturating_add(1) < retained)
+    }
+
+    /// Whether some replica is so many slots behind, or was not heard yet.
+    pub fn someone_lags(&self, slots: u64) -> bool {
+        let me = self.config.me.index();
+        let others = self.peers.iter().enumerate().filter(|(id, _)| *id != me);
+        let mut committed = others.map(|(_, peer)| peer.status.map_or(0, |s| s.committed.0));
+        committed.any(|committed| committed.saturating_add(slots) < self.executed.0)
+    }
+
+    /// What the log must say again before older records of it are let go.
+    pub fn standing(&self) -> Standing {
+        let change = self.change.as_ref();
+        Standing {
+            stage: self.stage,
+            installed: self.installed,
+            tip: self.recorded,
+            voting_stopped: self.voting_stopped,
+            decided: self.decided,
+            certificate: self.certificate.clone(),
+            change: change.map(Change::own_words).unwrap_or_default(),
+            quorum: self.quorum.clone(),
+            checkpoint: self.checkpoint.clone(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! K2: lets the log go behind a snapshot, after saying again what it alone had said.
+//!
+//! When the log has grown, execution is asked for a snapshot. Once that is durable, a group of
+//! records repeats what a restart must know and older records told: START, the installed view with
+//! its certificate, own words about a view that is being entered, COMMIT, the checkpoint's
+//! certificate, the end of the own votes. When the group is durable, everything before the oldest
+//! block that is still needed is released. Needed are blocks above the snapshot, decided or not,
+//! and those of the last two intervals below it, for repair (§11).
+
+use consensus::Record;
+use storage::record::Kind as RecordKind;
+use wire::bytes::Buffers;
+use wire::certificates::CheckpointCertificate;
+use wire::ids::{Position, Slot};
+use wire::seal::{Signer, Verifier};
+use zerocopy::IntoBytes;
+
+use super::{Ordering, Output};
+use crate::recovery::{DecidedRecord, StandingRecord};
+
+/// Intervals below a snapshot whose blocks stay for repair.
+const RETAINED_INTERVALS: u64 = 2;
+
+/// How far the release of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    Idle,
+    /// Execution was asked for a snapshot.
+    Asked,
+    /// There is one of this slot; the group is to be written.
+    Saved(Slot),
+    /// The group ends here; what was durable when it was begun, and all before that, is in it.
+    Restated {
+        slot: Slot,
+        end: Position,
+        before: Position,
+    },
+}
+
+impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
+    /// A snapshot of the state at this slot is durable.
+    pub(super) fn on_saved(&mut self, slot: Slot) {
+        self.release = Release::Saved(slot);
+        self.save_after = Slot(slot.0 + self.config.interval);
+    }
+
+    /// No snapshot was made; the log may ask again.
+    pub(super) fn on_save_failed(&mut self) {
+        if self.release == Release::Asked {
+            self.release = Release::Idle;
+            // Not again at once: the next checkpoint may do better.
+            let executed = self.core.summary().executed;
+            self.save_after = Slot(executed.0 + self.config.interval);
+        }
+    }
+
+    /// The state was taken over: blocks below it that are not here will not come.
+    pub(super) fn on_installed(&mut self, certificate: &CheckpointCertificate) {
+        let slot = certificate.header.slot();
+        let gap = self.core.summary().decided < slot;
+        self.executed_fed = self.executed_fed.max(slot);
+        self.decided_counted = self.decided_counted.max(slot);
+        self.decided_recorded = self.decided_recorded.max(slot);
+        self.settled = self.settled.max(slot);
+        if gap {
+            self.retain_from(slot.next());
+            // Nobody executes or serves them any more, and nobody would let their buffers go.
+            self.blocks.forget_up_to(slot);
+            self.deferred.retain(|(place, ..)| place.slot > slot);
+            self.released = self.released.max(slot);
+        }
+    }
+
+    fn retain_from(&mut self, slot: Slot) {
+        if slot > self.retained_from {
+            self.retained_from = slot;
+            self.ledger.release(slot);
+            self.core.set_retained_from(slot);
+        }
+    }
+
+    /// Goes on with the release of the log as far as it can now.
+    pub(super) fn tend_log(&mut self) {
+        match self.release {
+            Release::Idle => {
+                let full = self.writer.used_bytes() >= self.config.snapshot_log_bytes;
+                let news = || self.core.summary().executed >= self.save_after;
+                if full && news() && self.is_started() {
+                    self.release = Release::Asked;
+                    self.outputs.push_back(Output::Save);
+                }
+            }
+            Release::Asked => {}
+            Release::Saved(slot) => {
+                // A block that waits for room belongs to the own votes already, and is in no
+                // record yet.
+                let before = self.durable;
+                if self.deferred.is_empty()
+                    && self.is_started()
+                    && let Some(end) = self.restate()
+                {
+                    self.release = Release::Restated { slot, end, before };
+                }
+            }
+            Release::Restated { slot, end, before } if end <= self.durable => {
+                self.let_go(slot, before);
+                self.release = Release::Idle;
+            }
+            Release::Restated { .. } => {}
+        }
+        let lag = RETAINED_INTERVALS * self.config.interval;
+        let keep = self.core.someone_is_cut_off()
+            || self.release != Release::Idle && self.core.someone_lags(lag);
+        if keep != self.keeps_newest {
+            self.keeps_newest = keep;
+            self.outputs.push_back(Output::KeepNewest(keep));
+        }
+    }
+
+    /// Writes the group; its end, or none when the log has no room for all of it.
+    fn restate(&mut self) -> Option<Position> {
+        let standing = self.core.standing();
+        let mut records = Vec::with_capacity(6);
+        if let Some(certificate) = &standing.certificate {
+            records.push(Record::Install(certificate.clone()));
+        }
+        let words = &standing.change;
+        if let Some(own) = &words.view_change {
+            records.push(Record::ViewChange(own.clone()));
+        }
+        if let Some(own) = &words.new_view {
+            records.push(Record::NewView(own.clone()));
+        }
+        if let Some(ack) = words.ack {
+            records.push(Record::Ack(ack));
+        }
+        if let Some(quorum) = &standing.quorum {
+            records.push(Record::Commit(quorum.clone()));
+        }
+        if let Some(certificate) = &standing.checkpoint {
+            records.push(Record::Checkpoint(certificate.clone()));
+        }
+        for record in &records {
+            let (kind, body) = super::records::encode(record);
+            self.record(kind, &body)?;
+        }
+        let (boot, epoch) = (self.config.boot, self.config.epoch);
+        let body = StandingRecord::new(boot, epoch, self.started_in, &standing);
+        let end = self.record(RecordKind::Standing, body.as_bytes())?;
+        self.record_decided();
+        Some(end)
+    }
+
+    /// Names the decided prefix in the log.
+    pub(super) fn record_decided(&mut self) {
+        let place = self.core.standing().decided;
+        let body = DecidedRecord::new(place.slot, place.digest);
+        if self.record(RecordKind::Decided, body.as_bytes()).is_some() {
+            self.decided_recorded = place.slot;
+        }
+    }
+
+    fn let_go(&mut self, slot: Slot, before: Position) {
+        let kept = RETAINED_INTERVALS * self.config.interval;
+        let keep = slot.0.saturating_sub(kept).max(self.retained_from.0 - 1);
+        let needed = self.ledger.needed_above(Slot(keep)).unwrap_or(before);
+        let low = needed.min(before);
+        self.writer.release(low);
+        self.ledger.forget_below(low);
+        self.retain_from(Slot(keep + 1));
+        // Files are used again once a record that carries the mark is durable.
+        self.record_decided();
+    }
+}

@@ -1,0 +1,380 @@
+//! The records as they tell the story, in the order of the log (R2).
+//!
+//! A log whose older records were let go begins in the middle of the story: block records stand
+//! there whose view, and whose place in the chain of own votes, is told only further on, by the
+//! group of records that ends with STANDING. Up to that group they are noted and nothing is
+//! concluded from them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use consensus::{RecordAs, Recovered, RecoveredBlock};
+use storage::record::Kind as RecordKind;
+use wire::block::BlockView;
+use wire::canary::planted;
+use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
+use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Slot, View};
+use wire::limits::{SECTOR_BYTES, WINDOW};
+use wire::messages::{CleanStopRecord, PlaceRecord, StartRecord};
+use wire::seal::{Compound, Signed, Statement, Verifier};
+use wire::view_change::{NewView, ViewChange, split_signed};
+use zerocopy::FromBytes;
+
+use super::{DecidedRecord, RestartError, StandingRecord};
+use crate::blocks::Location;
+use crate::ledger::Ledger;
+
+/// A block of the log and where it lies.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub block: RecoveredBlock,
+    pub location: Location,
+}
+
+/// See the module's documentation.
+pub(super) struct Walk<'a, V> {
+    compound: &'a mut Compound<V>,
+    /// Whose log it is.
+    recovered_by: NodeId,
+    pub boot: u32,
+    pub restarted_in: Option<(Epoch, View)>,
+    pub clean_boot: Option<Boot>,
+    pub recovered: Recovered,
+    /// What the snapshot holds: decided, whatever the log says of it.
+    start: Place,
+    /// Blocks up to the start were noted in the ledger.
+    start_noted: bool,
+    /// Where the replica stood is known: from the first record of a whole log on, else from the
+    /// first STANDING.
+    restated: bool,
+    /// Blocks by place: those that may still matter, a window of slots.
+    pub blocks: BTreeMap<Place, Known>,
+    /// Blocks of the log in its order, by place, each once.
+    pub order: VecDeque<Place>,
+    pub evidence: u64,
+    pub ledger: Ledger,
+    pub failed: Option<RestartError>,
+    /// Records seen.
+    records: u64,
+}
+
+impl<'a, V: Verifier> Walk<'a, V> {
+    /// `start`: genesis, or the place of a snapshot, with its certificate.
+    pub fn new(
+        compound: &'a mut Compound<V>,
+        recovered_by: NodeId,
+        genesis: Digest,
+        start: Place,
+        certificate: Option<CheckpointCertificate>,
+        ledger: Ledger,
+    ) -> Walk<'a, V> {
+        let mut recovered = Recovered::blank(genesis);
+        (recovered.decided, recovered.checkpoint) = (start, certificate);
+        Walk {
+            compound,
+            recovered_by,
+            boot: 0,
+            restarted_in: None,
+            clean_boot: None,
+            recovered,
+            start,
+            start_noted: false,
+            restated: true,
+            blocks: BTreeMap::new(),
+            order: VecDeque::new(),
+            evidence: 0,
+            ledger,
+            failed: None,
+            records: 0,
+        }
+    }
+
+    /// Ends the walk: what the log cannot show is an error, and what it still holds is counted.
+    pub fn finish(&mut self) -> Result<(), RestartError> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        if !self.restated {
+            return Err(RestartError::Unstated);
+        }
+        self.note_start();
+        let mut retained = self.recovered.decided.slot.next();
+        while retained > Slot(1) && self.ledger.locate(Slot(retained.0 - 1)).is_some() {
+            retained = Slot(retained.0 - 1);
+        }
+        self.ledger.release(retained);
+        self.recovered.retained_from = retained;
+        Ok(())
+    }
+
+    pub fn visit(&mut self, entry: &storage::wal::Entry<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
+        if self.records == 0 {
+            self.restated = entry.position == Position(0);
+        }
+        self.records += 1;
+        let malformed = RestartError::Malformed {
+            kind: entry.kind,
+            position: entry.position,
+        };
+        let outcome = match entry.kind {
+            RecordKind::Start => StartRecord::read_from_bytes(entry.body).ok().map(|start| {
+                self.boot = self.boot.max(start.boot().0);
+                self.restarted_in = self.restarted_in.max(Some((start.epoch(), start.stage())));
+            }),
+            RecordKind::CleanStop => CleanStopRecord::read_from_bytes(entry.body)
+                .ok()
+                .map(|stop| self.clean_boot = Some(stop.boot())),
+            RecordKind::Block => self.block(entry, RecordAs::Vote),
+            RecordKind::FetchedBlock => self.block(entry, RecordAs::Fetched),
+            RecordKind::Decided => DecidedRecord::read_from_bytes(entry.body)
+                .ok()
+                .map(|decided| self.decided(&decided)),
+            RecordKind::Evidence => {
+                self.evidence += 1;
+                Some(())
+            }
+            RecordKind::ViewChange => self.view_change(entry.body),
+            RecordKind::NewView => self.new_view(entry.body),
+            RecordKind::Ack => self.ack(entry.body),
+            RecordKind::Install => self.install(entry.body),
+            RecordKind::Skip => self.skip(entry.body),
+            RecordKind::Commit => self.commit(entry.body),
+            RecordKind::CheckpointCertificate => self.checkpoint(entry.body),
+            RecordKind::Standing => StandingRecord::read_from_bytes(entry.body)
+                .ok()
+                .and_then(|standing| self.standing(&standing)),
+            // Written by later versions of this protocol only.
+            RecordKind::Lease | RecordKind::Epoch => None,
+        };
+        if outcome.is_none() && self.failed.is_none() {
+            self.failed = Some(malformed);
+        }
+    }
+
+    fn block(&mut self, entry: &storage::wal::Entry<'_>, kind: RecordAs) -> Option<()> {
+        let view = BlockView::frame(entry.body).ok()?;
+        let header = view.prefix.header;
+        let digest = header.digest();
+        let sectors = (entry.end.0 - entry.position.0) / SECTOR_BYTES as u64;
+        let block = RecoveredBlock {
+            header,
+            signature: view.prefix.signature,
+            digest,
+            kind,
+            end: entry.end,
+        };
+        let place = block.place();
+        let known = Known {
+            block,
+            location: (entry.position, sectors as u32),
+        };
+        self.ledger.appended(entry.position, place.slot);
+        // A fetched block may have been written again, as a vote.
+        if self.blocks.insert(place, known).is_none() {
+            self.order.push_back(place);
+        }
+        self.prune();
+        if !self.restated {
+            return Some(());
+        }
+        let recovered = &mut self.recovered;
+        let extends = kind == RecordAs::Vote
+            && !planted("amnesia")
+            && header.view() == recovered.installed
+            && header.parent == recovered.tip.digest
+            && place.slot == recovered.tip.slot.next();
+        if extends {
+            recovered.tip = place;
+        } else if kind == RecordAs::Vote
+            && header.view() == recovered.installed
+            && recovered.stage == recovered.installed
+        {
+            // The first block of this slot proved invalid, and this one came in its place.
+            recovered.voting_stopped = true;
+        }
+        Some(())
+    }
+
+    /// Whatever is not settled after so many blocks never will be.
+    fn prune(&mut self) {
+        while self.order.len() > 4 * WINDOW as usize {
+            self.note_start();
+            if let Some(oldest) = self.order.pop_front()
+                && oldest.slot <= self.recovered.decided.slot
+            {
+                self.blocks.remove(&oldest);
+            }
+        }
+    }
+
+    /// Blocks up to the start are of no use but to other replicas.
+    fn note_start(&mut self) {
+        if std::mem::replace(&mut self.start_noted, true) {
+            return;
+        }
+        let mut next = self.start;
+        while let Some(known) = self.blocks.get(&next) {
+            let (position, sectors) = known.location;
+            self.ledger.note(next.slot, position, sectors);
+            next = Place {
+                slot: Slot(next.slot.0 - 1),
+                digest: known.block.header.parent,
+            };
+        }
+    }
+
+    fn standing(&mut self, standing: &StandingRecord) -> Option<()> {
+        self.boot = self.boot.max(standing.boot().0);
+        self.restarted_in = self.restarted_in.max(Some(standing.started_in()));
+        let recovered = &mut self.recovered;
+        if standing.installed() != recovered.installed {
+            // The front of this group went with the segment before; a whole one follows, or the
+            // log would not have been cut here.
+            return (!self.restated).then_some(());
+        }
+        recovered.stage = recovered.stage.max(standing.stage());
+        recovered.tip = standing.tip();
+        recovered.voting_stopped = standing.voting_stopped();
+        self.restated = true;
+        Some(())
+    }
+
+    /// The chain from what was decided before up to this block is decided.
+    fn decided(&mut self, record: &DecidedRecord) {
+        let place = Place {
+            slot: record.slot(),
+            digest: record.digest,
+        };
+        self.settle(place);
+    }
+
+    fn settle(&mut self, place: Place) {
+        let before = self.recovered.decided;
+        let off_chain = RestartError::DecisionOffChain {
+            slot: place.slot,
+            digest: place.digest,
+        };
+        if place.slot <= before.slot {
+            if place.slot == before.slot && place != before {
+                self.failed = Some(off_chain);
+            }
+            return;
+        }
+        let mut next = place;
+        while next.slot > before.slot {
+            let Some(known) = self.blocks.get(&next) else {
+                self.failed = Some(off_chain);
+                return;
+            };
+            self.ledger
+                .note(next.slot, known.location.0, known.location.1);
+            next = Place {
+                slot: Slot(next.slot.0 - 1),
+                digest: known.block.header.parent,
+            };
+        }
+        if next == before {
+            self.recovered.decided = place;
+        } else {
+            self.failed = Some(off_chain);
+        }
+    }
+
+    fn view_change(&mut self, body: &[u8]) -> Option<()> {
+        let (signature, body) = split_signed(body).ok()?;
+        let message = ViewChange::decode(body).ok()?;
+        let checked = self.compound.view_change(message, signature).ok()?;
+        let view = checked.message.view;
+        if view > self.recovered.stage {
+            self.recovered.stage = view;
+            self.recovered.view_change = Some(Arc::new(checked));
+            (self.recovered.new_view, self.recovered.ack) = (None, None);
+        }
+        Some(())
+    }
+
+    fn new_view(&mut self, body: &[u8]) -> Option<()> {
+        let (signature, body) = split_signed(body).ok()?;
+        let message = NewView::decode(body).ok()?;
+        let checked = self.compound.new_view(message, signature).ok()?;
+        if checked.message.view == self.recovered.stage {
+            self.recovered.new_view = Some(Arc::new(checked));
+        }
+        Some(())
+    }
+
+    fn ack(&mut self, body: &[u8]) -> Option<()> {
+        let record = PlaceRecord::read_from_bytes(body).ok()?;
+        let statement = Statement::NewViewAck {
+            view: record.view(),
+            base_slot: record.slot(),
+            base: record.digest,
+        };
+        let by = self.recovered_by;
+        let signed = Signed {
+            by,
+            statement,
+            signature: record.signature,
+        };
+        let signed = self.compound.signed(signed).ok()?;
+        if record.view() == self.recovered.stage {
+            self.recovered.ack = Some(signed);
+        }
+        Some(())
+    }
+
+    fn install(&mut self, body: &[u8]) -> Option<()> {
+        let certificate = NewViewCertificate::decode(body).ok()?;
+        let certificate = self.compound.new_view_certificate(certificate).ok()?;
+        let recovered = &mut self.recovered;
+        if certificate.view > recovered.installed {
+            recovered.installed = certificate.view;
+            recovered.stage = recovered.stage.max(certificate.view);
+            recovered.tip = certificate.base;
+            recovered.certificate = Some(certificate.into_inner());
+            recovered.quorum = None;
+            recovered.voting_stopped = false;
+            if recovered.stage == recovered.installed {
+                recovered.view_change = None;
+                (recovered.new_view, recovered.ack) = (None, None);
+            }
+        }
+        Some(())
+    }
+
+    fn skip(&mut self, body: &[u8]) -> Option<()> {
+        let record = PlaceRecord::read_from_bytes(body).ok()?;
+        if record.view() == self.recovered.installed && !planted("losejump") {
+            self.recovered.tip = Place {
+                slot: record.slot(),
+                digest: record.digest,
+            };
+        }
+        Some(())
+    }
+
+    fn commit(&mut self, body: &[u8]) -> Option<()> {
+        let quorum = QuorumCertificate::decode(body).ok()?;
+        let quorum = self.compound.quorum_certificate(quorum).ok()?;
+        if quorum.view == self.recovered.installed {
+            self.recovered.quorum = Some(quorum.into_inner());
+        }
+        Some(())
+    }
+
+    /// The certified block is final, and everything up to it was executed here when this was
+    /// written.
+    fn checkpoint(&mut self, body: &[u8]) -> Option<()> {
+        let certificate = CheckpointCertificate::decode(body).ok()?;
+        let certificate = self.compound.checkpoint_certificate(certificate).ok()?;
+        self.settle(certificate.place());
+        let known = self.recovered.checkpoint.as_ref();
+        if known.is_none_or(|known| known.header.slot() < certificate.header.slot()) {
+            self.recovered.checkpoint = Some(certificate.into_inner());
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Records on their way to the disk.
+
+use storage::machine::StateMachine;
+use storage::wal::{JournalFailed, PushError, Sealed, Token};
+use wire::bytes::Buffers;
+use wire::ids::Instant;
+use wire::seal::{Signer, Verifier};
+
+use super::{Effect, Replica};
+use crate::ordering;
+
+impl<Bu, S, V, M> Replica<Bu, S, V, M>
+where
+    Bu: Buffers + Clone,
+    S: Signer,
+    V: Verifier + Clone,
+    M: StateMachine,
+{
+    pub(super) fn append(&mut self, sealed: Sealed<Bu::Shared>, out: &mut Vec<Effect<Bu::Shared>>) {
+        if !self.overflow.is_empty() {
+            self.overflow.push_back(sealed);
+            return;
+        }
+        match self.journal.push(sealed) {
+            Ok(()) => {}
+            Err(PushError::Full(sealed)) => self.overflow.push_back(sealed),
+            Err(PushError::Failed(failed)) => self.halt(failed, out),
+        }
+    }
+
+    pub(super) fn write_next(&mut self, out: &mut Vec<Effect<Bu::Shared>>) {
+        if let Some(batch) = self.journal.next_batch() {
+            out.push(Effect::Write {
+                segment: batch.segment,
+                offset: batch.offset,
+                parts: batch
+                    .parts
+                    .iter()
+                    .map(|sealed| sealed.shared.clone())
+                    .collect(),
+                token: batch.token.raw(),
+            });
+        }
+    }
+
+    pub(super) fn on_written(
+        &mut self,
+        now: Instant,
+        token: u64,
+        result: Result<(), i32>,
+        out: &mut Vec<Effect<Bu::Shared>>,
+    ) {
+        match self.journal.complete(Token::from_raw(token), result) {
+            Ok(durable) => {
+                self.ordering.handle(now, ordering::Input::Durable(durable));
+                for sealed in std::mem::take(&mut self.overflow) {
+                    self.append(sealed, out);
+                }
+            }
+            Err(failed) => self.halt(failed, out),
+        }
+    }
+
+    fn halt(&mut self, failed: JournalFailed, out: &mut Vec<Effect<Bu::Shared>>) {
+        self.halted = true;
+        out.push(Effect::Halt(failed));
+    }
+}

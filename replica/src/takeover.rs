@@ -1,0 +1,307 @@
+//! Taking the state over from others, and giving it to them (K4): the driver of a transfer on the
+//! execution side, and the answers to FETCH-STATE.
+//!
+//! A transfer that is complete is installed at once, and from then on results are those of the
+//! installed state. The ordering side learns of it only when a snapshot of exactly this state is
+//! durable ([`crate::saving`]): before that a crash would leave a log with a gap and no state (K1).
+//!
+//! Blocks are still asked for meanwhile. When execution gets past the checkpoint by them, the
+//! transfer is dropped. A replica that serves can be unable to show the checkpoint that is asked
+//! for. It names another one, with its certificate when it has that whole; or the next one, which an
+//! idle cluster never reaches. Blocks help then, as long as they are retained; a replica that knows of one which they
+//! cannot help any more keeps every checkpoint until the next ([`crate::ordering::Output::KeepNewest`]).
+
+use std::sync::Arc;
+
+use storage::machine::StateMachine;
+use wire::certificates::CheckpointCertificate;
+use wire::ids::{Instant, NodeId, Slot};
+use wire::limits::REPLICAS_MAX;
+use wire::state::{Chunk, Part};
+
+use crate::execution::Execution;
+use crate::transfer::{Options, Progress, Transfer};
+
+/// What one peer is served in a second, and at once, in bytes.
+pub const SERVED_BYTES_PER_S: u64 = 64 << 20;
+const SERVED_BYTES_AT_ONCE: u64 = 2 << 20;
+/// The least that an answer counts for.
+const ANSWER_COST_BYTES: u64 = 1024;
+/// Answers put together at the link at once are few: questions are too.
+const OPTIONS: Options = Options {
+    per_peer: 4,
+    window: 12,
+    timeout_ns: 200_000_000,
+};
+/// When every peer sent something false: pause before all are believed again.
+const STUCK_NS: u64 = 1_000_000_000;
+
+/// Counts of what happened here, for gauges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TakeoverCounts {
+    pub begun: u64,
+    /// Begun again for another checkpoint.
+    pub restarted: u64,
+    /// Dropped because blocks were faster.
+    pub overtaken: u64,
+    pub installed: u64,
+    /// Answers to others.
+    pub served: u64,
+    /// CHUNKs that nobody asked for, or that were false.
+    pub refused: u64,
+}
+
+/// An answer to FETCH-STATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The checkpoint that can be shown instead of the one asked for.
+    pub elsewhere: Option<Slot>,
+}
+
+/// A transfer under way.
+#[derive(Debug)]
+struct UnderWay {
+    certificate: Arc<CheckpointCertificate>,
+    transfer: Transfer,
+    /// All peers are banned: begin anew then.
+    stuck_until: Option<Instant>,
+}
+
+impl UnderWay {
+    fn slot(&self) -> Slot {
+        self.certificate.header.slot()
+    }
+}
+
+/// Bytes that a peer may still be served.
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    bytes: u64,
+    at: Instant,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Takeover {
+    others: Vec<NodeId>,
+    under_way: Option<UnderWay>,
+    allowances: [Allowance; REPLICAS_MAX],
+    counts: TakeoverCounts,
+}
+
+impl Takeover {
+    /// `replicas`: members of the committee.
+    pub fn new(me: NodeId, replicas: usize) -> Takeover {
+        let others = (0..replicas as u16).map(NodeId).filter(|id| *id != me);
+        let full = Allowance {
+            bytes: SERVED_BYTES_AT_ONCE,
+            at: Instant(0),
+        };
+        Takeover {
+            others: others.collect(),
+            under_way: None,
+            allowances: [full; REPLICAS_MAX],
+            counts: TakeoverCounts::default(),
+        }
+    }
+
+    pub fn counts(&self) -> TakeoverCounts {
+        self.counts
+    }
+
+    /// How far the transfer under way is.
+    pub fn progress(&self) -> Option<Progress> {
+        let under_way = self.under_way.as_ref();
+        under_way.map(|under_way| under_way.transfer.progress())
+    }
+
+    /// Takes the state of this certificate over, or goes over to it from an older one.
+    pub fn begin<M: StateMachine>(
+        &mut self,
+        certificate: Arc<CheckpointCertificate>,
+        execution: &mut Execution<M>,
+    ) {
+        let slot = certificate.header.slot();
+        if slot <= execution.executed() {
+            return;
+        }
+        let transfer = match self.under_way.take() {
+            Some(older) if older.slot() >= slot => {
+                self.under_way = Some(older);
+                return;
+            }
+            Some(older) => {
+                self.counts.restarted += 1;
+                older.transfer.restart(slot, certificate.root)
+            }
+            None => {
+                self.counts.begun += 1;
+                let own = execution.leaves();
+                Transfer::new(slot, certificate.root, own, &self.others, OPTIONS)
+            }
+        };
+        self.under_way = Some(UnderWay {
+            certificate,
+            transfer,
+            stuck_until: None,
+        });
+    }
+
+    /// Another certificate than the newest: of a checkpoint that some replica can show, when of the
+    /// newest nothing has come.
+    pub fn offer<M: StateMachine>(
+        &mut self,
+        certificate: Arc<CheckpointCertificate>,
+        execution: &Execution<M>,
+    ) {
+        let slot = certificate.header.slot();
+        let useful = |under_way: &UnderWay| {
+            under_way.transfer.progress().nodes == 0 && slot < under_way.slot()
+        };
+        if slot <= execution.executed() || !self.under_way.as_ref().is_some_and(useful) {
+            return;
+        }
+        if let Some(older) = self.under_way.take() {
+            self.counts.restarted += 1;
+            self.under_way = Some(UnderWay {
+                transfer: older.transfer.restart(slot, certificate.root),
+                certificate,
+                stuck_until: None,
+            });
+        }
+    }
+
+    /// Takes the body of a CHUNK in.
+    pub fn on_chunk(&mut self, now: Instant, from: NodeId, body: &[u8]) {
+        let taken = match (&mut self.under_way, Chunk::decode(body)) {
+            (Some(under_way), Ok(chunk)) => under_way.transfer.handle(now, from, &chunk).is_ok(),
+            _ => false,
+        };
+        self.counts.refused += u64::from(!taken);
+    }
+
+    /// Goes on with the transfer: asks through `send`, gives up what is not answered. When all of
+    /// it is here, it is installed, and its certificate returned: have a snapshot of it made.
+    pub fn poll<M: StateMachine>(
+        &mut self,
+        now: Instant,
+        execution: &mut Execution<M>,
+        send: &mut impl FnMut(NodeId, Slot, Part),
+    ) -> Option<Arc<CheckpointCertificate>> {
+        let under_way = self.under_way.as_mut()?;
+        if execution.executed() >= under_way.slot() {
+            self.counts.overtaken += 1;
+            self.under_way = None;
+            return None;
+        }
+        if under_way.transfer.is_stuck() {
+            let until = *under_way.stuck_until.get_or_insert(now.after_ns(STUCK_NS));
+            if now < until {
+                return None;
+            }
+            let (slot, root) = (under_way.slot(), under_way.certificate.root);
+            let own = execution.leaves();
+            under_way.transfer = Transfer::new(slot, root, own, &self.others, OPTIONS);
+            under_way.stuck_until = None;
+        }
+        if under_way.transfer.is_complete() {
+            // Blocks that executed since may have changed what was not asked for.
+            under_way.transfer.rebase(execution.leaves());
+        }
+        if !under_way.transfer.is_complete() {
+            under_way.transfer.poll(now, send);
+            return None;
+        }
+        let UnderWay {
+            certificate,
+            transfer,
+            ..
+        } = self.under_way.take()?;
+        let installation = transfer.finish();
+        // A bucket that no correct replica writes cannot have a certified hash.
+        execution
+            .install(&installation)
+            .expect("I11: a certified state can be installed");
+        self.counts.installed += 1;
+        Some(certificate)
+    }
+
+    /// When [`Takeover::poll`] has something to do if nothing arrives before.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let under_way = self.under_way.as_ref()?;
+        match under_way.stuck_until {
+            Some(until) => Some(until),
+            None if under_way.transfer.is_stuck() => Some(Instant(0)),
+            None => under_way.transfer.wake_at(),
+        }
+    }
+
+    /// Whether [`Takeover::poll`] has something to do now.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.under_way.as_ref().is_some_and(|under_way| {
+            under_way.transfer.is_complete() || self.wake_at().is_some_and(|at| at <= now)
+        })
+    }
+
+    /// Answers FETCH-STATE(slot, part) of `from` with the body of a CHUNK in `out`; nothing when
+    /// there is no answer, or the peer asks for too much. When it is to be told of another
+    /// checkpoint, it needs the certificate of that one, too.
+    pub fn serve<M: StateMachine>(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        (slot, part): (Slot, Part),
+        execution: &mut Execution<M>,
+        out: &mut Vec<u8>,
+    ) -> Option<Served> {
+        let allowance = &mut self.allowances[from.index()];
+        let earned = u128::from(now.since_ns(allowance.at)) * u128::from(SERVED_BYTES_PER_S);
+        let earned = (earned / 1_000_000_000).min(u128::from(SERVED_BYTES_AT_ONCE)) as u64;
+        if earned > 0 {
+            allowance.at = now;
+            allowance.bytes = (allowance.bytes + earned).min(SERVED_BYTES_AT_ONCE);
+        }
+        if allowance.bytes < ANSWER_COST_BYTES {
+            return None;
+        }
+        let answered = execution.fetch_state(now, slot, part, out);
+        let cost = (out.len() as u64).max(ANSWER_COST_BYTES);
+        allowance.bytes = allowance.bytes.saturating_sub(cost);
+        self.counts.served += u64::from(answered);
+        let elsewhere = execution.pinned();
+        let elsewhere = elsewhere.filter(|pinned| pinned.ready && pinned.slot != slot);
+        answered.then_some(Served {
+            elsewhere: elsewhere.map(|pinned| pinned.slot),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage::machine::Noop;
+
+    #[test]
+    fn a_peer_is_served_as_much_as_it_is_allowed_and_others_are_not_hurt() {
+        let me = NodeId(0);
+        let mut execution = Execution::new(me, 4, Noop, 1400);
+        let mut takeover = Takeover::new(me, 4);
+        let mut out = Vec::new();
+        let now = Instant(1);
+        let asked = (Slot(4), Part::Summary);
+        let mut answers = 0;
+        while takeover
+            .serve(now, NodeId(1), asked, &mut execution, &mut out)
+            .is_some()
+        {
+            answers += 1;
+        }
+        assert_eq!(answers, SERVED_BYTES_AT_ONCE / ANSWER_COST_BYTES);
+        let other = takeover.serve(now, NodeId(2), asked, &mut execution, &mut out);
+        assert_eq!(other, Some(Served { elsewhere: None }));
+        let later = now.after_ns(1_000_000_000);
+        let again = takeover.serve(later, NodeId(1), asked, &mut execution, &mut out);
+        assert!(again.is_some());
+        assert_eq!(takeover.counts().served, answers + 2);
+    }
+}

@@ -1,0 +1,351 @@
+//! Logs that do not reach back to the beginning, and the snapshots in front of them.
+
+use std::io;
+
+use replica::agreement::Standing;
+use replica::execution::Execution;
+use replica::recovery::{
+    DecidedRecord, RestartError, Restarted, Saved, SavedUnusable, StandingRecord, restart,
+};
+use replica::snapshot::SnapshotWriter;
+use replica::verifying::Verifying;
+use storage::machine::Noop;
+use storage::record::Kind;
+use storage::snapshot::SnapshotDamaged;
+use storage::state::Hold;
+use storage::{Geometry, Writer, recover};
+use wire::block::{BlockHeader, BlockPrefix, payload_digest};
+use wire::bytes::{Buffers, HeapBuffers, HeapShared};
+use wire::certificates::{CheckpointCertificate, Place, Signatures};
+use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Slot, View};
+use wire::limits::RECORD_HEADER_BYTES;
+use wire::messages::{PlaceRecord, StartRecord};
+use zerocopy::IntoBytes;
+
+use crate::world::{BAD, Disk, GENESIS, GOOD, IDENTITY, Judge, RULES, Said, buffers};
+
+/// Slots between checkpoints here.
+const INTERVAL: u64 = 4;
+/// Segments that hold little more than the largest block.
+const SMALL: Geometry = Geometry {
+    segment_bytes: 288 * 1024,
+    segments_max: 4,
+    reserve_bytes: 0,
+};
+
+/// The chain of empty blocks of view 0, from slot 0 on: headers, and digests.
+fn chain(slots: u64) -> (Vec<BlockHeader>, Vec<Place>) {
+    let mut places = vec![Place {
+        slot: Slot(0),
+        digest: GENESIS,
+    }];
+    let mut headers = Vec::new();
+    for slot in (1..=slots).map(Slot) {
+        let parent = places.last().map_or(GENESIS, |place| place.digest);
+        let payload = payload_digest(&[]);
+        let header = BlockHeader::new(Epoch(0), View(0), slot, 0, parent, payload);
+        let digest = header.digest();
+        headers.push(header);
+        places.push(Place { slot, digest });
+    }
+    (headers, places)
+}
+
+fn message(header: BlockHeader) -> Vec<u8> {
+    BlockPrefix::new(header, GOOD, 0).as_bytes().to_vec()
+}
+
+fn fresh() -> Execution<Noop> {
+    Execution::new(IDENTITY.node, 4, Noop, 1400).with_checkpoint_interval(INTERVAL)
+}
+
+/// A snapshot file of the state at a slot, and its certificate.
+fn snapshot(slot: u64) -> (Vec<u8>, CheckpointCertificate) {
+    let (headers, places) = chain(slot);
+    let mut execution = fresh();
+    for header in &headers {
+        let block = HeapShared::copy_from(&message(*header));
+        execution.execute(header.slot(), &block, &mut Said::default());
+        while execution.work(usize::MAX) {}
+    }
+    assert!(execution.pin(Hold::Open).ready);
+    let (at, root) = execution.last_checkpoint().unwrap();
+    let place = places[slot as usize];
+    assert_eq!(at, place.slot);
+    let mut signatures = Signatures::new();
+    (0..3).for_each(|id| signatures.add(NodeId(id), GOOD));
+    let certificate = CheckpointCertificate {
+        header: headers[slot as usize - 1],
+        root,
+        signatures,
+    };
+    let (cluster, node) = (IDENTITY.cluster, IDENTITY.node);
+    let writer = SnapshotWriter::new(cluster, node, at, place.digest, root);
+    let mut writer = writer.with_certificate(certificate.encode());
+    let mut file = Vec::new();
+    while writer.next(&mut execution, &mut file).unwrap() {}
+    (file, certificate)
+}
+
+/// A log that is being written.
+struct Log {
+    disk: Disk,
+    writer: Writer,
+}
+
+impl Log {
+    fn new() -> Log {
+        let mut disk = Disk(vec![vec![0; SMALL.segment_bytes as usize]; 4]);
+        let blank = recover(&mut disk, &SMALL, &IDENTITY, &mut |_| {}).unwrap();
+        let writer = Writer::new(SMALL, IDENTITY, blank.tail);
+        let mut log = Log { disk, writer };
+        let start = StartRecord::new(Boot(1), Epoch(0), View(0));
+        log.put(Kind::Start, start.as_bytes());
+        log
+    }
+
+    fn put(&mut self, kind: Kind, body: &[u8]) -> Position {
+        let mut buffer = buffers().take().unwrap();
+        buffer[RECORD_HEADER_BYTES..][..body.len()].copy_from_slice(body);
+        let sealed = self.writer.seal(kind, buffer, body.len()).unwrap();
+        let offset = sealed.offset_in_segment as usize;
+        self.disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
+            .copy_from_slice(&sealed.shared);
+        sealed.start
+    }
+
+    fn blocks(&mut self, headers: &[BlockHeader]) {
+        for header in headers {
+            self.put(Kind::Block, &message(*header));
+        }
+    }
+
+    fn decided(&mut self, place: Place) {
+        let record = DecidedRecord::new(place.slot, place.digest);
+        self.put(Kind::Decided, record.as_bytes());
+    }
+
+    /// Everything is durable, and what lies before `low` is let go.
+    fn release(&mut self, low: Position) {
+        let recovery = recover(&mut self.disk, &SMALL, &IDENTITY, &mut |_| {}).unwrap();
+        self.writer.acknowledge(recovery.flushed());
+        self.writer.release(low);
+    }
+
+    fn restart(&mut self, file: Option<&[u8]>) -> Result<Outcome, RestartError> {
+        let mut execution = fresh();
+        let pieces = file.unwrap_or_default().chunks(1000);
+        let mut pieces = pieces.map(|piece| io::Result::Ok(piece.to_vec()));
+        let saved = file.map(|_| Saved {
+            name: "snapshots/8".to_owned(),
+            pieces: &mut pieces,
+        });
+        let restarted = restart(
+            IDENTITY.node,
+            &mut self.disk,
+            &SMALL,
+            &IDENTITY,
+            GENESIS,
+            &mut execution,
+            &mut Verifying::new(Judge, RULES),
+            &mut buffers(),
+            saved,
+        )?;
+        Ok(Outcome {
+            restarted,
+            execution,
+        })
+    }
+}
+
+struct Outcome {
+    restarted: Restarted<HeapBuffers>,
+    execution: Execution<Noop>,
+}
+
+impl Outcome {
+    /// Decided, executed, and retained from.
+    fn slots(&self) -> (u64, u64, u64) {
+        let recovered = &self.restarted.recovered;
+        let executed = self.execution.executed().0;
+        (
+            recovered.decided.slot.0,
+            executed,
+            recovered.retained_from.0,
+        )
+    }
+}
+
+#[test]
+fn a_whole_log_needs_no_snapshot_and_takes_one() {
+    let (headers, places) = chain(12);
+    let mut log = Log::new();
+    log.blocks(&headers);
+    log.decided(places[10]);
+    let (file, certificate) = snapshot(8);
+    let without = log.restart(None).unwrap();
+    let with = log.restart(Some(&file)).unwrap();
+    for outcome in [&without, &with] {
+        assert_eq!(outcome.slots(), (10, 10, 1));
+        assert_eq!(outcome.restarted.recovered.tip, places[12]);
+        assert_eq!(outcome.restarted.undecided.len(), 2);
+    }
+    let known = with
+        .restarted
+        .recovered
+        .checkpoint
+        .map(|known| known.place());
+    assert_eq!(known, Some(certificate.place()));
+    assert!(without.restarted.recovered.checkpoint.is_none());
+    // Older than the log's own decision, or newer than all of it.
+    log.decided(places[12]);
+    assert_eq!(log.restart(Some(&file)).unwrap().slots(), (12, 12, 1));
+    let (file, _) = snapshot(16);
+    assert_eq!(log.restart(Some(&file)).unwrap().slots(), (16, 16, 17));
+}
+
+#[test]
+fn a_damaged_snapshot_is_not_needed_by_a_whole_log() {
+    let (headers, places) = chain(12);
+    let mut log = Log::new();
+    log.blocks(&headers);
+    log.decided(places[10]);
+    let (file, _) = snapshot(8);
+    let torn = &file[..file.len() / 2];
+    assert_eq!(log.restart(Some(torn)).unwrap().slots(), (10, 10, 1));
+    let mut flipped = file.clone();
+    flipped[file.len() / 2] ^= 1;
+    assert_eq!(log.restart(Some(&flipped)).unwrap().slots(), (10, 10, 1));
+}
+
+/// As after a state was taken over: certificate and jump stand where the blocks are missing.
+#[test]
+fn a_gap_is_bridged_by_a_snapshot_and_by_nothing_else() {
+    let (headers, places) = chain(12);
+    let (file, certificate) = snapshot(8);
+    let mut log = Log::new();
+    log.blocks(&headers[..3]);
+    log.decided(places[2]);
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    let skip = PlaceRecord::new(View(0), places[8].slot, places[8].digest, BAD);
+    log.put(Kind::Skip, skip.as_bytes());
+    log.blocks(&headers[8..]);
+    log.decided(places[11]);
+    let outcome = log.restart(Some(&file)).unwrap();
+    assert_eq!(outcome.slots(), (11, 11, 9));
+    assert_eq!(outcome.restarted.recovered.tip, places[12]);
+    assert!(!outcome.restarted.recovered.voting_stopped);
+    assert!(outcome.restarted.ledger.locate(Slot(3)).is_none());
+    assert!(outcome.restarted.ledger.locate(Slot(9)).is_some());
+    let missing = log.restart(None).err();
+    assert!(matches!(
+        missing,
+        Some(RestartError::DecisionOffChain { slot: Slot(8), .. })
+    ));
+    let torn = log.restart(Some(&file[..file.len() - 1])).err().unwrap();
+    assert!(torn.to_string().contains("snapshots/8"), "{torn}");
+    assert!(matches!(
+        torn,
+        RestartError::SnapshotDamaged {
+            reason: SavedUnusable::Damaged(SnapshotDamaged::Truncated { .. }),
+            ..
+        }
+    ));
+    // One that is not certified.
+    let mut forged = certificate;
+    forged.signatures = Signatures::new();
+    (0..3).for_each(|id| forged.signatures.add(NodeId(id), BAD));
+    let at = file.windows(certificate.encode().len());
+    let at = { at }
+        .position(|bytes| bytes == certificate.encode())
+        .unwrap();
+    let mut file = file;
+    file[at..at + forged.encode().len()].copy_from_slice(&forged.encode());
+    assert!(matches!(
+        log.restart(Some(&file)).err(),
+        Some(RestartError::SnapshotDamaged { .. })
+    ));
+}
+
+/// The group of records that replaces what was let go, in view 0.
+fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCertificate) {
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    let standing = Standing {
+        stage: View(0),
+        installed: View(0),
+        tip,
+        voting_stopped: false,
+        decided,
+        certificate: None,
+        change: Default::default(),
+        quorum: None,
+        checkpoint: None,
+    };
+    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), &standing);
+    log.put(Kind::Standing, record.as_bytes());
+    log.decided(decided);
+}
+
+#[test]
+fn a_released_log_tells_what_the_whole_one_told() {
+    let slots = 2 * SMALL.segment_bytes / 4096;
+    let (headers, places) = chain(slots);
+    let (file, certificate) = snapshot(slots / INTERVAL * INTERVAL - INTERVAL);
+    let slot = certificate.header.slot();
+    let at = |slot: u64| places[slot as usize];
+    let mut log = Log::new();
+    log.blocks(&headers[..slots as usize - 2]);
+    log.decided(at(slots - 4));
+    let whole = log.restart(Some(&file)).unwrap();
+    restate(&mut log, at(slots - 2), at(slots - 4), &certificate);
+    log.release(Position(SMALL.segment_bytes));
+    // The mark travels with the next record; from there on the own votes go on.
+    log.blocks(&headers[slots as usize - 2..]);
+    let outcome = log.restart(Some(&file)).unwrap();
+    let recovered = &outcome.restarted.recovered;
+    assert_eq!(recovered.decided, at(slots - 4));
+    assert_eq!(outcome.execution.executed(), Slot(slots - 4));
+    assert_eq!(recovered.tip, at(slots));
+    assert!(!recovered.voting_stopped);
+    assert_eq!(outcome.restarted.boot, Boot(2));
+    assert_eq!(
+        recovered.restarted_in,
+        whole.restarted.recovered.restarted_in
+    );
+    assert!(recovered.retained_from > Slot(1) && recovered.retained_from < slot);
+    assert_eq!(
+        recovered.checkpoint.map(|c| c.place()),
+        Some(certificate.place())
+    );
+    assert!(matches!(
+        log.restart(None).err(),
+        Some(RestartError::NoSnapshot { .. })
+    ));
+    assert!(matches!(
+        log.restart(Some(&file[..99])).err(),
+        Some(RestartError::SnapshotDamaged { .. })
+    ));
+}
+
+/// Never: records are released after the group is durable.
+#[test]
+fn a_released_log_without_the_group_is_refused() {
+    let slots = 2 * SMALL.segment_bytes / 4096;
+    let (headers, _) = chain(slots);
+    let (file, _) = snapshot(slots / INTERVAL * INTERVAL - INTERVAL);
+    let mut log = Log::new();
+    log.blocks(&headers[..slots as usize - 2]);
+    log.release(Position(SMALL.segment_bytes));
+    log.blocks(&headers[slots as usize - 2..]);
+    assert!(matches!(
+        log.restart(Some(&file)).err(),
+        Some(RestartError::Unstated)
+    ));
+}
+
+#[test]
+fn digests_are_those_of_the_chain() {
+    let (headers, places) = chain(3);
+    assert_eq!(headers[2].parent, places[2].digest);
+    assert_ne!(places[3].digest, Digest::ZERO);
+}

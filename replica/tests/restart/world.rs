@@ -1,0 +1,87 @@
+//! A disk, a judge of signatures, and sizes.
+
+use std::io;
+
+use replica::execution::Replies;
+use storage::{Geometry, Identity, LogId, SegmentInfo, SegmentSource};
+use wire::bytes::HeapBuffers;
+use wire::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Signature, Slot};
+use wire::limits::BLOCK_BUFFER_BYTES;
+use wire::reject::Reject;
+use wire::request::RequestView;
+use wire::seal::{Rules, Statement, Verifier};
+
+pub const GENESIS: Digest = Digest([9; 32]);
+pub const GOOD: Signature = Signature([1; 64]);
+pub const BAD: Signature = Signature([2; 64]);
+
+pub struct Disk(pub Vec<Vec<u8>>);
+
+impl SegmentSource for Disk {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        let info = |(index, bytes): (usize, &Vec<u8>)| SegmentInfo {
+            index: index as u32,
+            bytes: bytes.len() as u64,
+        };
+        self.0.iter().enumerate().map(info).collect()
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        into.copy_from_slice(&self.0[segment as usize][offset as usize..][..into.len()]);
+        Ok(())
+    }
+}
+
+/// Takes GOOD for every member's signature.
+#[derive(Clone)]
+pub struct Judge;
+
+impl Verifier for Judge {
+    fn member(&self, _: NodeId, _: &Statement, signature: &Signature) -> Result<(), Reject> {
+        if *signature == GOOD {
+            Ok(())
+        } else {
+            Err(Reject::BadSignature)
+        }
+    }
+
+    fn request(&self, _: &RequestView<'_>) -> Result<(), Reject> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+pub struct Said(pub Vec<Vec<u8>>);
+
+impl Replies for Said {
+    fn reply(&mut self, _: &PublicKey, _: Slot, body: &[u8]) {
+        self.0.push(body.to_vec());
+    }
+}
+
+pub const GEOMETRY: Geometry = Geometry {
+    segment_bytes: 8 << 20,
+    segments_max: 2,
+    reserve_bytes: 4 << 20,
+};
+
+pub const IDENTITY: Identity = Identity {
+    cluster: ClusterId([1; 16]),
+    node: NodeId(1),
+    log: LogId([3; 16]),
+};
+
+pub const RULES: Rules = Rules {
+    n: 4,
+    slow: 3,
+    view_change: 3,
+    window: 128,
+    epoch: Epoch(0),
+    genesis: GENESIS,
+};
+
+pub fn buffers() -> HeapBuffers {
+    HeapBuffers {
+        bytes_each: BLOCK_BUFFER_BYTES,
+    }
+}

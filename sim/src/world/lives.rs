@@ -1,0 +1,62 @@
+//! How processes end and start again.
+
+use replica::replica::Input;
+use wire::ids::NodeId;
+
+use super::{Event, World};
+use crate::canaries::Canary;
+use crate::network::End;
+use crate::probes::Probe;
+use crate::record::What;
+
+impl World {
+    pub(super) fn lives(&self, node: usize, incarnation: u32) -> bool {
+        let node = &self.nodes[node];
+        node.server.is_some() && node.incarnation == incarnation
+    }
+
+    pub(super) fn crash(&mut self, node: usize, down_ns: u64) -> Result<bool, String> {
+        if self.nodes[node].server.is_none() {
+            return Ok(false);
+        }
+        self.note(b'C', &[node], &[]);
+        self.crashes += 1;
+        self.count_buffers(node);
+        self.mark(End(node), What::Crashes);
+        let writing = self.nodes[node].writing.is_some();
+        self.probes.hit_if(Probe::CrashMidWrite, writing);
+        let started = self.judge.spoke(NodeId(node as u16));
+        self.probes.hit_if(Probe::CrashBeforeStart, !started);
+        self.at(self.now + down_ns, Event::Start { node });
+        let mut random = self.random.fork(2000);
+        self.nodes[node].crash(&mut random, self.plan.options.canary);
+        let up = self.nodes.iter().any(|node| node.server.is_some());
+        self.probes.hit_if(Probe::AllDown, !up);
+        Ok(true)
+    }
+
+    pub(super) fn start(&mut self, node: usize) -> Result<bool, String> {
+        if self.nodes[node].server.is_some() {
+            return Ok(false);
+        }
+        self.note(b'S', &[node], &[]);
+        self.mark(End(node), What::Starts);
+        self.do_harm(node);
+        let now = self.nodes[node].clock.local(self.now);
+        let started = self.nodes[node].start(now, &self.plan, &self.committee);
+        started.map_err(|error| format!("replica {node} does not start: {error}"))?;
+        let whole = self.plan.options.canary != Some(Canary::Blankvotes);
+        self.judge.started(&self.nodes[node], whole)?;
+        let verdict = self.nodes[node]
+            .server
+            .as_ref()
+            .map(|server| server.verdict());
+        let torn = matches!(verdict, Some(storage::wal::Verdict::CutTail { .. }));
+        self.torn += u64::from(torn);
+        self.nodes[node].wanted = self.nodes[node].disk.segments();
+        self.look_at_start(node);
+        self.take_seat(node);
+        self.feed(node, Input::Tick)?;
+        Ok(true)
+    }
+}
