@@ -9,6 +9,7 @@ use wire::messages::{EVIDENCE_EQUIVOCATION, EVIDENCE_IMPROPER, SignedHeader};
 use wire::reject::Reject;
 use wire::seal::Signer;
 
+use crate::change::Change;
 use crate::core::Core;
 use crate::input::{Effect, Evidence, Outbox, Source};
 use crate::tree::{Crowded, Entry, RecordAs, Validity};
@@ -39,7 +40,7 @@ impl<S: Signer> Core<S> {
             },
             record: None,
             end: None,
-            seen_at: now,
+            linked_at: now,
         };
         let outcome = self.admissible(from, source, &entry, out);
         let outcome = outcome.and_then(|()| {
@@ -93,18 +94,32 @@ impl<S: Signer> Core<S> {
                 .last()
                 .map(Entry::place)
         });
-        let stage = self.stage;
+        // V3: what this replica acknowledged must be had from it.
+        let acked = self.change.as_ref().and_then(Change::acked);
+        let acked = acked.and_then(|base| {
+            let chain = tree.down_from(base);
+            chain
+                .take_while(|e| e.header.slot() >= slot)
+                .last()
+                .map(Entry::place)
+        });
         let needs = |held: &Entry| {
-            let place = held.place();
-            branch.holds(place)
-                || claimed == Some(place)
-                || sought == Some(place)
-                || held.header.view() == stage
+            let place = Some(held.place());
+            branch.holds(held.place()) || [claimed, sought, acked].contains(&place)
         };
-        // The walks above are for the rare slot with several blocks.
-        if let Some(place) = self.tree.insert(entry, needs)? {
+        let stage = self.stage;
+        let recent = |held: &Entry| needs(held) || held.header.view() == stage;
+        // The walks above are for the rare slot with several blocks. Many rivals of one view are
+        // the work of its leader; they keep out a proposal, and nothing that others named.
+        let wanted = entry.signature_good && self.is_sought(entry.place());
+        let superseded = match self.tree.insert(entry, recent) {
+            Err(Crowded) if wanted => self.tree.insert(entry, needs)?,
+            outcome => outcome?,
+        };
+        if let Some(place) = superseded {
             out.push(Effect::Forget { place });
         }
+        self.look_elsewhere = true;
         Ok(())
     }
 
@@ -143,14 +158,15 @@ impl<S: Signer> Core<S> {
         if self.log_full {
             return Err(Reject::QueueFull);
         }
-        if let Some(held) = self.tree.get_mut(place) {
-            if entry.signature_good && !held.signature_good {
-                // The copy held here bore a bad signature of the leader, which the digest does not
-                // bind; the block itself is as good as this one.
-                (held.signature, held.signature_good) = (entry.signature, true);
-                held.validity = Validity::Valid;
+        if let Some(held) = self.tree.get(place) {
+            let unchecked = !held.signature_good && held.record.is_none();
+            if !entry.signature_good || !unchecked {
+                return Err(Reject::AlreadyHeld);
             }
-            return Err(Reject::AlreadyHeld);
+            // The leader's signature, which the digest does not bind, was never checked on the copy
+            // held here: this one takes its place, bytes and all, before it can be written.
+            self.tree.remove(place);
+            out.push(Effect::Forget { place });
         }
         let rival = self.tree.at(place.slot).find(|e| e.header.view() == view);
         let rival = rival.copied();
@@ -278,7 +294,10 @@ impl<S: Signer> Core<S> {
 
     fn link(&mut self, place: Place, out: &mut Outbox) {
         let parent = self.branch.top();
-        let entry = self.tree.get(place).expect("links what it knows");
+        let now = self.now;
+        let entry = self.tree.get_mut(place).expect("links what it knows");
+        entry.linked_at = now;
+        let entry = *entry;
         let in_view = entry.header.view() == self.installed && place.slot > self.base.slot;
         let as_vote = in_view
             && self.may_vote()
@@ -332,6 +351,7 @@ impl<S: Signer> Core<S> {
     }
 
     pub(crate) fn relink_words(&mut self) {
+        self.look_elsewhere = true;
         for book in &mut self.books {
             for words in book.words() {
                 words.relink(&self.branch, &self.tree);
@@ -351,7 +371,19 @@ impl<S: Signer> Core<S> {
         second: SignedHeader,
         out: &mut Outbox,
     ) {
-        if first.header.view() == self.installed && self.accused != Some(self.installed) {
+        if self.accused != Some(self.installed) {
+            self.accuse_anyway(kind, first, second, out);
+        }
+    }
+
+    pub(crate) fn accuse_anyway(
+        &mut self,
+        kind: u8,
+        first: SignedHeader,
+        second: SignedHeader,
+        out: &mut Outbox,
+    ) {
+        if first.header.view() == self.installed {
             out.push(Effect::Evidence(Evidence {
                 kind,
                 first,

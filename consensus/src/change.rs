@@ -13,7 +13,7 @@ use crate::core::{Core, Spoken};
 use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
 use crate::select::select;
 use crate::standing::OwnWords;
-use crate::tree::Validity;
+use crate::tree::{Entry, Validity};
 
 /// Own messages of a view change are repeated after this pause, which doubles up to the longest.
 const PAUSE_NS_MIN: u64 = 1_000_000;
@@ -66,6 +66,12 @@ impl Change {
             ask_at: now,
             asks: 0,
         }
+    }
+
+    /// The base that was acknowledged, or is about to be.
+    pub fn acked(&self) -> Option<Place> {
+        let acked = self.ack.as_ref().and_then(|ack| ack.acked_base());
+        acked.or(self.candidate)
     }
 
     pub fn own_words(&self) -> OwnWords {
@@ -144,12 +150,11 @@ impl<S: Signer> Core<S> {
             tip_signature: Signature([0; 64]),
             quorum: None,
         };
-        let anchor = message
-            .anchor(self.config.genesis)
-            .expect("I7: base and checkpoint lie on one chain");
+        let anchor = message.anchor(self.config.genesis);
         let chain = self.tree.down_from(self.tip);
         let chain = chain.take_while(|entry| entry.header.slot() > anchor.slot);
         let mut chain = chain.copied().collect::<Vec<_>>();
+        self.assert_whole(&chain, anchor);
         // Blocks at the tip that came with a bad signature of the leader were never voted for.
         let signed = chain.iter().position(|entry| entry.signature_good);
         chain.drain(..signed.unwrap_or(chain.len()));
@@ -173,6 +178,21 @@ impl<S: Signer> Core<S> {
         let quorum = self.quorum.as_deref();
         message.quorum = quorum.filter(|quorum| on_chain(quorum.block)).cloned();
         sign_view_change(&self.signer, &self.rules, message)
+    }
+
+    /// A block of the own chain that is not known must not make the own view change claim less than
+    /// what was voted. Only what a ring of executed slots has overtaken may be gone: others voted
+    /// for all that is final there.
+    fn assert_whole(&self, chain: &[Entry], anchor: Place) {
+        let end = chain.last().map_or(self.tip, Entry::parent);
+        let lost = end.slot > anchor.slot;
+        let overtaken = end.slot.0 + self.config.blocks_held_max <= self.executed.0;
+        assert!(
+            !lost || overtaken,
+            "block {} of slot {} on the own chain is not known",
+            end.digest,
+            end.slot
+        );
     }
 
     pub(crate) fn on_view_change(&mut self, message: ViewChangeRef) {
@@ -403,6 +423,10 @@ impl<S: Signer> Core<S> {
         if base.slot <= self.decided.slot {
             // Whatever is decided here above the base belongs to `view` itself.
             return match self.branch.digest_at(base.slot) {
+                // Written, and before the acknowledgement: a restart finds it.
+                Some(digest) if digest == base.digest && base.slot > self.durable => {
+                    Readiness::Waits
+                }
                 Some(digest) if digest == base.digest => Readiness::Ready,
                 Some(_) => Readiness::Refused,
                 None => Readiness::Ready,

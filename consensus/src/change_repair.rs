@@ -1,7 +1,5 @@
 //! §11 for view changes: asking for what a new view needs, answering, and repeating own messages.
 
-use std::sync::Arc;
-
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Slot};
 use wire::seal::Signer;
@@ -54,12 +52,21 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    pub(crate) fn on_fetch_view_change(&mut self, from: NodeId, digest: Digest, out: &mut Outbox) {
+    pub(crate) fn on_fetch_view_change(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        digest: Digest,
+        out: &mut Outbox,
+    ) {
         let mut known = self.view_changes.iter();
-        if let Some(vc) = known.find(|vc| vc.digest == digest) {
+        let known = known.find(|vc| vc.digest == digest).cloned();
+        if let Some(vc) = known
+            && self.may_answer(now, from)
+        {
             out.push(Effect::Tell {
                 to: Recipient::One(from),
-                message: Large::ViewChange(Arc::clone(vc)),
+                message: Large::ViewChange(vc),
             });
         }
     }

@@ -41,6 +41,15 @@ impl<S: Signer> Core<S> {
 
     /// What is chased now, most urgent first, and the first block of its chain that is missing.
     pub(crate) fn sought(&self) -> Option<(Place, Option<Place>)> {
+        let target = self.targets().next()?;
+        let missing = match self.chain_of(target) {
+            Chain::Forks(_) => None,
+            Chain::Lacks(place) => (place.slot > self.decided.slot).then_some(place),
+        };
+        Some((target, missing))
+    }
+
+    fn targets(&self) -> impl Iterator<Item = Place> {
         // What lies further up than blocks can be held is reached from below, range by range.
         let near = Slot(self.executed.0 + self.config.blocks_held_max).min(self.window_end());
         let base = (!self.base_is_linked()).then_some(self.base);
@@ -50,23 +59,18 @@ impl<S: Signer> Core<S> {
             .filter(|place| place.slot > self.decided.slot && place.slot <= near)
             .filter(|place| !self.branch.holds(*place));
         let candidate = self.change.as_ref().and_then(|change| change.candidate);
-        let target = base.or(elsewhere).or(candidate)?;
-        let missing = match self.chain_of(target) {
-            Chain::Forks(_) => None,
-            Chain::Lacks(place) => (place.slot > self.decided.slot).then_some(place),
-        };
-        Some((target, missing))
+        [base, elsewhere, candidate].into_iter().flatten()
     }
 
     /// Whether a block lies, or may lie, on the chain that is chased.
     pub(crate) fn is_sought(&self, place: Place) -> bool {
-        let Some((target, missing)) = self.sought() else {
-            return false;
-        };
-        let on_chain = |entry: &Entry| entry.place() == place;
-        missing == Some(place)
-            || place.slot <= target.slot && self.tree.at(place.slot).count() < 2
-            || place.slot <= target.slot && self.tree.down_from(target).any(on_chain)
+        self.targets().any(|target| {
+            let above = self.tree.down_from(target);
+            let mut above = above.take_while(|entry| entry.header.slot() >= place.slot);
+            target == place
+                || place.slot <= target.slot && self.tree.at(place.slot).count() < 2
+                || above.any(|entry| entry.place() == place || entry.parent() == place)
+        })
     }
 
     /// Goes over to the chased chain when all of it is here; writes what a candidate lacks.

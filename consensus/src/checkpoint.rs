@@ -253,15 +253,14 @@ impl<S: Signer> Core<S> {
             }
             (self.durable, self.valid) = (place.slot, place.slot);
             let view = certificate.header.view();
-            if place.slot > self.tip.slot && view == self.installed {
+            let votes_on = self.stage == self.installed;
+            if place.slot > self.tip.slot && view == self.installed && votes_on {
                 // N2: the own checkpoint needs no headers.
                 // A certificate does not say in which view its block was decided.
                 self.voting_stopped |= self.jump_is_risky();
                 self.jump(place, out);
             } else if place.slot > self.base.slot && view != self.installed {
                 self.voting_stopped = true;
-            } else if !self.branch.holds(self.recorded) && self.recorded.slot <= place.slot {
-                self.recorded = place;
             }
         }
         self.low = self.low.max(place.slot);

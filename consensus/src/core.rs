@@ -79,7 +79,8 @@ pub struct Summary {
 #[derive(Clone, Debug)]
 pub(crate) enum Spoken {
     Nothing,
-    Install,
+    /// INSTALL or SKIP: votes wait for it.
+    Ground,
     ViewChange(ViewChangeRef),
     NewView(NewViewRef),
     Ack(Verified<Signed>),
@@ -103,8 +104,9 @@ pub struct Core<S: Signer> {
     /// Of the installed view.
     pub(crate) base: Place,
     pub(crate) certificate: Option<Arc<NewViewCertificate>>,
-    /// End of the record of the installed view, once it was written.
-    pub(crate) install_end: Option<Position>,
+    /// End of the newest record on which votes of the installed view stand, INSTALL or SKIP, once
+    /// all of them were written.
+    pub(crate) ground_end: Option<Position>,
     /// End of the chain of block records in the installed view, and how far that chain is known to
     /// be valid: what a view change claims.
     pub(crate) recorded: Place,
@@ -144,6 +146,10 @@ pub struct Core<S: Signer> {
     pub(crate) stopping: bool,
     /// The log takes no more blocks.
     pub(crate) log_full: bool,
+    /// Words or blocks came since [`Core::find_final_elsewhere`] last looked.
+    pub(crate) look_elsewhere: bool,
+    /// Of the input that is being handled.
+    pub(crate) now: Instant,
     /// A block without its parent is held.
     pub(crate) holds_unlinked: bool,
     pub(crate) own_vote: Option<OwnWord>,
@@ -319,8 +325,8 @@ impl<S: Signer> Core<S> {
         self.timers.progress_ns()
     }
 
-    pub(crate) fn install_is_durable(&self) -> bool {
-        self.install_end
+    pub(crate) fn ground_is_durable(&self) -> bool {
+        self.ground_end
             .is_some_and(|end| end <= self.durable_position)
     }
 
@@ -347,8 +353,9 @@ impl<S: Signer> Core<S> {
 
     fn on_recorded(&mut self, end: Position) {
         let spoken = self.unplaced.pop_front().expect("a record was asked for");
-        if let Spoken::Install = spoken {
-            self.install_end = Some(end);
+        let grounds = |spoken: &Spoken| matches!(spoken, Spoken::Ground);
+        if grounds(&spoken) && !self.unplaced.iter().any(grounds) {
+            self.ground_end = Some(end);
         }
         self.awaiting.push_back((end, spoken));
     }
@@ -369,7 +376,7 @@ impl<S: Signer> Core<S> {
                     }
                 }
                 Spoken::Stable(slot) => out.push(Effect::Stable { slot }),
-                Spoken::Nothing | Spoken::Install => {}
+                Spoken::Nothing | Spoken::Ground => {}
                 change => self.speak_change(change, out),
             }
         }
@@ -383,6 +390,7 @@ impl<S: Signer> Core<S> {
             }
             self.peers[from.index()].heard_at = Some(now);
         }
+        self.now = now;
         self.dispatch(now, input, out);
         self.speak(out);
         self.gather_checkpoint(out);
@@ -415,7 +423,11 @@ impl<S: Signer> Core<S> {
                 signature,
                 digest,
             } => self.on_own(now, header, signature, digest, out),
-            Input::Checked { place, valid } => self.on_checked(place, valid, out),
+            Input::Checked {
+                place,
+                signature,
+                found,
+            } => self.on_checked(place, signature, found, out),
             Input::Appended { place, end } => self.on_appended(place, end),
             Input::Recorded { end } => self.on_recorded(end),
             Input::Durable { position } => {
@@ -439,7 +451,7 @@ impl<S: Signer> Core<S> {
             Input::NewViewCertificate(found) => self.on_new_view_certificate(now, found, out),
             Input::CheckpointCertificate(found) => self.adopt_checkpoint(found.into_inner(), out),
             Input::Evidence { view } => {
-                if view >= self.installed {
+                if (self.installed..=self.stage).contains(&view) {
                     self.accused = self.accused.max(Some(view));
                 }
             }
@@ -452,7 +464,9 @@ impl<S: Signer> Core<S> {
             Input::FetchRange { from, first, count } => {
                 self.on_fetch_range(now, from, first, count, out);
             }
-            Input::FetchViewChange { from, digest } => self.on_fetch_view_change(from, digest, out),
+            Input::FetchViewChange { from, digest } => {
+                self.on_fetch_view_change(now, from, digest, out);
+            }
             Input::Executed { slot } => {
                 assert!(
                     slot >= self.executed && slot <= self.decided.slot,

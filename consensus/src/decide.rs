@@ -1,5 +1,7 @@
 //! N4, N6 and N7: what is final, by votes and COMMITs counted here or learned from others.
 
+use std::collections::BTreeMap;
+
 use wire::canary::{planted, reach};
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Signature, Slot, View};
@@ -74,7 +76,7 @@ impl<S: Signer> Core<S> {
             .place_at(slot)
             .expect("counted words lie on the branch");
         let entry = self.tree.get(place).expect("undecided blocks are known");
-        let latency_ns = now.since_ns(entry.seen_at);
+        let latency_ns = now.since_ns(entry.linked_at);
         self.repair.measure(latency_ns);
         self.timers.decided(now, latency_ns);
         for slot in (self.decided.slot.0 + 1..=slot.0).map(Slot) {
@@ -103,6 +105,9 @@ impl<S: Signer> Core<S> {
     /// Words of enough replicas for a block that is not on the branch: the leader equivocated, and
     /// the own branch is the losing one.
     pub(crate) fn find_final_elsewhere(&mut self) {
+        if !std::mem::take(&mut self.look_elsewhere) {
+            return;
+        }
         let top = self.branch.top().slot;
         let quorums = self.config.quorums;
         let off = |words: &Words| words.unlinked.filter(|word| word.place.slot <= top);
@@ -137,24 +142,27 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    /// The deepest block off the branch that `rank` replicas' words cover.
+    /// The deepest block off the branch that `rank` replicas' words cover. One walk for each word.
     fn supported(&self, words: &[Words], rank: usize, top: Slot) -> Option<Place> {
         let off = |words: &Words| words.unlinked.filter(|word| word.place.slot <= top);
         if words.iter().filter_map(off).count() < rank {
             return None;
         }
-        let covers = |said: Place, place: Place| {
-            let chain = self.tree.down_from(said).map(Entry::place);
-            said == place || { chain }.any(|below| below == place)
-        };
-        let said = words.iter().filter_map(off);
-        let said = said.map(|word| word.place).collect::<Vec<_>>();
-        let chains = said.iter().flat_map(|place| {
-            let chain = self.tree.down_from(*place).map(Entry::place);
-            chain.take_while(|below| !self.branch.holds(*below))
-        });
-        chains
-            .filter(|place| said.iter().filter(|said| covers(**said, *place)).count() >= rank)
+        let mut covered = BTreeMap::<Place, usize>::new();
+        for word in words.iter().filter_map(off) {
+            // The block itself may not be here yet.
+            let said = [word.place].into_iter();
+            let below = self.tree.down_from(word.place).map(Entry::parent);
+            // What lies below the lowest slot remembered cannot be told from the branch.
+            let lowest = self.branch.lowest();
+            let off = |p: &Place| p.slot >= lowest && !self.branch.holds(*p);
+            for place in said.chain(below).take_while(off) {
+                *covered.entry(place).or_default() += 1;
+            }
+        }
+        let enough = covered.into_iter().filter(|(_, count)| *count >= rank);
+        enough
+            .map(|(place, _)| place)
             .max_by_key(|place| place.slot)
     }
 }

@@ -27,6 +27,17 @@ pub enum Source {
     Fetched,
 }
 
+/// What verification says of one copy of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockCheck {
+    Good,
+    /// The leader did not sign it. The digest does not bind the signature, so this says nothing of
+    /// the block: another copy may be good.
+    ForeignSignature,
+    /// The leader signed it, and some request in it is malformed or not its client's.
+    InvalidPayload,
+}
+
 /// One thing that happened. Messages have passed the link MAC.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -46,10 +57,11 @@ pub enum Input {
         signature: Signature,
         digest: Digest,
     },
-    /// The leader's signature and all requests of a block were verified.
+    /// What verification says of the copy of a block that bears this signature.
     Checked {
         place: Place,
-        valid: bool,
+        signature: Signature,
+        found: BlockCheck,
     },
     /// A block's log record ends here.
     Appended {
@@ -286,9 +298,9 @@ pub struct Outbox {
     effects: Vec<Effect>,
 }
 
-/// Effects that one input can cause at most: a parent arrives and releases every held block, and
-/// each of them changes what is asked and voted.
-pub const EFFECTS_PER_INPUT_MAX: usize = 4096;
+/// Effects that one input can cause at most: a parent arrives and releases every held block, each
+/// of them changes what is asked and voted, and each has three rivals to forget.
+pub const EFFECTS_PER_INPUT_MAX: usize = 16_384;
 
 impl Default for Outbox {
     fn default() -> Self {

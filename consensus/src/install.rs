@@ -85,8 +85,8 @@ impl<S: Signer> Core<S> {
         let certificate = Arc::new(certificate);
         (self.stage, self.installed, self.base) = (view, view, base);
         self.certificate = Some(Arc::clone(&certificate));
-        self.install_end = None;
-        self.record(Record::Install(certificate), Spoken::Install, out);
+        self.ground_end = None;
+        self.record(Record::Install(certificate), Spoken::Ground, out);
         (self.tip, self.recorded) = (base, base);
         (self.voted, self.own_vote, self.own_commit) = (None, None, None);
         self.quorum = None;

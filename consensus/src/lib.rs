@@ -56,8 +56,8 @@ mod words;
 
 pub use crate::core::{Config, Core, Summary};
 pub use input::{
-    Effect, Evidence, Input, Large, NewViewRef, Outbox, Recipient, Record, Source, ViewChangeRef,
-    Way,
+    BlockCheck, Effect, Evidence, Input, Large, NewViewRef, Outbox, Recipient, Record, Source,
+    ViewChangeRef, Way,
 };
 pub use restart::{Recovered, RecoveredBlock};
 pub use select::{Selected, select};

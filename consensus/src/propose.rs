@@ -32,7 +32,7 @@ impl<S: Signer> Core<S> {
         let top = self.branch.top();
         let next = top.slot.next();
         let room = next <= self.proposal_limit() && self.undecided() < IN_FLIGHT;
-        let in_place = self.recorded == top && self.base_is_linked() && self.install_is_durable();
+        let in_place = self.recorded == top && self.base_is_linked() && self.ground_is_durable();
         (room && in_place && self.may_lead() && !self.log_full && !self.voting_stopped)
             .then_some(top)
     }
@@ -78,7 +78,7 @@ impl<S: Signer> Core<S> {
             validity: Validity::Valid,
             record: Some(RecordAs::Vote),
             end: None,
-            seen_at: now,
+            linked_at: now,
         };
         self.insert(entry, out)
             .expect("I9: nothing else is needed at a slot of the own view");

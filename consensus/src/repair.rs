@@ -39,6 +39,8 @@ pub(crate) struct Repair {
     ask_due: Instant,
     /// Doublings of the timeout since the last progress.
     attempts: u32,
+    /// Questions since the last progress: whose turn it is.
+    turns: usize,
 }
 
 impl Repair {
@@ -50,6 +52,7 @@ impl Repair {
             progress_mark: (top, Slot(0), Slot(0)),
             ask_due: NEVER,
             attempts: 0,
+            turns: 0,
         }
     }
 
@@ -86,7 +89,7 @@ impl<S: Signer> Core<S> {
         if mark != self.repair.progress_mark {
             self.repair.progress_mark = mark;
             self.repair.progress_at = now;
-            self.repair.attempts = 0;
+            (self.repair.attempts, self.repair.turns) = (0, 0);
             self.repair.ask_due = NEVER;
         }
         let mut status_to_all = false;
@@ -97,6 +100,7 @@ impl<S: Signer> Core<S> {
         } else if now >= self.repair.ask_due {
             status_to_all = self.undecided() > 0;
             self.ask(out);
+            self.repair.turns = self.repair.turns.wrapping_add(1);
             self.repair.attempts = if self.repair.attempts < 16 {
                 self.repair.attempts + 1
             } else {
@@ -300,7 +304,7 @@ impl<S: Signer> Core<S> {
             && (!far || attempts % 4 == 3)
         {
             let have = self.decided.slot.min(Slot(place.slot.0 - 1));
-            let to = self.pick(attempts);
+            let to = self.pick(self.repair.turns);
             out.push(Effect::FetchBlock { to, place, have });
             if !far && attempts.is_multiple_of(2) {
                 return;
@@ -322,7 +326,7 @@ impl<S: Signer> Core<S> {
             });
         }
         if let Some(place) = self.missing_block() {
-            let to = self.pick(attempts);
+            let to = self.pick(self.repair.turns);
             // A block at or below the top is another leader-signed one: only it is wanted.
             let have = top.min(Slot(place.slot.0 - 1));
             out.push(Effect::FetchBlock { to, place, have });
@@ -382,7 +386,7 @@ impl<S: Signer> Core<S> {
                 && self.tree.get(*place).is_none()
         };
         let candidates = candidates.filter(lacked).collect::<Vec<_>>();
-        let turn = self.repair.attempts as usize / self.config.quorums.n;
+        let turn = self.repair.turns / self.config.quorums.n;
         candidates.get(turn % candidates.len().max(1)).copied()
     }
 
@@ -398,7 +402,7 @@ impl<S: Signer> Core<S> {
             .min(self.config.blocks_held_max / 2)
             .max(1);
         let last = Slot(agreed.0.min(first.0 + span - 1));
-        let serving = self.pick(self.repair.attempts as usize);
+        let serving = self.pick(self.repair.turns);
         self.each_other(|to| {
             let message = if to == serving {
                 Effect::FetchRange {
@@ -436,7 +440,7 @@ impl<S: Signer> Core<S> {
         let n = self.config.quorums.n;
         let leader = self.leader(self.installed).index();
         let choice = (0..n)
-            .map(|step| (leader + attempt + step) % n)
+            .map(|step| (leader + attempt % n + step) % n)
             .find(|&id| id != self.config.me.index());
         NodeId(choice.expect("a committee has more than one member") as u16)
     }
@@ -499,7 +503,7 @@ impl<S: Signer> Core<S> {
 
     /// One answer a peer in a quarter of the retransmission timeout: a repeated question is not
     /// answered twice, a swarm of them costs one.
-    fn may_answer(&mut self, now: Instant, from: NodeId) -> bool {
+    pub(crate) fn may_answer(&mut self, now: Instant, from: NodeId) -> bool {
         let pause_ns = self.repair.rto_ns() / 4;
         let peer = &mut self.peers[from.index()];
         let due = peer

@@ -1,6 +1,6 @@
 //! R2, R4: the core as the log of earlier boots left it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use wire::block::BlockHeader;
@@ -21,11 +21,13 @@ use crate::tree::{Entry, RecordAs, Tree, Validity};
 use crate::wish::Wishing;
 use crate::words::Book;
 
-/// A block of the log: its signatures hold, or it is known to be decided.
+/// A block of the log: its clients' signatures hold, or it is known to be decided.
 #[derive(Clone, Copy, Debug)]
 pub struct RecoveredBlock {
     pub header: BlockHeader,
     pub signature: Signature,
+    /// The leader's signature was verified.
+    pub signature_good: bool,
     pub digest: Digest,
     pub kind: RecordAs,
     /// End of its record.
@@ -37,6 +39,19 @@ impl RecoveredBlock {
         Place {
             slot: self.header.slot(),
             digest: self.digest,
+        }
+    }
+
+    fn entry(&self, now: Instant) -> Entry {
+        Entry {
+            header: self.header,
+            signature: self.signature,
+            signature_good: self.signature_good,
+            digest: self.digest,
+            validity: Validity::Valid,
+            record: Some(self.kind),
+            end: Some(self.end),
+            linked_at: now,
         }
     }
 }
@@ -114,21 +129,7 @@ pub(crate) fn restore<S: Signer>(
     };
     let base = recovered.certificate.map_or(genesis, |known| known.base);
     let ring = crate::tree::ring(&config);
-    let mut tree = Tree::new(ring);
-    for block in &recovered.blocks {
-        let entry = Entry {
-            header: block.header,
-            signature: block.signature,
-            signature_good: true,
-            digest: block.digest,
-            validity: Validity::Valid,
-            record: Some(block.kind),
-            end: Some(block.end),
-            seen_at: now,
-        };
-        // A slot with more blocks than the ring remembers keeps those written first.
-        let _ = tree.insert(entry, |_| true);
-    }
+    let tree = remembered_tree(&recovered, base, ring, now);
     let low = recovered.checkpoint.map_or(genesis, |known| known.place());
     let decided = recovered.decided;
     let branch = remembered_branch(&tree, decided, ring);
@@ -151,7 +152,9 @@ pub(crate) fn restore<S: Signer>(
         branch,
         base,
         certificate: recovered.certificate.map(Arc::new),
-        install_end: Some(Position(0)),
+        ground_end: Some(Position(0)),
+        look_elsewhere: true,
+        now,
         recorded: recovered.tip,
         tip: recovered.tip,
         quorum: recovered.quorum.map(Arc::new),
@@ -207,6 +210,36 @@ pub(crate) fn restore<S: Signer>(
         core.change = Some(change);
     }
     core
+}
+
+/// The blocks of the log that fit: first the chains on which own words stand, which nothing may
+/// push out, then the others, the newest record first.
+fn remembered_tree(recovered: &Recovered, base: Place, ring: usize, now: Instant) -> Tree {
+    let mut tree = Tree::new(ring);
+    let known = recovered.blocks.iter().map(|block| (block.place(), block));
+    let known = known.collect::<BTreeMap<_, _>>();
+    // Those of slots further down would share places with the ones that count.
+    let lowest = (recovered.decided.slot.0 + 1).saturating_sub(ring as u64 / 2);
+    let fits = |slot: Slot| (lowest..lowest + ring as u64).contains(&slot.0);
+    let acked = recovered.ack.and_then(|ack| ack.acked_base());
+    let proposed = recovered.new_view.as_ref().map(|own| own.message.base);
+    let ends = [Some(recovered.tip), Some(base), acked, proposed].into_iter();
+    for end in ends.chain([Some(recovered.decided)]).flatten() {
+        let mut next = end;
+        while let Some(block) = known.get(&next).filter(|_| fits(next.slot)) {
+            if tree.get(next).is_none() {
+                let _ = tree.insert(block.entry(now), |_| true);
+            }
+            next = block.entry(now).parent();
+        }
+    }
+    for block in recovered.blocks.iter().rev() {
+        if fits(block.header.slot()) && tree.get(block.place()).is_none() {
+            // Crowded: it counts for nothing here, and others may have it.
+            let _ = tree.insert(block.entry(now), |_| true);
+        }
+    }
+    tree
 }
 
 /// The decided chain as far down as its blocks are known.

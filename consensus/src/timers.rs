@@ -43,8 +43,12 @@ impl Timers {
         }
     }
 
-    /// Takes a decision and the time since its block was first seen into account.
+    /// Takes a decision and the time since its block was linked into account. One sample counts no
+    /// more than the patience of a beginner: a healed partition, or a leader that dawdles before it
+    /// falls silent, must not stretch patience by hours. A network slower than that gets its time by
+    /// doublings.
     pub fn decided(&mut self, now: Instant, latency_ns: u64) {
+        let latency_ns = latency_ns.min(START_NS);
         self.last_decision = now;
         self.decisions_in_view += 1;
         if self.decisions_in_view.is_multiple_of(FORGIVEN_EVERY) {

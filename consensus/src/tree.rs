@@ -37,8 +37,9 @@ pub(crate) struct Entry {
     pub record: Option<RecordAs>,
     /// End of its record in the own log, once appended.
     pub end: Option<Position>,
-    /// When it was first seen here.
-    pub seen_at: Instant,
+    /// When it came onto the branch: what a commit needs is measured from there, since a leader can
+    /// send a block long before its parent.
+    pub linked_at: Instant,
 }
 
 impl Entry {

@@ -11,7 +11,7 @@ use wire::messages::EVIDENCE_INVALID_PAYLOAD;
 use wire::seal::{Signed, Signer, Statement};
 
 use crate::core::{Core, Spoken};
-use crate::input::{Effect, Outbox, Recipient, Record};
+use crate::input::{BlockCheck, Effect, Outbox, Recipient, Record};
 use crate::peers::OwnWord;
 use crate::quorum::reached_by;
 use crate::tree::{RecordAs, Validity};
@@ -25,39 +25,70 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    pub(crate) fn on_checked(&mut self, place: Place, valid: bool, out: &mut Outbox) {
-        let decided = self.decided.slot;
-        let Some(entry) = self.tree.get_mut(place) else {
+    /// The verdict on one copy of a block. One that was replaced since is of no interest.
+    pub(crate) fn on_checked(
+        &mut self,
+        place: Place,
+        signature: Signature,
+        found: BlockCheck,
+        out: &mut Outbox,
+    ) {
+        let below_base = place.slot <= self.base.slot && self.branch.holds(self.base);
+        let settled = place.slot <= self.decided.slot || below_base;
+        let settled = settled && self.branch.holds(place);
+        let entry = self.tree.get_mut(place);
+        let Some(entry) = entry.filter(|entry| entry.signature == signature) else {
             return;
         };
-        if valid {
+        let view = entry.header.view();
+        if found == BlockCheck::Good {
             entry.validity = Validity::Valid;
             entry.signature_good = true;
             return;
         }
-        if entry.signature_good || place.slot <= decided && self.branch.holds(place) {
-            // Correct replicas voted for this digest, which binds the payload, so the block is
-            // valid. What failed here is the leader's signature, which the digest does not bind:
-            // the leader sent this replica a bad one.
+        if view == self.installed {
+            self.accused = Some(view);
+        }
+        if settled {
+            // Correct replicas voted for, or acknowledged, this digest, which binds the payload,
+            // so the block is valid. What failed is the leader's signature on this copy; no view
+            // change will claim the block by it.
+            reach("unsigned-copy-settled");
             entry.validity = Validity::Valid;
             return;
         }
-        entry.validity = Validity::Invalid;
-        let (view, signed) = (entry.header.view(), entry.signed());
-        self.accuse(EVIDENCE_INVALID_PAYLOAD, signed, signed, out);
         if view == self.installed {
             // No other block is voted at this slot in this view (R2).
             self.voting_stopped = true;
-            self.accused = Some(view);
         }
-        if self.branch.holds(place) {
-            let below = Slot(place.slot.0 - 1);
-            self.cut(below);
-            if self.recorded.slot >= place.slot
-                && let Some(place) = self.branch.place_at(below)
-            {
-                self.recorded = place;
-            }
+        if found == BlockCheck::InvalidPayload {
+            entry.validity = Validity::Invalid;
+            entry.signature_good = true;
+            let signed = entry.signed();
+            self.accuse_anyway(EVIDENCE_INVALID_PAYLOAD, signed, signed, out);
+            self.leave(place);
+            return;
+        }
+        // A copy that the leader did not sign is as good as none: whoever needs the block asks the
+        // others for theirs. The log may hold this one; a restart finds it bad as well.
+        reach("unsigned-copy-dropped");
+        self.leave(place);
+        self.tree.remove(place);
+        self.holds_unlinked = true;
+        out.push(Effect::Forget { place });
+    }
+
+    /// The branch ends below a block that cannot be voted for.
+    fn leave(&mut self, place: Place) {
+        if !self.branch.holds(place) {
+            return;
+        }
+        let below = Slot(place.slot.0 - 1);
+        let lowered = self.recorded.slot >= place.slot && self.branch.holds(self.recorded);
+        self.cut(below);
+        if lowered {
+            let parent = self.branch.place_at(below);
+            self.recorded = parent.expect("cut at what is remembered");
         }
     }
 
@@ -85,6 +116,7 @@ impl<S: Signer> Core<S> {
         };
         let word = Word { place, signature };
         words[from.index()].hear(&self.branch, &self.tree, word);
+        self.look_elsewhere = true;
     }
 
     /// Whether this replica takes part in the installed view at all (I2).
@@ -176,7 +208,7 @@ impl<S: Signer> Core<S> {
     }
 
     fn vote_if_due(&mut self, now: Instant, out: &mut Outbox) {
-        if !self.may_vote() || !self.base_is_linked() || !self.install_is_durable() {
+        if !self.may_vote() || !self.base_is_linked() || !self.ground_is_durable() {
             return;
         }
         let base = self.base.slot;
@@ -381,7 +413,8 @@ impl<S: Signer> Core<S> {
     pub(crate) fn jump(&mut self, place: Place, out: &mut Outbox) {
         let view = self.installed;
         reach("tip-jumps");
-        self.record(Record::Skip { view, place }, Spoken::Nothing, out);
+        self.ground_end = None;
+        self.record(Record::Skip { view, place }, Spoken::Ground, out);
         (self.tip, self.recorded) = (place, place);
         self.voted = self.voted.max(Some(place.slot));
     }

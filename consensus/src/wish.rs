@@ -154,7 +154,7 @@ impl<S: Signer> Core<S> {
         }
         let oldest = self.branch.place_at(self.decided.slot.next());
         let block = oldest.and_then(|place| self.tree.get(place));
-        let block = block.map(|entry| entry.seen_at);
+        let block = block.map(|entry| entry.linked_at);
         let pending = match (block, self.pending_since) {
             (Some(block), Some(request)) => block.min(request),
             (block, request) => block.or(request)?,

@@ -14,7 +14,7 @@ mod requests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use consensus::{Core, Outbox, Recipient, RecordAs, Summary};
+use consensus::{Core, Outbox, Recipient, Record, RecordAs, Summary};
 use storage::record::Kind as RecordKind;
 use storage::wal::{Durable, Sealed, WalFull, Writer};
 use wire::bytes::Buffers;
@@ -43,7 +43,7 @@ const REPAIR_BYTES_MAX: usize = 1024 * 1024;
 const READS_MAX: usize = 64;
 /// Between two records that name the decided prefix, in slots.
 pub const DECIDED_RECORD_EVERY: u64 = 64;
-/// Effects of one input at most; see [`consensus::Outbox`].
+/// Outputs that one input leaves without more memory.
 const EFFECTS_MAX: usize = 4096;
 
 /// What arrives at this half.
@@ -244,6 +244,8 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     decided_counted: Slot,
     /// Linked blocks that wait for room in the log, in order, and whether to verify each.
     deferred: VecDeque<(Place, RecordAs, bool)>,
+    /// Records that wait for room, in order.
+    unwritten: VecDeque<Record>,
     /// Bytes of blocks up to here were dropped.
     released: Slot,
     /// Requests of blocks up to here wait no more.
@@ -305,6 +307,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             executed_fed: summary.decided,
             decided_counted: summary.decided,
             deferred: VecDeque::with_capacity(WINDOW as usize),
+            unwritten: VecDeque::new(),
             released: Slot(summary.decided.0.saturating_sub(1)),
             settled: summary.decided,
             decided_recorded: summary.decided,
@@ -418,7 +421,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         undecided: impl IntoIterator<Item = (Place, Bu::Shared, Location)>,
     ) {
         for (place, message, location) in undecided {
-            self.blocks.keep(place, message, location);
+            // Of a slot with too many rivals the core remembers those that count.
+            if self.core.has_written(place) {
+                self.blocks.keep(place, message, location);
+            }
         }
         self.writer.acknowledge(durable);
         self.durable = durable.position();

@@ -7,7 +7,9 @@ mod records;
 mod saved;
 mod walk;
 
-use consensus::Recovered;
+use std::collections::{BTreeMap, BTreeSet};
+
+use consensus::{BlockCheck, Recovered, RecoveredBlock};
 use storage::machine::StateMachine;
 use storage::record::{Identity, Kind as RecordKind};
 use storage::wal::{Damaged, Geometry, Recovery, SegmentSource, Tail, Verdict, Writer, recover};
@@ -26,7 +28,7 @@ use crate::verifying::Verifying;
 
 pub use records::{DecidedRecord, StandingRecord};
 pub use saved::{Saved, SavedUnusable};
-use walk::Walk;
+use walk::{Known, Walk};
 
 /// Why a log that reads well does not make a replica.
 #[derive(Debug, Error)]
@@ -167,26 +169,34 @@ where
         let message = reader.message(location, slot, block_buffers)?;
         execution.execute(slot, &message, &mut Nowhere);
     }
-    let undecided = order.iter().filter(|place| place.slot > decided);
-    let undecided = undecided.copied().collect::<Vec<_>>();
+    let needed = needed_blocks(&recovered, &blocks);
+    let others = order.iter().rev().copied();
+    let others = others.filter(|place| place.slot > decided && !needed.contains(place));
+    let undecided = needed.iter().copied().chain(others).collect::<Vec<_>>();
     let mut messages = Vec::with_capacity(undecided.len());
     let mut refused = None;
-    for place in &undecided {
+    for (index, place) in undecided.iter().enumerate() {
         if block_buffers.free() < 2 {
+            if index >= needed.len() {
+                // Abandoned, most likely; whoever needs one asks others for it.
+                break;
+            }
             return Err(RestartError::TooManyUndecided {
-                blocks: undecided.len(),
+                blocks: needed.len(),
                 buffers: messages.len(),
             });
         }
         let location = blocks[place].location;
         let message = reader.message(Some(location), place.slot, block_buffers)?;
-        if verifying.block(&message).is_err() {
+        if !matches!(verifying.block(&message), Ok((_, BlockCheck::Good))) {
             refused = refused.min(Some(*place)).or(Some(*place));
             continue;
         }
         messages.push((*place, message, location));
     }
-    let good = |place: &Place| messages.iter().any(|(known, ..)| known == place);
+    let read = messages.iter().map(|(place, ..)| *place);
+    let read = read.collect::<BTreeSet<_>>();
+    let good = |place: &Place| read.contains(place);
     if refused.is_some() {
         // Appended before its signatures were checked, and they do not hold: as when the check
         // fails in a running replica, the branch is left and no vote follows in this view (N2,
@@ -208,10 +218,28 @@ where
         }
         recovered.tip = deepest;
     }
-    recovered.blocks = order
+    // What is decided was never verified by this process. Its payload holds, for others voted for
+    // it; the leader's signature on this copy may not, and a view change must not show it then.
+    let stable = recovered.checkpoint.as_ref();
+    let stable = stable.map_or(Slot(0), |known| known.header.slot());
+    let installed = recovered.installed;
+    let signed = |block: &RecoveredBlock| {
+        let header = &block.header;
+        let shown = header.view() == installed && header.slot() > stable;
+        header.slot() > decided || shown && verifying.leader_signed(header, &block.signature)
+    };
+    let kept = order
         .iter()
-        .filter(|place| place.slot <= decided || good(place))
-        .map(|place| blocks[place].block)
+        .filter(|place| place.slot <= decided || good(place));
+    recovered.blocks = kept
+        .map(|place| {
+            let block = blocks[place].block;
+            let signature_good = signed(&block);
+            RecoveredBlock {
+                signature_good,
+                ..block
+            }
+        })
         .collect();
     Ok(Restarted {
         boot: Boot(boot + 1),
@@ -224,6 +252,31 @@ where
         undecided: messages,
         evidence,
     })
+}
+
+/// Undecided blocks on which own words stand: the chains of the tip, the base, and the base that was
+/// proposed or acknowledged.
+fn needed_blocks(recovered: &Recovered, blocks: &BTreeMap<Place, Known>) -> BTreeSet<Place> {
+    let base = recovered.certificate.map(|known| known.base);
+    let proposed = recovered.new_view.as_ref().map(|own| own.message.base);
+    let acked = recovered.ack.and_then(|ack| ack.acked_base());
+    let mut needed = BTreeSet::new();
+    for end in [Some(recovered.tip), base, proposed, acked]
+        .into_iter()
+        .flatten()
+    {
+        let mut next = end;
+        while next.slot > recovered.decided.slot
+            && let Some(known) = blocks.get(&next)
+            && needed.insert(next)
+        {
+            next = Place {
+                slot: Slot(next.slot.0 - 1),
+                digest: known.block.header.parent,
+            };
+        }
+    }
+    needed
 }
 
 /// Reads single records back.

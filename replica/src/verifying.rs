@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use consensus::Input;
-use wire::block::BlockView;
+use consensus::{BlockCheck, Input};
+use wire::block::{BlockHeader, BlockView};
 use wire::bytes::{Buffers, SharedBytes};
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, WishCertificate};
 use wire::header::Kind;
-use wire::ids::{NodeId, Slot, View};
+use wire::ids::{NodeId, Signature, Slot, View};
 use wire::limits::REPLICAS_MAX;
 use wire::messages::{self, EvidenceBody};
 use wire::reject::Reject;
@@ -109,10 +109,14 @@ impl<V: Verifier + Clone> Verifying<V> {
                     Err(reject) => Verdict::Rejected(reject),
                 }
             }
-            Job::Proposed { place, message } => {
-                let valid = self.block(&message).is_ok();
-                Verdict::Agreement(Input::Checked { place, valid })
-            }
+            Job::Proposed { place, message } => match self.block(&message) {
+                Ok((signature, found)) => Verdict::Agreement(Input::Checked {
+                    place,
+                    signature,
+                    found,
+                }),
+                Err(reject) => Verdict::Rejected(reject),
+            },
             Job::Fetched { from, raw } => {
                 if let Err(reject) = self.admit(from) {
                     return Verdict::Rejected(reject);
@@ -240,12 +244,25 @@ impl<V: Verifier + Clone> Verifying<V> {
         Ok(())
     }
 
-    /// N2: the leader's signature, and every request's form and signature.
-    pub fn block(&mut self, message: &[u8]) -> Result<(), Reject> {
+    /// N2: the leader's signature, which is returned, and every request's form and signature.
+    pub fn block(&mut self, message: &[u8]) -> Result<(Signature, BlockCheck), Reject> {
         self.count_block(message);
-        let rules = *self.compound.rules();
         let view = BlockView::frame(message)?;
-        seal::check_block(&self.verifier, |view| rules.leader(view), &view)
+        let prefix = view.prefix;
+        let found = if !self.leader_signed(&prefix.header, &prefix.signature) {
+            BlockCheck::ForeignSignature
+        } else if seal::check_payload(&self.verifier, &view).is_err() {
+            BlockCheck::InvalidPayload
+        } else {
+            BlockCheck::Good
+        };
+        Ok((prefix.signature, found))
+    }
+
+    pub fn leader_signed(&self, header: &BlockHeader, signature: &Signature) -> bool {
+        let rules = *self.compound.rules();
+        let leader = |view| rules.leader(view);
+        seal::check_leader(&self.verifier, leader, header, signature).is_ok()
     }
 
     fn count_block(&mut self, message: &[u8]) {

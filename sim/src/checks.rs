@@ -313,7 +313,7 @@ impl Judge {
                 let (_, message) = split_signed(body).map_err(malformed)?;
                 let change = ViewChange::decode(message).map_err(malformed)?;
                 let genesis = self.agreement.genesis();
-                let anchor = change.anchor(genesis).map_err(malformed)?;
+                let anchor = change.anchor(genesis);
                 let last = change.headers(Epoch(0), anchor).last();
                 let tip = last.map_or((anchor.slot, anchor.digest), |(header, digest)| {
                     (header.slot(), digest)

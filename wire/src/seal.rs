@@ -21,7 +21,8 @@ pub use compound::{
 pub use ed25519::{Ed25519ClientSigner, Ed25519Signer, Ed25519Verifier, SealError};
 pub use fake::{FakeClientSigner, FakeSeal};
 
-use crate::block::BlockView;
+use crate::block::{BlockHeader, BlockView};
+use crate::certificates::Place;
 use crate::committee::Committee;
 use crate::ids::{Boot, ClusterId, Digest, Epoch, NodeId, PublicKey, Signature, Slot, View};
 use crate::reject::Reject;
@@ -298,6 +299,21 @@ pub struct Signed {
     pub signature: Signature,
 }
 
+impl Signed {
+    /// The base that an NV-ACK acknowledges.
+    pub fn acked_base(&self) -> Option<Place> {
+        match self.statement {
+            Statement::NewViewAck {
+                base_slot, base, ..
+            } => Some(Place {
+                slot: base_slot,
+                digest: base,
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Makes an own statement.
 pub fn sign(signer: &impl Signer, statement: Statement) -> Verified<Signed> {
     Verified(Signed {
@@ -329,17 +345,32 @@ pub fn check_block(
     leader_of: impl FnOnce(View) -> NodeId,
     block: &BlockView<'_>,
 ) -> Result<(), Reject> {
-    let header = &block.prefix.header;
+    check_leader(
+        verifier,
+        leader_of,
+        &block.prefix.header,
+        &block.prefix.signature,
+    )?;
+    check_payload(verifier, block)
+}
+
+/// Checks that the leader of its view signed a header.
+pub fn check_leader(
+    verifier: &impl Verifier,
+    leader_of: impl FnOnce(View) -> NodeId,
+    header: &BlockHeader,
+    signature: &Signature,
+) -> Result<(), Reject> {
     let statement = Statement::Propose {
         view: header.view(),
         slot: header.slot(),
         digest: header.digest(),
     };
-    verifier.member(
-        leader_of(header.view()),
-        &statement,
-        &block.prefix.signature,
-    )?;
+    verifier.member(leader_of(header.view()), &statement, signature)
+}
+
+/// Checks every request of a block: what its digest binds.
+pub fn check_payload(verifier: &impl Verifier, block: &BlockView<'_>) -> Result<(), Reject> {
     for request in requests(block.payload) {
         verifier.request(&request?)?;
     }

@@ -41,19 +41,19 @@ pub struct ViewChange {
 }
 
 impl ViewChange {
-    /// The deeper of the base of `installed` and the checkpoint: the suffix begins above it.
-    pub fn anchor(&self, genesis: Digest) -> Result<Place, Reject> {
+    /// The deeper of the base of `installed` and the checkpoint: the suffix begins above it. At one
+    /// slot the checkpoint counts (SELECT-4): a stale view may have a base that lost.
+    pub fn anchor(&self, genesis: Digest) -> Place {
         let ground = Place {
             slot: crate::ids::Slot(0),
             digest: genesis,
         };
         let base = self.certificate.map_or(ground, |known| known.base);
         let checkpoint = self.checkpoint.map_or(ground, |known| known.place());
-        match base.slot.cmp(&checkpoint.slot) {
-            std::cmp::Ordering::Less => Ok(checkpoint),
-            std::cmp::Ordering::Greater => Ok(base),
-            std::cmp::Ordering::Equal if base == checkpoint => Ok(base),
-            std::cmp::Ordering::Equal => Err(Reject::BodyMalformed),
+        if base.slot > checkpoint.slot {
+            base
+        } else {
+            checkpoint
         }
     }
 

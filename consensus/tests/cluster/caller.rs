@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use consensus::quorum::Quorums;
-use consensus::{Config, Core, Effect, Evidence, Input, Large, Recovered, Source, Way};
+use consensus::{BlockCheck, Config, Core, Effect, Evidence, Input, Large, Recovered, Source, Way};
 use wire::block::BlockHeader;
 use wire::certificates::{CheckpointCertificate, Place};
 use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Slot, View};
@@ -123,13 +123,14 @@ impl World {
             core.set_pending(load.then_some(Instant(replica.decided_at)), overdue);
             core.handle(Instant(now), input, &mut out);
             let effects = out.drain().collect::<Vec<_>>();
-            if let Some(signed) = offered {
-                let place = place_of(&signed.header);
-                if effects.iter().any(|effect| effect.keeps(place)) {
-                    replica.bytes.insert(place, signed);
-                }
-            }
             for effect in effects {
+                // A worse copy of the same block may have been forgotten just before.
+                if let Some(signed) = offered
+                    && effect.keeps(place_of(&signed.header))
+                {
+                    let replica = &mut self.replicas[at.index()];
+                    replica.bytes.insert(place_of(&signed.header), signed);
+                }
                 self.carry_out(at, effect, &mut inputs);
             }
             if inputs.is_empty()
@@ -333,10 +334,13 @@ impl World {
     }
 
     fn verify(&mut self, at: NodeId, place: Place, signed: SignedHeader) {
-        let valid = is_good(&self.seals[0], self.shape.n, &signed);
+        let found = check(&self.seals[0], self.shape.n, &signed);
         let after = self.random(MS / 4);
         let boot = self.replicas[at.index()].boot;
-        self.schedule(after, Event::Checked(at, boot, place, valid));
+        self.schedule(
+            after,
+            Event::Checked(at, boot, place, (signed.signature, found)),
+        );
     }
 
     pub fn flush(&mut self, at: NodeId) {
@@ -479,6 +483,10 @@ pub fn config(shape: &Shape, me: u16, boot: u32, transfer_beyond: u64) -> Config
 }
 
 pub fn is_good(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> bool {
+    check(seal, n, signed) == BlockCheck::Good
+}
+
+fn check(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> BlockCheck {
     let header = &signed.header;
     let leader = NodeId((header.view().0 % n as u64) as u16);
     let statement = Statement::Propose {
@@ -486,7 +494,13 @@ pub fn is_good(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> bool {
         slot: header.slot(),
         digest: header.digest(),
     };
-    is_valid_payload(header) && seal.member(leader, &statement, &signed.signature).is_ok()
+    if seal.member(leader, &statement, &signed.signature).is_err() {
+        BlockCheck::ForeignSignature
+    } else if is_valid_payload(header) {
+        BlockCheck::Good
+    } else {
+        BlockCheck::InvalidPayload
+    }
 }
 
 /// The state is the chain itself.

@@ -89,6 +89,7 @@ impl Disk {
                     found.blocks.push(RecoveredBlock {
                         header: signed.header,
                         signature: signed.signature,
+                        signature_good: good(signed),
                         digest: place.digest,
                         kind: *kind,
                         end: Position(*end),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use consensus::{Config, Core, Evidence, Input, Outbox, Recipient, Source};
+use consensus::{BlockCheck, Config, Core, Evidence, Input, Outbox, Recipient, Source};
 use wire::block::{BlockHeader, BlockRef};
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, WishCertificate};
 use wire::committee::{Committee, CommitteeParts, Member, Preset};
@@ -102,7 +102,7 @@ pub enum Message {
 pub enum Event {
     Deliver(NodeId, NodeId, Message),
     Durable(NodeId, u32, u64),
-    Checked(NodeId, u32, Place, bool),
+    Checked(NodeId, u32, Place, (Signature, BlockCheck)),
     Execute(NodeId, u32),
     Install(NodeId, u32, Arc<CheckpointCertificate>),
     Wake(NodeId, u32),
@@ -507,8 +507,13 @@ impl World {
                     },
                 );
             }
-            Event::Checked(id, boot, place, valid) if alive(self, id, boot) => {
-                self.input(id, Input::Checked { place, valid });
+            Event::Checked(id, boot, place, (signature, found)) if alive(self, id, boot) => {
+                let checked = Input::Checked {
+                    place,
+                    signature,
+                    found,
+                };
+                self.input(id, checked);
             }
             Event::Execute(id, boot) if alive(self, id, boot) => self.execute(id),
             Event::Install(id, boot, certificate) if alive(self, id, boot) => {

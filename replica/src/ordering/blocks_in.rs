@@ -73,17 +73,23 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.blocks.keep_raw(place, raw);
         }
         self.deferred.push_back((place, kind, verify));
-        if self.deferred.len() == 1 && self.append_kept(now, place, kind, verify) {
+        let first = self.deferred.len() == 1 && self.unwritten.is_empty();
+        if first {
             self.deferred.pop_front();
+            if !self.append_kept(now, place, kind, verify) {
+                self.deferred.push_front((place, kind, verify));
+            }
         }
     }
 
     pub(super) fn append_deferred(&mut self, now: Instant) {
-        while let Some(&(place, kind, verify)) = self.deferred.front() {
+        while self.unwritten.is_empty()
+            && let Some((place, kind, verify)) = self.deferred.pop_front()
+        {
             if !self.append_kept(now, place, kind, verify) {
+                self.deferred.push_front((place, kind, verify));
                 return;
             }
-            self.deferred.pop_front();
             self.carry_out_all(now);
         }
         self.feed_execution();

@@ -9,7 +9,7 @@ use wire::canary::reach;
 use wire::certificates::{CheckpointCertificate, Place};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, SessionId, Slot, View};
-use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
+use wire::limits::{BLOCK_MESSAGE_BYTES_MAX, EVIDENCE_MAX};
 use wire::messages::{EVIDENCE_INVALID_PAYLOAD, EvidenceBody};
 use wire::seal::{Signer, Statement, Verifier};
 use zerocopy::IntoBytes;
@@ -83,6 +83,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Granted { segments } => self.writer.grant(segments),
             Input::Tick => self.drive(now, consensus::Input::Tick),
         }
+        self.write_waiting(now);
         self.append_deferred(now);
         self.tend_log();
         self.note_log_room();
@@ -180,7 +181,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Effect::Hold { place } => self.hold(place),
             Effect::Refuse { reject, .. } => self.outputs.push_back(Output::Refused(reject)),
             Effect::Forget { place } => self.forget(place),
-            Effect::Record(record) => self.write(now, &record),
+            Effect::Record(record) => self.write(now, record),
             Effect::Say { to, signed } => self.send(to, signed.into()),
             Effect::Tell { to, message } => self.tell(to, &message),
             Effect::Status { to, status } => self.send(to, PeerMessage::Status(status)),
@@ -272,15 +273,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     fn keep_evidence(&mut self, now: Instant, body: &EvidenceBody) {
         let view: View = body.first.header.view();
-        if self.evidence_in.is_some_and(|known| known >= view)
-            || view < self.core.summary().view
-            || self.record(RecordKind::Evidence, body.as_bytes()).is_none()
-        {
+        let summary = self.core.summary();
+        let current = (summary.view..=summary.stage).contains(&view);
+        if !current || self.evidence_in.is_some_and(|known| known >= view) {
             return;
         }
-        reach("evidence-stored");
+        // It has its effect in any case; what is kept for others is bounded (§11).
+        if self.counts.evidence < EVIDENCE_MAX as u64
+            && self.record(RecordKind::Evidence, body.as_bytes()).is_some()
+        {
+            reach("evidence-stored");
+            self.counts.evidence += 1;
+        }
         self.evidence_in = Some(view);
-        self.counts.evidence += 1;
         if body.kind != EVIDENCE_INVALID_PAYLOAD {
             let bytes = body.as_bytes();
             let name = Digest(*blake3::hash(bytes).as_bytes());

@@ -13,13 +13,34 @@ use zerocopy::IntoBytes;
 
 use super::{Ordering, Output};
 
+/// Records that wait for room. A replica whose log is full for so many views ends; it could say
+/// nothing anyway.
+const UNWRITTEN_MAX: usize = 1024;
+
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Writes what the core wants written, and tells it where it ends. A record that finds no room
-    /// is never durable, so nothing that rests on it is ever said.
-    pub(super) fn write(&mut self, now: Instant, record: &Record) {
-        let (kind, body) = encode(record);
-        let end = self.record(kind, &body).unwrap_or(Position(u64::MAX));
-        self.drive_nested(now, consensus::Input::Recorded { end });
+    /// waits for it, and what comes later waits behind it: a block record that overtook a SKIP would
+    /// not count at the next start (R2).
+    pub(super) fn write(&mut self, now: Instant, record: Record) {
+        assert!(
+            self.unwritten.len() < UNWRITTEN_MAX,
+            "the log has had no room for {UNWRITTEN_MAX} records"
+        );
+        self.unwritten.push_back(record);
+        if self.unwritten.len() == 1 {
+            self.write_waiting(now);
+        }
+    }
+
+    pub(super) fn write_waiting(&mut self, now: Instant) {
+        while let Some(record) = self.unwritten.front() {
+            let (kind, body) = encode(record);
+            let Some(end) = self.record(kind, &body) else {
+                return;
+            };
+            self.unwritten.pop_front();
+            self.drive_nested(now, consensus::Input::Recorded { end });
+        }
     }
 
     /// Seals a record and hands it to the journal; `None` when the log or a pool has no room.

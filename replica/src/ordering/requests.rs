@@ -44,6 +44,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 first,
                 count: view.count() as u16,
             });
+            // It may have been ordered before its session took it (outside the window, or without
+            // the session): then execution says that it still waits, and it is ordered again.
+            self.pending.push(now, &view);
             return;
         }
         if !self.batch.push(now, bytes, &mut self.block_buffers) {
@@ -111,18 +114,22 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     fn order_pending(&mut self, now: Instant) {
-        for frame in self.pending.take_all() {
-            let Some(mut buffer) = self.block_buffers.take() else {
-                return;
-            };
-            buffer[..frame.len()].copy_from_slice(&frame);
-            let shared = wire::bytes::UniqueBytes::freeze(buffer).slice(0..frame.len());
-            let signature = RequestView::parse(&frame).map(|view| *view.signature());
-            if self.batch.push(now, shared, &mut self.block_buffers)
-                && let Ok(signature) = signature
-            {
-                self.seen.note(&signature);
-            }
+        for frame in self.pending.take_all().collect::<Vec<_>>() {
+            self.order_frame(now, &frame);
+        }
+    }
+
+    fn order_frame(&mut self, now: Instant, frame: &[u8]) {
+        let Some(mut buffer) = self.block_buffers.take() else {
+            return;
+        };
+        buffer[..frame.len()].copy_from_slice(frame);
+        let shared = wire::bytes::UniqueBytes::freeze(buffer).slice(0..frame.len());
+        let signature = RequestView::parse(frame).map(|view| *view.signature());
+        if self.batch.push(now, shared, &mut self.block_buffers)
+            && let Ok(signature) = signature
+        {
+            self.seen.note(&signature);
         }
     }
 
@@ -148,6 +155,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     count,
                     open,
                 }),
+                Due::Forward {
+                    frame,
+                    to_all: false,
+                } if self.may_propose() => self.order_frame(now, &frame),
                 Due::Forward { frame, to_all } => {
                     let to = if to_all {
                         Recipient::All

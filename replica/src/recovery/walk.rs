@@ -162,6 +162,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         let block = RecoveredBlock {
             header,
             signature: view.prefix.signature,
+            signature_good: false,
             digest,
             kind,
             end: entry.end,
@@ -186,9 +187,11 @@ impl<'a, V: Verifier> Walk<'a, V> {
             && header.view() == recovered.installed
             && header.parent == recovered.tip.digest
             && place.slot == recovered.tip.slot.next();
+        let again = place == recovered.tip;
         if extends {
             recovered.tip = place;
         } else if kind == RecordAs::Vote
+            && !again
             && header.view() == recovered.installed
             && recovered.stage == recovered.installed
         {

@@ -83,7 +83,7 @@ impl Branches {
     /// A signed view change that claims the other branch, as far as there is one.
     pub fn view_change(&self, authentic: &Authentic, mut message: ViewChange) -> Option<Vec<u8>> {
         let rules = authentic.rules();
-        let anchor = message.anchor(rules.genesis).ok()?;
+        let anchor = message.anchor(rules.genesis);
         let headers = message.headers(rules.epoch, anchor);
         let headers = headers.map(|(header, digest)| *self.others.get(&digest).unwrap_or(&header));
         let headers = headers.collect::<Vec<_>>();
