@@ -234,8 +234,8 @@ impl<S: Signer> Core<S> {
                 // Up to where the tip jumped, before or after a restart: nothing was voted there.
                 return;
             }
-            if !entry.signature_good && due <= self.decided.slot {
-                // Voting for it would be a claim without the leader's signature.
+            if !entry.signature_good {
+                // A view change could not show it by the leader's signature.
                 return;
             }
         }

@@ -174,6 +174,7 @@ where
     let others = others.filter(|place| place.slot > decided && !needed.contains(place));
     let undecided = needed.iter().copied().chain(others).collect::<Vec<_>>();
     let mut messages = Vec::with_capacity(undecided.len());
+    let mut signed = BTreeSet::new();
     let mut refused = None;
     for (index, place) in undecided.iter().enumerate() {
         if block_buffers.free() < 2 {
@@ -188,7 +189,16 @@ where
         }
         let location = blocks[place].location;
         let message = reader.message(Some(location), place.slot, block_buffers)?;
-        if !matches!(verifying.block(&message), Ok((_, BlockCheck::Good))) {
+        let found = verifying.block(&message).map(|(_, found)| found);
+        let valid = match found {
+            Ok(BlockCheck::Good) => signed.insert(*place),
+            // Its digest binds the payload and not the signature. It may have been decided, and
+            // voted for by a vote for what follows it, before that signature was looked at; the
+            // leader's good one on a block above it vouches for it in a view change.
+            Ok(BlockCheck::ForeignSignature) => verifying.payload_is_valid(&message),
+            Ok(BlockCheck::InvalidPayload) | Err(_) => false,
+        };
+        if !valid {
             refused = refused.min(Some(*place)).or(Some(*place));
             continue;
         }
@@ -198,9 +208,8 @@ where
     let read = read.collect::<BTreeSet<_>>();
     let good = |place: &Place| read.contains(place);
     if refused.is_some() {
-        // Appended before its signatures were checked, and they do not hold: as when the check
-        // fails in a running replica, the branch is left and no vote follows in this view (N2,
-        // R2). A good copy may be fetched into its place.
+        // Appended before its payload was checked, and that is invalid: as when the check fails in
+        // a running replica, the branch is left and no vote follows in this view (N2, R2).
         let mut tip = recovered.tip;
         let mut deepest = tip;
         while tip.slot > decided
@@ -223,10 +232,11 @@ where
     let stable = recovered.checkpoint.as_ref();
     let stable = stable.map_or(Slot(0), |known| known.header.slot());
     let installed = recovered.installed;
-    let signed = |block: &RecoveredBlock| {
+    let is_signed = |block: &RecoveredBlock| {
         let header = &block.header;
-        let shown = header.view() == installed && header.slot() > stable;
-        header.slot() > decided || shown && verifying.leader_signed(header, &block.signature)
+        let shown = header.view() == installed && (stable..=decided).contains(&header.slot());
+        signed.contains(&block.place())
+            || shown && verifying.leader_signed(header, &block.signature)
     };
     let kept = order
         .iter()
@@ -234,7 +244,7 @@ where
     recovered.blocks = kept
         .map(|place| {
             let block = blocks[place].block;
-            let signature_good = signed(&block);
+            let signature_good = is_signed(&block);
             RecoveredBlock {
                 signature_good,
                 ..block

@@ -251,12 +251,18 @@ impl<V: Verifier + Clone> Verifying<V> {
         let prefix = view.prefix;
         let found = if !self.leader_signed(&prefix.header, &prefix.signature) {
             BlockCheck::ForeignSignature
-        } else if seal::check_payload(&self.verifier, &view).is_err() {
+        } else if !self.payload_is_valid(message) {
             BlockCheck::InvalidPayload
         } else {
             BlockCheck::Good
         };
         Ok((prefix.signature, found))
+    }
+
+    /// Every request's form and signature alone.
+    pub fn payload_is_valid(&self, message: &[u8]) -> bool {
+        let view = BlockView::frame(message);
+        view.is_ok_and(|view| seal::check_payload(&self.verifier, &view).is_ok())
     }
 
     pub fn leader_signed(&self, header: &BlockHeader, signature: &Signature) -> bool {
