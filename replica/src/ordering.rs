@@ -41,6 +41,9 @@ use release::Release;
 const REPAIR_BYTES_MAX: usize = 1024 * 1024;
 /// Reads of old blocks from the log that may be under way.
 const READS_MAX: usize = 64;
+/// T_fwd at most. A leader that answers only forwarded requests, and slowly, makes patience long;
+/// its clients would wait an eighth of that for every operation.
+const FORWARD_NS_MAX: u64 = 125_000_000;
 /// Between two records that name the decided prefix, in slots.
 pub const DECIDED_RECORD_EVERY: u64 = 64;
 /// Outputs that one input leaves without more memory.
@@ -396,7 +399,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     fn patience(&self) -> Patience {
         let progress_ns = self.core.progress_ns();
         Patience {
-            forward_ns: progress_ns / 8,
+            forward_ns: (progress_ns / 8).min(FORWARD_NS_MAX),
             request_ns: 4 * progress_ns,
         }
     }
