@@ -15,7 +15,9 @@ pub(crate) struct Bundle {
     pub read_only: bool,
     /// The signed frame; empty once nothing waits.
     pub frame: Vec<u8>,
+    /// The first time, and the last.
     pub sent: Instant,
+    pub sent_again: Instant,
     pub next_retry: Instant,
     pub deadline: Instant,
     /// Times sent.
@@ -92,12 +94,12 @@ impl Bundles {
         self.base..self.next_id()
     }
 
-    /// One operation of bundle `id` ended. Returns when the bundle was first sent.
-    pub(crate) fn ended_one(&mut self, id: u64) -> Option<Instant> {
+    /// One operation of bundle `id` ended. Returns when the bundle was first sent, and last.
+    pub(crate) fn ended_one(&mut self, id: u64) -> Option<(Instant, Instant)> {
         let bundle = self.get_mut(id)?;
         assert!(bundle.waiting > 0, "an operation ended twice");
         bundle.waiting -= 1;
-        let sent = bundle.sent;
+        let sent = (bundle.sent, bundle.sent_again);
         if bundle.waiting == 0 {
             let frame = std::mem::take(&mut bundle.frame);
             self.reuse(frame);
@@ -166,7 +168,9 @@ impl Pacer {
         }
     }
 
-    /// A request was answered so long after it was first sent.
+    /// A request was answered so long after it was last sent. From its first sending on, the time
+    /// would hold the pauses themselves: where the leader hears of requests only by their second
+    /// sending, each pause would make the next one longer.
     pub(crate) fn measured(&mut self, round_trip_ns: u64) {
         let sample = round_trip_ns as f64;
         if self.smoothed_ns == 0.0 {
@@ -213,6 +217,7 @@ mod tests {
             read_only: false,
             frame: vec![1; 10],
             sent: Instant(0),
+            sent_again: Instant(0),
             next_retry: Instant(retry),
             deadline: Instant(1000),
             attempts: 1,

@@ -302,6 +302,7 @@ impl Client {
             read_only: !self.open.writes,
             frame,
             sent: now,
+            sent_again: now,
             next_retry: now.after_ns(self.pacer.pause_ns(1)),
             deadline: now.after_ns(self.options.timeout_ns),
             attempts: 1,

@@ -52,6 +52,9 @@ impl<S: Signer> Core<S> {
             self.link_all(None, out);
             return;
         }
+        if source == Source::Fetched {
+            self.repair.helper = Some(from);
+        }
         if planted("doublevote") && header.view() == self.installed {
             self.vote_anew(place);
         }

@@ -41,6 +41,9 @@ pub(crate) struct Repair {
     attempts: u32,
     /// Questions since the last progress: whose turn it is.
     turns: usize,
+    /// Who answered last: asked first the next time. A leader that leaves this replica out would
+    /// otherwise cost it a question in vain for every block.
+    pub(crate) helper: Option<NodeId>,
 }
 
 impl Repair {
@@ -53,6 +56,7 @@ impl Repair {
             ask_due: NEVER,
             attempts: 0,
             turns: 0,
+            helper: None,
         }
     }
 
@@ -435,9 +439,14 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    /// The leader first, then the others in turn.
+    /// Whoever helped last, then the leader, then the others in turn.
     fn pick(&self, attempt: usize) -> NodeId {
         let n = self.config.quorums.n;
+        let attempt = match (self.repair.helper, attempt) {
+            (Some(helper), 0) => return helper,
+            (Some(_), later) => later - 1,
+            (None, first) => first,
+        };
         let leader = self.leader(self.installed).index();
         let choice = (0..n)
             .map(|step| (leader + attempt % n + step) % n)

@@ -219,10 +219,10 @@ impl Judge<'_> {
 
     /// Notes the end of one operation of `bundle`; returns when it was first sent.
     fn ended(&mut self, bundle: u64) -> Instant {
-        let Some(sent) = self.bundles.ended_one(bundle) else {
+        let Some((first, last)) = self.bundles.ended_one(bundle) else {
             return self.now;
         };
-        self.pacer.measured(self.now.since_ns(sent));
-        sent
+        self.pacer.measured(self.now.since_ns(last));
+        first
     }
 }

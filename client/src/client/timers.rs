@@ -218,6 +218,7 @@ impl Client {
             retries += 1;
             self.counters.retransmissions += 1;
             bundle.attempts += 1;
+            bundle.sent_again = now;
             bundle.next_retry = now.after_ns(self.pacer.pause_ns(bundle.attempts));
             if bundle.wants_full || bundle.attempts > 3 {
                 bundle.wants_full = false;
