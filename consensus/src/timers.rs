@@ -131,6 +131,21 @@ mod tests {
     }
 
     #[test]
+    fn one_late_decision_does_not_make_patience_endless() {
+        let mut timers = Timers::new(10 * MS, Instant(0));
+        for _ in 0..100 {
+            timers.decided(Instant(1), MS);
+        }
+        // An hour of partition, then a leader that dawdles.
+        timers.decided(Instant(1), 3600 * START_NS);
+        assert!(timers.progress_ns() < 4 * START_NS);
+        for _ in 0..100 {
+            timers.decided(Instant(1), 3600 * START_NS);
+        }
+        assert!(timers.progress_ns() < 16 * START_NS);
+    }
+
+    #[test]
     fn views_without_decisions_double_patience_and_decisions_forgive() {
         let mut timers = Timers::new(10 * MS, Instant(0));
         let once = timers.change_ns();

@@ -197,3 +197,56 @@ pub fn split_signed(bytes: &[u8]) -> Result<(Signature, &[u8]), Reject> {
     let (signature, body) = bytes.split_first_chunk().ok_or(Reject::BodyMalformed)?;
     Ok((Signature(*signature), body))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificates::Signatures;
+    use crate::ids::Slot;
+
+    #[test]
+    fn at_one_slot_the_checkpoint_is_the_anchor() {
+        // A stale view's base lost; what others decided there is certified.
+        let place = |mark, slot| Place {
+            slot: Slot(slot),
+            digest: Digest([mark; 32]),
+        };
+        let header = BlockHeader::new(
+            Epoch(0),
+            View(2),
+            Slot(8),
+            0,
+            Digest([1; 32]),
+            Digest([2; 32]),
+        );
+        let checkpoint = CheckpointCertificate {
+            header,
+            root: Digest([3; 32]),
+            signatures: Signatures::new(),
+        };
+        let mut message = ViewChange {
+            view: View(3),
+            replica: NodeId(1),
+            installed: View(1),
+            certificate: Some(NewViewCertificate {
+                view: View(1),
+                base: place(9, 8),
+                acks: Signatures::new(),
+            }),
+            checkpoint: Some(checkpoint),
+            suffix: Vec::new(),
+            tip_signature: Signature([0; 64]),
+            quorum: None,
+        };
+        let genesis = Digest([0; 32]);
+        assert_eq!(message.anchor(genesis), checkpoint.place());
+        message.certificate = Some(NewViewCertificate {
+            base: place(9, 9),
+            ..message.certificate.unwrap()
+        });
+        assert_eq!(message.anchor(genesis), place(9, 9));
+        message.checkpoint = None;
+        message.certificate = None;
+        assert_eq!(message.anchor(genesis), place(0, 0));
+    }
+}

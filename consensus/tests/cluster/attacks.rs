@@ -16,7 +16,7 @@ use crate::world::{
 };
 
 impl World {
-    fn forge(&mut self, by: NodeId, view: u64, parent: Place, mark: u8) -> SignedHeader {
+    pub fn forge(&mut self, by: NodeId, view: u64, parent: Place, mark: u8) -> SignedHeader {
         let payload = Digest([mark; 32]);
         let header = BlockHeader::new(
             Epoch(0),
@@ -35,7 +35,7 @@ impl World {
         self.send(by, NodeId(to), Message::Block(Source::Proposed, signed));
     }
 
-    fn lie_vote(&mut self, by: NodeId, to: u16, signed: &SignedHeader) {
+    pub fn lie_vote(&mut self, by: NodeId, to: u16, signed: &SignedHeader) {
         let Place { slot, digest } = place_of(&signed.header);
         let view = signed.header.view();
         let vote = self.sign(by, Statement::Vote { view, slot, digest });
@@ -68,7 +68,7 @@ impl World {
         Message::ViewChange(Arc::new((message, signature)))
     }
 
-    fn digest_of(&self, id: u16, slot: u64) -> Digest {
+    pub fn digest_of(&self, id: u16, slot: u64) -> Digest {
         self.replicas[usize::from(id)].chain[slot as usize]
     }
 }

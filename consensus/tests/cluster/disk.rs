@@ -30,6 +30,16 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Every block record.
+    pub fn blocks(&self) -> Vec<SignedHeader> {
+        let entries = self.entries.iter().map(|(_, entry)| entry);
+        let blocks = entries.filter_map(|entry| match entry {
+            Entry::Block(_, signed) => Some(*signed),
+            _ => None,
+        });
+        blocks.collect()
+    }
+
     pub fn append(&mut self, entry: Entry) -> Position {
         self.end += 4096;
         self.entries.push((self.end, entry));
@@ -79,9 +89,9 @@ impl Disk {
                         && signed.header.parent == found.tip.digest
                         && place.slot == found.tip.slot.next();
                     if *kind == RecordAs::Vote && proper {
-                        if good(signed) {
+                        if is_valid_payload(&signed.header) {
                             found.tip = place;
-                        } else if !is_valid_payload(&signed.header) {
+                        } else {
                             found.voting_stopped = true;
                         }
                     }
@@ -154,12 +164,8 @@ impl Disk {
         let decided = found.decided;
         let ring = Slot(decided.slot.0.saturating_sub(2 * K));
         found.blocks.retain(|block| {
-            let signed = SignedHeader {
-                header: block.header,
-                signature: block.signature,
-            };
             let final_here = chain.get(block.place().slot.0 as usize) == Some(&block.digest);
-            block.place().slot > ring && (final_here || good(&signed))
+            block.place().slot > ring && (final_here || is_valid_payload(&block.header))
         });
         found.retained_from = snapshot.next();
         found.restarted_in = (boot > 1).then_some((Epoch(0), found.stage));

@@ -7,6 +7,7 @@ use consensus::Source;
 use wire::block::BlockHeader;
 use wire::certificates::Place;
 use wire::ids::{Digest, Epoch, NodeId, Slot};
+use wire::messages::SignedHeader;
 use wire::seal::{Signer, Statement};
 use wire::view_change::ViewChange;
 
@@ -17,6 +18,8 @@ use crate::world::{Message, World, place_of};
 pub struct Twist {
     /// Another block for the same slot.
     pub blocks: u64,
+    /// The block under a signature that is not the leader's.
+    pub signatures: u64,
     /// No vote at all, and one for the other block.
     pub silence: u64,
     pub votes: u64,
@@ -28,12 +31,20 @@ pub struct Twist {
 
 impl Twist {
     pub fn is_on(&self) -> bool {
-        self.blocks + self.silence + self.votes + self.claims + self.changes + self.acks > 0
+        self.blocks
+            + self.signatures
+            + self.silence
+            + self.votes
+            + self.claims
+            + self.changes
+            + self.acks
+            > 0
     }
 
     pub fn all(percent: u64) -> Twist {
         Twist {
             blocks: percent,
+            signatures: percent,
             silence: percent,
             votes: percent,
             claims: percent,
@@ -41,6 +52,12 @@ impl Twist {
             acks: percent,
         }
     }
+}
+
+/// The same block under a signature that nobody made.
+pub fn unsigned(mut signed: SignedHeader) -> SignedHeader {
+    signed.signature.0[40] ^= 1;
+    signed
 }
 
 impl World {
@@ -57,12 +74,7 @@ impl World {
     }
 
     /// Another valid block of the same leader for the same slot.
-    pub fn rival(
-        &self,
-        by: NodeId,
-        header: &BlockHeader,
-        mark: u8,
-    ) -> wire::messages::SignedHeader {
+    pub fn rival(&self, by: NodeId, header: &BlockHeader, mark: u8) -> SignedHeader {
         let mut payload = header.payload;
         payload.0[31] ^= mark;
         let rival = BlockHeader::new(
@@ -89,6 +101,15 @@ impl World {
                     0 => vec![],
                     1 => vec![other],
                     _ => vec![message.clone(), other],
+                }
+            }
+            Message::Block(Source::Proposed, signed) if self.lies_now(twist.signatures) => {
+                let copy = unsigned(*signed);
+                let copy = Message::Block(Source::Proposed, copy);
+                match self.random(3) {
+                    0 => vec![copy],
+                    1 => vec![copy, message.clone()],
+                    _ => vec![message.clone(), copy],
                 }
             }
             Message::Signed(signed) => match signed.statement {

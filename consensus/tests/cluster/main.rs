@@ -8,6 +8,7 @@ mod attacks;
 mod caller;
 mod changes;
 mod checkpoints;
+mod copies;
 mod disk;
 mod judge;
 mod liars;
