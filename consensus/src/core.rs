@@ -19,7 +19,7 @@ use crate::repair::Repair;
 use crate::restart::Recovered;
 use crate::timers::Timers;
 use crate::tree::Tree;
-use crate::wish::Wishing;
+use crate::wish::{WishReason, Wishing};
 use crate::words::Book;
 
 /// Views whose words are kept (§11).
@@ -313,6 +313,11 @@ impl<S: Signer> Core<S> {
     /// Whether a state is being taken over.
     pub fn is_transferring(&self) -> bool {
         self.transferring.is_some()
+    }
+
+    /// Wishes for other views so far, in the order of [`crate::WishReason::ALL`].
+    pub fn wishes(&self) -> [u64; WishReason::ALL.len()] {
+        self.wishing.counts
     }
 
     /// Certificate of the own stable checkpoint.

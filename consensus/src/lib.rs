@@ -63,3 +63,4 @@ pub use restart::{Recovered, RecoveredBlock};
 pub use select::{Selected, select};
 pub use standing::{OwnWords, Standing};
 pub use tree::{RecordAs, Validity};
+pub use wish::WishReason;

@@ -22,6 +22,46 @@ const PAUSE_NS_MAX: u64 = 64_000_000;
 /// For how long a withdrawal is repeated.
 const WITHDRAWAL_NS: u64 = 1_000_000_000;
 
+/// Why this replica wishes for another view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WishReason {
+    /// T1: nothing was decided for too long.
+    Progress,
+    /// T2: a request waits for too long.
+    Request,
+    /// T3: the leader is proven to lie.
+    Evidence,
+    /// Y5: the leader resigned.
+    Resigned,
+    /// T5: a view change takes too long.
+    Change,
+    /// Y2: b + 1 others wish.
+    Others,
+}
+
+impl WishReason {
+    pub const ALL: [WishReason; 6] = [
+        WishReason::Progress,
+        WishReason::Request,
+        WishReason::Evidence,
+        WishReason::Resigned,
+        WishReason::Change,
+        WishReason::Others,
+    ];
+
+    /// As it is called in metrics and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            WishReason::Progress => "no-progress",
+            WishReason::Request => "request-waits",
+            WishReason::Evidence => "evidence",
+            WishReason::Resigned => "resigned",
+            WishReason::Change => "change-takes-long",
+            WishReason::Others => "others-wish",
+        }
+    }
+}
+
 /// The own wish, or its withdrawal.
 #[derive(Clone, Copy, Debug)]
 struct OwnWish {
@@ -44,6 +84,8 @@ pub(crate) struct Wishing {
     /// When, and how long after the last time, a resignation is repeated.
     resign_at: Option<Instant>,
     resign_pause_ns: u64,
+    /// Wishes so far, by reason.
+    pub counts: [u64; WishReason::ALL.len()],
     /// Of the stage.
     pub certificate: Option<Arc<WishCertificate>>,
 }
@@ -104,9 +146,12 @@ impl<S: Signer> Core<S> {
         let desired = self.desired_view(now);
         let own = self.wishing.own.filter(|own| own.until.is_none());
         match (own, desired) {
-            (Some(own), Some(view)) if own.view == view => {}
+            (Some(own), Some((view, _))) if own.view == view => {}
             (None, None) => {}
-            (_, Some(view)) => self.wish(now, view, None),
+            (_, Some((view, reason))) => {
+                self.wishing.counts[reason as usize] += 1;
+                self.wish(now, view, None);
+            }
             (Some(_), None) => {
                 reach("wish-withdrawn");
                 let until = now.after_ns(WITHDRAWAL_NS);
@@ -118,16 +163,20 @@ impl<S: Signer> Core<S> {
     }
 
     /// The view that the reasons of this moment ask for.
-    fn desired_view(&self, now: Instant) -> Option<View> {
-        let next = if self.stage > self.installed {
-            let over = self.timers.change_deadline;
-            over.is_some_and(|deadline| now >= deadline)
-                .then(|| View(self.stage.0 + 1))
+    fn desired_view(&self, now: Instant) -> Option<(View, WishReason)> {
+        let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+        let reason = if self.stage > self.installed {
+            is_over(self.timers.change_deadline).then_some(WishReason::Change)
+        } else if self.accused == Some(self.installed) {
+            Some(WishReason::Evidence)
+        } else if self.wishing.resigned == Some(self.installed) {
+            Some(WishReason::Resigned)
+        } else if self.request_overdue {
+            Some(WishReason::Request)
         } else {
-            let accused = self.accused == Some(self.installed);
-            let resigned = self.wishing.resigned == Some(self.installed);
-            (accused || resigned || self.is_overdue(now)).then(|| View(self.installed.0 + 1))
+            is_over(self.progress_deadline()).then_some(WishReason::Progress)
         };
+        let next = reason.map(|reason| (View(self.stage.0 + 1), reason));
         // Y2: b + 1 others include a correct one.
         let lifetime_ns = self.timers.wish_lifetime_ns();
         let fresh = self.peers.iter().filter_map(|peer| peer.wish);
@@ -135,16 +184,11 @@ impl<S: Signer> Core<S> {
         let rank = self.config.quorums.one_correct() - usize::from(planted("onewish"));
         let followed = View(reached_by(rank, fresh.map(|wish| wish.view.0)));
         let followed = (followed > self.stage).then_some(followed);
-        if followed > next {
+        if followed > next.map(|(view, _)| view) {
             reach("wish-followed");
+            return followed.map(|view| (view, WishReason::Others));
         }
-        next.max(followed)
-    }
-
-    /// T1 and T2: pending work that makes no progress.
-    fn is_overdue(&self, now: Instant) -> bool {
-        let deadline = self.progress_deadline();
-        self.request_overdue || deadline.is_some_and(|deadline| now >= deadline)
+        next
     }
 
     /// T1: when patience with the leader ends; `None` while nothing is pending.

@@ -14,6 +14,7 @@ mod histogram;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use consensus::WishReason;
 use serde::Serialize;
 use wire::ids::{Instant, NodeId};
 use wire::reject::{REJECT_COUNT, Reject};
@@ -157,6 +158,8 @@ pub struct Order {
     pub fast_commits: Counter,
     pub slow_commits: Counter,
     pub view_changes: Counter,
+    /// Own wishes for another view, in the order of [`WishReason::ALL`].
+    pub wishes: [Counter; WishReason::ALL.len()],
     /// Requests refused because the log is full or a queue is (replies of the kind Busy).
     pub busy_replies: Counter,
     pub retransmits: Counter,

@@ -4,6 +4,7 @@ mod peers;
 
 use std::fmt::Error;
 
+use consensus::WishReason;
 use platform::process;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -14,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::Source;
 use super::health::{State, judge};
-use crate::telemetry::HistogramSnapshot;
+use crate::telemetry::{Counter, HistogramSnapshot};
 
 /// A registry that reads `source` at each scrape.
 pub fn registry(source: Source) -> Registry {
@@ -72,6 +73,14 @@ impl Collector for Scrape {
             "consensus_view_changes",
             "View changes",
             order.view_changes.get(),
+        )?;
+        let wishes = order.wishes.iter().map(Counter::get);
+        let reasons = WishReason::ALL.map(|reason| reason.name().to_owned());
+        page.counters(
+            "consensus_wishes",
+            "Own wishes for another view by reason",
+            "reason",
+            reasons.into_iter().zip(wishes),
         )?;
         page.counter(
             "consensus_committed_transactions",

@@ -211,6 +211,9 @@ impl Order {
         order.fast_commits.set(counts.fast_blocks);
         order.slow_commits.set(counts.slow_blocks);
         order.view_changes.set(counts.view_changes);
+        for (counter, wishes) in order.wishes.iter().zip(self.ordering.core().wishes()) {
+            counter.set(wishes);
+        }
         order.busy_replies.set(counts.busy);
         order.retransmits.set(counts.duplicates);
         order.evidence.set(counts.evidence);
