@@ -14,7 +14,7 @@ mod histogram;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use consensus::WishReason;
+use replica::ordering::WishReason;
 use serde::Serialize;
 use wire::ids::{Instant, NodeId};
 use wire::reject::{REJECT_COUNT, Reject};

@@ -14,6 +14,7 @@ mod requests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use consensus::WishReason;
 use consensus::{Core, Outbox, Recipient, Record, RecordAs, Summary};
 use storage::record::Kind as RecordKind;
 use storage::wal::{Durable, Sealed, WalFull, Writer};

@@ -4,7 +4,6 @@ mod peers;
 
 use std::fmt::Error;
 
-use consensus::WishReason;
 use platform::process;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -12,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use replica::ordering::WishReason;
 
 use super::Source;
 use super::health::{State, judge};
