@@ -56,7 +56,7 @@ impl<Bu: Buffers> Batch<Bu> {
         Batch {
             limits,
             open: None,
-            waiting: VecDeque::with_capacity(limits.waiting_max),
+            waiting: VecDeque::with_capacity(2 * limits.waiting_max),
         }
     }
 
@@ -65,10 +65,22 @@ impl<Bu: Buffers> Batch<Bu> {
         if self.waiting.is_empty() && self.copy(now, &request, blocks) {
             return true;
         }
-        if self.waiting.len() == self.limits.waiting_max {
+        if self.waiting.len() >= self.limits.waiting_max {
             return false;
         }
         self.waiting.push_back((now, request));
+        true
+    }
+
+    /// As [`Batch::push`], before all that wait, and while as many again fit.
+    pub fn push_first(&mut self, now: Instant, request: Bu::Shared, blocks: &mut Bu) -> bool {
+        if self.copy(now, &request, blocks) {
+            return true;
+        }
+        if self.waiting.len() >= 2 * self.limits.waiting_max {
+            return false;
+        }
+        self.waiting.push_front((now, request));
         true
     }
 

@@ -54,6 +54,8 @@ const EFFECTS_MAX: usize = 4096;
 pub enum Input<Bu: Buffers> {
     /// A client's request whose signature holds.
     Request(Verified<Bu::Shared>),
+    /// The same, from a replica that has waited for it to be ordered (§9.4).
+    Forwarded(Verified<Bu::Shared>),
     /// A whole block message from a replica's link, straight from reassembly.
     Proposed {
         from: NodeId,

@@ -49,6 +49,8 @@ struct Item {
     open: bool,
     frame: Vec<u8>,
     arrived: Instant,
+    /// When it was last sent to the leader.
+    sent: Instant,
     stage: Stage,
 }
 
@@ -74,6 +76,13 @@ pub struct Patience {
     pub forward_ns: u64,
     /// T_req: from there to a wish for another leader.
     pub request_ns: u64,
+}
+
+impl Patience {
+    /// Between two sendings to the leader.
+    fn again_ns(self) -> u64 {
+        self.request_ns / 8
+    }
 }
 
 /// See the module's documentation.
@@ -126,6 +135,7 @@ impl Pending {
             open: request.is_open(),
             frame: frame.to_vec(),
             arrived: now,
+            sent: now,
             stage: Stage::New,
         };
         self.items.insert(client, item);
@@ -214,7 +224,7 @@ impl Pending {
                     });
                 }
                 Stage::Open => {
-                    item.stage = Stage::Forwarded(now);
+                    (item.stage, item.sent) = (Stage::Forwarded(now), now);
                     forward(false);
                 }
                 Stage::Forwarded(at) if now.since_ns(at) >= patience.request_ns / 2 => {
@@ -223,6 +233,13 @@ impl Pending {
                 }
                 Stage::Spread(at) if now.since_ns(at) >= patience.request_ns => {
                     item.stage = Stage::Overdue(at);
+                }
+                // The network may have lost it.
+                Stage::Forwarded(_) | Stage::Spread(_) | Stage::Overdue(_)
+                    if now.since_ns(item.sent) >= patience.again_ns() =>
+                {
+                    item.sent = now;
+                    forward(false);
                 }
                 _ => {}
             }
@@ -234,10 +251,17 @@ impl Pending {
     pub fn wake_at(&self, patience: Patience) -> Instant {
         let wakes = self.items.values().map(|item| match item.stage {
             Stage::New => item.arrived.after_ns(patience.forward_ns),
-            Stage::Asked | Stage::Overdue(_) => Instant(u64::MAX),
+            Stage::Asked => Instant(u64::MAX),
+            Stage::Overdue(_) => item.sent.after_ns(patience.again_ns()),
             Stage::Open => Instant(0),
-            Stage::Forwarded(at) => at.after_ns(patience.request_ns / 2),
-            Stage::Spread(at) => at.after_ns(patience.request_ns),
+            Stage::Forwarded(at) => {
+                let again = item.sent.after_ns(patience.again_ns());
+                again.min(at.after_ns(patience.request_ns / 2))
+            }
+            Stage::Spread(at) => {
+                let again = item.sent.after_ns(patience.again_ns());
+                again.min(at.after_ns(patience.request_ns))
+            }
         });
         wakes.min().unwrap_or(Instant(u64::MAX))
     }

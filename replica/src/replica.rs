@@ -429,6 +429,7 @@ where
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
         let input = match self.verifying.handle(job) {
             Verified::Request(request) => ordering::Input::Request(request),
+            Verified::Forwarded(request) => ordering::Input::Forwarded(request),
             Verified::Agreement(input) => ordering::Input::Agreement(input),
             Verified::Evidence(body) => ordering::Input::Evidence(body),
             Verified::Fetched { from, raw } => ordering::Input::Fetched { from, raw },

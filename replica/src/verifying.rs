@@ -57,6 +57,8 @@ pub enum Verdict<Bu: Buffers> {
         raw: Verified<Raw<Bu::Unique>>,
     },
     /// For the core.
+    /// A request that another replica stands up for.
+    Forwarded(Verified<Bu::Shared>),
     Agreement(Input),
     /// Two headers that a leader signed.
     Evidence(EvidenceBody),
@@ -135,7 +137,7 @@ impl<V: Verifier + Clone> Verifying<V> {
                 }
                 self.signatures += 1;
                 match seal::verify_request(&self.verifier, body) {
-                    Ok(verified) => Verdict::Request(verified),
+                    Ok(verified) => Verdict::Forwarded(verified),
                     Err(reject) => self.reject(from, reject),
                 }
             }

@@ -14,7 +14,15 @@ use super::{Ordering, Output};
 use crate::pending::Due;
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
-    pub(super) fn on_request(&mut self, now: Instant, request: Verified<Bu::Shared>) {
+    /// A request of a client, or one that another replica `forwarded`. Those go first and are not
+    /// refused when the queue is full: each replica sends one of each client, and holds this one to
+    /// it (T2), so that an overload would cost an honest leader its view.
+    pub(super) fn on_request(
+        &mut self,
+        now: Instant,
+        request: Verified<Bu::Shared>,
+        forwarded: bool,
+    ) {
         let bytes = request.into_inner();
         let Ok(view) = RequestView::parse(&bytes) else {
             return;
@@ -49,7 +57,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.pending.push(now, &view);
             return;
         }
-        if !self.batch.push(now, bytes, &mut self.block_buffers) {
+        let taken = if forwarded {
+            self.batch.push_first(now, bytes, &mut self.block_buffers)
+        } else {
+            self.batch.push(now, bytes, &mut self.block_buffers)
+        };
+        if !taken {
             self.seen.forget(&signature);
             self.counts.busy += 1;
             self.outputs.push_back(Output::Busy {
@@ -126,7 +139,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         buffer[..frame.len()].copy_from_slice(frame);
         let shared = wire::bytes::UniqueBytes::freeze(buffer).slice(0..frame.len());
         let signature = RequestView::parse(frame).map(|view| *view.signature());
-        if self.batch.push(now, shared, &mut self.block_buffers)
+        if self.batch.push_first(now, shared, &mut self.block_buffers)
             && let Ok(signature) = signature
         {
             self.seen.note(&signature);

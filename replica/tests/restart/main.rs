@@ -20,22 +20,26 @@ use zerocopy::IntoBytes;
 
 use world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, Said, buffers};
 
-/// A restart on a chain of empty blocks with these signatures by the leader, none known to be
+const EMPTY: (Signature, &[u8]) = (GOOD, &[]);
+const UNSIGNED: (Signature, &[u8]) = (BAD, &[]);
+const MALFORMED: (Signature, &[u8]) = (GOOD, b"no request");
+
+/// A restart on a chain of blocks with these signatures of the leader and payloads, none known to be
 /// decided.
-fn restarted(signatures: &[Signature]) -> Restarted<HeapBuffers> {
+fn restarted(blocks: &[(Signature, &[u8])]) -> Restarted<HeapBuffers> {
     let mut disk = Disk(vec![vec![0; GEOMETRY.segment_bytes as usize]; 2]);
     let blank = recover(&mut disk, &GEOMETRY, &IDENTITY, &mut |_| {}).unwrap();
     let mut writer = Writer::new(GEOMETRY, IDENTITY, blank.tail);
     let mut parent = GENESIS;
-    for (at, signature) in signatures.iter().enumerate() {
+    for (at, (signature, payload)) in blocks.iter().enumerate() {
         let slot = Slot(at as u64 + 1);
-        let payload = payload_digest(&[]);
-        let header = BlockHeader::new(Epoch(0), View(0), slot, 0, parent, payload);
+        let digest = payload_digest(payload);
+        let header = BlockHeader::new(Epoch(0), View(0), slot, 0, parent, digest);
         parent = header.digest();
-        let prefix = BlockPrefix::new(header, *signature, 0);
-        let body = prefix.as_bytes();
+        let prefix = BlockPrefix::new(header, *signature, payload.len());
+        let body = [prefix.as_bytes(), payload].concat();
         let mut buffer = buffers().take().unwrap();
-        buffer[RECORD_HEADER_BYTES..][..body.len()].copy_from_slice(body);
+        buffer[RECORD_HEADER_BYTES..][..body.len()].copy_from_slice(&body);
         let sealed = writer.seal(Kind::Block, buffer, body.len()).unwrap();
         let offset = sealed.offset_in_segment as usize;
         disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
@@ -57,7 +61,7 @@ fn restarted(signatures: &[Signature]) -> Restarted<HeapBuffers> {
 
 #[test]
 fn blocks_that_hold_are_taken_up_again() {
-    let restarted = restarted(&[GOOD, GOOD, GOOD]);
+    let restarted = restarted(&[EMPTY, EMPTY, EMPTY]);
     assert_eq!(restarted.recovered.blocks.len(), 3);
     assert!(!restarted.recovered.voting_stopped);
     assert_eq!(restarted.undecided.len(), 3);
@@ -66,19 +70,32 @@ fn blocks_that_hold_are_taken_up_again() {
 /// As when the check fails in a running replica: the branch is left, and no vote follows in this
 /// view, since the log may stand for a vote on it.
 #[test]
-fn a_block_that_does_not_hold_ends_the_chain_and_voting() {
-    let restarted = restarted(&[GOOD, BAD, GOOD]);
+fn a_block_with_an_invalid_payload_ends_the_chain_and_voting() {
+    let restarted = restarted(&[EMPTY, MALFORMED, EMPTY]);
     let slots: Vec<_> = restarted
         .recovered
         .blocks
         .iter()
         .map(|block| block.header.slot())
         .collect();
-    // A good copy of the one between may still come.
     assert_eq!(slots, [Slot(1), Slot(3)]);
     assert!(restarted.recovered.voting_stopped);
     assert_eq!(restarted.recovered.tip.slot, Slot(1));
     assert_eq!(restarted.undecided.len(), 2);
+}
+
+/// The digest does not bind the leader's signature: the block may have been decided, and voted for
+/// by a vote for the next one, before its signature was looked at. So it stays, and no view change
+/// will show it by that signature.
+#[test]
+fn a_block_whose_copy_the_leader_did_not_sign_stays() {
+    let restarted = restarted(&[EMPTY, UNSIGNED, EMPTY]);
+    let blocks = restarted.recovered.blocks.iter();
+    let signed = blocks.map(|block| block.signature_good).collect::<Vec<_>>();
+    assert_eq!(signed, [true, false, true]);
+    assert!(!restarted.recovered.voting_stopped);
+    assert_eq!(restarted.recovered.tip.slot, Slot(3));
+    assert_eq!(restarted.undecided.len(), 3);
 }
 
 /// A session that was opened in a slot executed here and is not held has been evicted; of one
