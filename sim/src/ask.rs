@@ -1,12 +1,14 @@
 //! What users ask, owned, and what an answer says of each key that it names.
 
+use std::fmt;
+
 use wire::ops::{Condition, Operation};
 
 use crate::linear::{self, Seen, Step};
 use crate::model::Answer;
 
 /// One operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Ask {
     Put(Vec<u8>, Vec<u8>),
     Get(Vec<u8>),
@@ -20,7 +22,7 @@ pub enum Ask {
 }
 
 /// A condition of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum If {
     Equals(Vec<u8>, Vec<u8>),
     Absent(Vec<u8>),
@@ -152,6 +154,42 @@ fn seen(answer: &Answer) -> Seen {
         Answer::Mismatch(found) => Seen::Mismatch(found.as_deref().map(linear::content)),
         Answer::Entries { .. } | Answer::Txn(_) | Answer::Refused(_) | Answer::Other => {
             Seen::Anything
+        }
+    }
+}
+
+/// Bytes as people read them: values of users are text, and long ones are padded.
+pub fn text(bytes: &[u8]) -> String {
+    const SHOWN: usize = 32;
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);
+    match bytes.len() {
+        0..=SHOWN => format!("{shown:?}"),
+        more => format!("{shown:?} and so on, {more} bytes"),
+    }
+}
+
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ask::Put(key, value) => write!(f, "put {} {}", text(key), text(value)),
+            Ask::Get(key) => write!(f, "get {}", text(key)),
+            Ask::Delete(key) => write!(f, "delete {}", text(key)),
+            Ask::Cas(key, held, value) => {
+                let held = held.as_deref().map(text);
+                write!(f, "cas {} {held:?} {}", text(key), text(value))
+            }
+            Ask::Scan(from, to, limit) => write!(f, "scan {} {} {limit}", text(from), text(to)),
+            Ask::Txn(conditions, asks) => write!(f, "if {conditions:?} then {asks:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for If {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            If::Equals(key, value) => write!(f, "{} is {}", text(key), text(value)),
+            If::Absent(key) => write!(f, "{} is absent", text(key)),
+            If::Present(key) => write!(f, "{} is there", text(key)),
         }
     }
 }

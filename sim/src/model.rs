@@ -4,16 +4,17 @@
 //! (client, session, sequence), the table is a `BTreeMap`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use wire::block::BlockView;
 use wire::ids::{PublicKey, Sequence, SessionId, Slot};
 use wire::ops::{self, Condition, Operation, Outcome};
 use wire::request::{RequestView, checked_requests};
 
-use crate::ask::Ask;
+use crate::ask::{Ask, text};
 
 /// A result, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
     Done,
     Absent,
@@ -74,6 +75,26 @@ impl Answer {
             _ => 1,
         };
         bytes > CACHED_BYTES
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Done => f.write_str("done"),
+            Answer::Absent => f.write_str("absent"),
+            Answer::Value(value) => write!(f, "value {}", text(value)),
+            Answer::Mismatch(found) => {
+                write!(f, "mismatch {:?}", found.as_deref().map(text))
+            }
+            Answer::Entries { entries, more } => {
+                let shown = entries.iter().map(|(key, value)| (text(key), text(value)));
+                write!(f, "entries {:?}, more {more}", shown.collect::<Vec<_>>())
+            }
+            Answer::Txn(parts) => write!(f, "all of {parts:?}"),
+            Answer::Refused(index) => write!(f, "condition {index} does not hold"),
+            Answer::Other => f.write_str("something else"),
+        }
     }
 }
 
