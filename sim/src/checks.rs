@@ -476,8 +476,10 @@ impl Judge {
         for (number, user) in users.iter().enumerate() {
             if !user.is_done() {
                 let waiting = user.unanswered();
+                let open = user.open().next();
+                let first = open.map(|asked| (asked.sequence, &asked.ask));
                 return Err(format!(
-                    "liveness: user {number} waits for {waiting} operations"
+                    "liveness: user {number} waits for {waiting} operations, first {first:?}"
                 ));
             }
             let (key, counted, _) = user.counter();
