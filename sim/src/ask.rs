@@ -53,6 +53,14 @@ impl If {
             If::Present(_) => None,
         }
     }
+
+    /// What is known of the key when the condition did not hold.
+    fn failed(&self) -> Option<KeyPart> {
+        match self {
+            If::Present(key) => Some((key.clone(), Step::Get, Seen::Absent)),
+            If::Equals(..) | If::Absent(_) => None,
+        }
+    }
 }
 
 impl Ask {
@@ -135,8 +143,10 @@ impl Ask {
                     .collect()
             }
             (Ask::Txn(conditions, _), Answer::Refused(index)) => {
-                let held = conditions.iter().take(usize::from(*index));
-                held.filter_map(If::held).collect()
+                let index = usize::from(*index);
+                let held = conditions.iter().take(index).filter_map(If::held);
+                held.chain(conditions.get(index).and_then(If::failed))
+                    .collect()
             }
             (ask, answer) => {
                 let part = |(key, step): (&Vec<u8>, _)| (key.clone(), step, seen(answer));

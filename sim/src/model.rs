@@ -110,6 +110,9 @@ const WINDOW: u64 = 1024;
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// From which slots on a key held what.
+type Versions = Vec<(u64, Option<Vec<u8>>)>;
+
 /// Bytes of a result at most, restated.
 const RESULT_BYTES: usize = 96 * 1024;
 
@@ -119,7 +122,7 @@ pub struct Model {
     slot: u64,
     table: Contents,
     /// What each key held from which slot on.
-    versions: BTreeMap<Vec<u8>, Vec<(u64, Option<Vec<u8>>)>>,
+    versions: BTreeMap<Vec<u8>, Versions>,
     /// Keys that the present block may have changed.
     touched: Vec<Vec<u8>>,
     sessions: BTreeMap<PublicKey, Session>,
@@ -204,7 +207,7 @@ impl Model {
 
     /// What a read answers after the block of a slot.
     fn read_at(&self, ask: &Ask, slot: u64) -> Answer {
-        let at = |versions: &Vec<(u64, Option<Vec<u8>>)>| {
+        let at = |versions: &Versions| {
             let before = versions.partition_point(|(since, _)| *since <= slot);
             before
                 .checked_sub(1)
