@@ -13,7 +13,7 @@ use wire::ids::{Instant, NodeId, Sequence, Slot};
 use wire::ops::{Condition, Operation, Outcome};
 
 use crate::{
-    Client, Completion, ConfigError, Failure, Options, Outbox, Pushback, Secret, SubmitError,
+    Client, Completion, ConfigError, Failure, Options, Outbox, Pushback, Secret, SubmitError, Way,
 };
 
 /// Settings of a [`Connection`].
@@ -94,10 +94,13 @@ impl Error {
 pub struct Answer<T> {
     pub value: T,
     /// Slot of the block that executed the operation; for a stale read the highest slot that the
-    /// replica had executed.
+    /// replica had executed, for a fenced one a slot that a correct replica had.
     pub slot: Slot,
-    /// Equal authentic replies that vouch for it: at least b+1, but 1 for a stale read.
+    /// Equal authentic replies that vouch for it: at least b+1, n-q+b+1 for a fenced read, 1 for a
+    /// stale one.
     pub replies: u32,
+    /// How it was answered in the end: a fenced read may have been ordered.
+    pub way: Way,
 }
 
 impl<T> Answer<T> {
@@ -106,6 +109,7 @@ impl<T> Answer<T> {
             value: map(self.value),
             slot: self.slot,
             replies: self.replies,
+            way: self.way,
         }
     }
 }
@@ -118,7 +122,8 @@ pub enum ReadMode {
     Ordered,
     /// From one replica's executed state: possibly old, vouched for by that replica alone.
     Stale(NodeId),
-    /// Not served by this version.
+    /// From the states of n-q+b+1 replicas that agree: linearizable, without a place in the order.
+    /// Ordered instead where they do not agree in time.
     Fenced,
 }
 
@@ -162,6 +167,7 @@ struct Finished {
     tag: u64,
     slot: Slot,
     replies: u32,
+    way: Way,
     result: Result<Vec<u8>, Failure>,
 }
 
@@ -214,6 +220,7 @@ impl Outbox for Wires {
             tag: completion.tag,
             slot: completion.slot,
             replies: completion.replies,
+            way: completion.way,
             result: completion.result.map(<[u8]>::to_vec),
         });
     }
@@ -295,6 +302,24 @@ impl Connection {
         Ok(())
     }
 
+    /// Waits for links with as many replicas as a fenced read needs.
+    fn wait_answerable(&mut self) -> Result<(), Error> {
+        let deadline = self.now().after_ns(self.connect_timeout_ns);
+        let needed = self.client.fenced_quorum();
+        while self.client.links_up() < needed {
+            if self.now() >= deadline {
+                return Err(Error::NoQuorum {
+                    up: self.client.links_up(),
+                    replicas: self.wires.addresses.len(),
+                    needed,
+                    hint: "are the nodes running, and is this their committee?".to_owned(),
+                });
+            }
+            self.turn(deadline)?;
+        }
+        Ok(())
+    }
+
     /// Waits for the link with one replica: all that a stale read needs.
     fn wait_linked(&mut self, node: NodeId) -> Result<(), Error> {
         if node.index() >= self.wires.addresses.len() {
@@ -360,6 +385,7 @@ impl Connection {
                     value,
                     slot: finished.slot,
                     replies: finished.replies,
+                    way: finished.way,
                 });
             }
             let until = self.now().after_ns(WAIT_MAX.as_nanos() as u64);
@@ -390,7 +416,21 @@ impl Connection {
         mode: ReadMode,
     ) -> Result<Answer<Vec<u8>>, Error> {
         match mode {
-            ReadMode::Fenced => Err(SubmitError::FencedUnsupported.into()),
+            ReadMode::Fenced => {
+                self.wait_answerable()?;
+                let tag = self.tag();
+                let now = self.now();
+                self.client
+                    .read_fenced(now, operation, tag, &mut self.wires)?;
+                match self.wait_ordered(tag) {
+                    // It was ordered in the end, and its bytes were lost.
+                    Err(Error::Unknown {
+                        failure: Failure::ResultLost,
+                        ..
+                    }) => self.ordered(operation),
+                    other => other,
+                }
+            }
             // A read may simply be made again when its bytes were lost.
             ReadMode::Ordered => match self.ordered(operation) {
                 Err(Error::Unknown {

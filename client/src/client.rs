@@ -1,6 +1,7 @@
 //! The event-driven client: one key, one session, no clock and no socket.
 
 mod operations;
+mod reading;
 mod replies;
 mod timers;
 
@@ -92,7 +93,13 @@ impl Client {
                 held: false,
             },
             bundles: Bundles::new(options.in_flight_max),
-            reads: Reads::new(),
+            reads: Reads::new(
+                replicas,
+                (committee.parameters().fenced_read(), quorum),
+                committee.epoch(),
+                options.first_sequence.0,
+                options.all_full,
+            ),
             pacer: Pacer::new(
                 options.broadcast_after_ns,
                 options.retry_pause_max_ns,
@@ -319,34 +326,5 @@ impl Client {
     /// The replica that leads, as far as b+1 replicas say.
     fn leader(&self) -> NodeId {
         self.links.leader(View(self.views.trusted().unwrap_or(0)))
-    }
-
-    /// Reads from the executed state of `node` alone: fast, possibly stale, and as trustworthy as
-    /// that one replica. Takes get and scan.
-    pub fn read_stale(
-        &mut self,
-        now: Instant,
-        node: NodeId,
-        operation: &Operation<'_>,
-        tag: u64,
-        out: &mut impl Outbox,
-    ) -> Result<(), SubmitError> {
-        check_operation(operation)?;
-        if is_write(operation) {
-            return Err(SubmitError::NotARead);
-        }
-        if !self.links.is_up(node) {
-            return Err(SubmitError::NoSuchReplica);
-        }
-        let pause = self.pacer.pause_ns(1);
-        let deadline = now.after_ns(self.options.timeout_ns);
-        self.reads
-            .add(now, node, operation, tag, now.after_ns(pause), deadline)
-            .map(|body| self.links.send_read(node, body, out))
-    }
-
-    /// Fenced reads (protocol §9.6 b) are not served by this version.
-    pub fn read_fenced(&mut self) -> Result<(), SubmitError> {
-        Err(SubmitError::FencedUnsupported)
     }
 }

@@ -8,8 +8,9 @@ use wire::header::{Fragment, HEADER_BYTES, Kind, parts};
 use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
 use wire::limits::{DATAGRAM_BYTES_MAX, GRAIN_BYTES};
 use wire::link::{self, BodyHash, ClientLink};
+use wire::read::ReadReplyView;
 use wire::reject::Reject;
-use wire::reply::{BusyBody, ReadReplyHead, ReplyView};
+use wire::reply::{BusyBody, ReplyView};
 use wire::seal::{Ed25519ClientSigner, sign_request};
 use zerocopy::FromBytes;
 
@@ -53,8 +54,7 @@ pub(crate) enum Heard<'a> {
     },
     ReadReply {
         node: NodeId,
-        head: ReadReplyHead,
-        result: &'a [u8],
+        reply: ReadReplyView<'a>,
     },
 }
 
@@ -159,9 +159,21 @@ impl Links {
         }
     }
 
-    /// Sends the body of a READ to one replica.
+    /// Sends the body of a READ to one replica, if there is a link.
     pub(crate) fn send_read(&mut self, node: NodeId, body: &[u8], out: &mut impl Outbox) {
-        self.send_message(node, Kind::Read, body, &BodyHash::of(body), out);
+        if self.is_up(node) {
+            self.send_message(node, Kind::Read, body, &BodyHash::of(body), out);
+        }
+    }
+
+    /// Sends the body of a READ to every replica with a link.
+    pub(crate) fn send_read_to_all(&mut self, body: &[u8], out: &mut impl Outbox) {
+        let hash = BodyHash::of(body);
+        for node in self.ids() {
+            if self.is_up(node) {
+                self.send_message(node, Kind::Read, body, &hash, out);
+            }
+        }
     }
 
     fn send_message(
@@ -285,9 +297,8 @@ fn read_body(node: NodeId, kind: Kind, view: View, body: &[u8]) -> Result<Heard<
             busy: BusyBody::read_from_bytes(body).map_err(|_| Reject::BodyMalformed)?,
         }),
         Kind::ReadReply => {
-            let (head, result) =
-                ReadReplyHead::read_from_prefix(body).map_err(|_| Reject::BodyMalformed)?;
-            Ok(Heard::ReadReply { node, head, result })
+            let reply = ReadReplyView::parse(body)?;
+            Ok(Heard::ReadReply { node, reply })
         }
         _ => Err(Reject::UnknownKind),
     }

@@ -39,8 +39,9 @@ pub struct Options {
     /// Bytes of a datagram at most, whatever larger size a replica asks for in its WELCOME. Longer
     /// requests travel in fragments.
     pub datagram_bytes_max: usize,
-    /// The first sequence of this process. A key that had a session in an earlier process must
-    /// begin above every sequence used then: the time in microseconds does.
+    /// The first sequence of this process, and the first number of its reads. A key that an earlier
+    /// process used must begin above every sequence and number used then: the time in microseconds
+    /// does.
     pub first_sequence: Sequence,
     /// Should be random: greetings and fragmented messages are numbered from here, and the jitter
     /// of retransmissions follows it.
@@ -99,6 +100,32 @@ pub trait Outbox {
     fn complete(&mut self, completion: Completion<'_>);
 }
 
+/// How an operation was answered, or would have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// Through the order: b+1 equal replies.
+    #[default]
+    Ordered,
+    /// By a fenced read: R = n-q+b+1 equal answers.
+    Fenced,
+    /// It was asked as a fenced read; R replicas did not agree in time, so it was ordered.
+    FencedThenOrdered,
+    /// By one replica, on its word alone.
+    Stale,
+}
+
+impl Way {
+    /// As programs print it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Ordered => "ordered",
+            Way::Fenced => "fenced",
+            Way::FencedThenOrdered => "fenced-then-ordered",
+            Way::Stale => "stale",
+        }
+    }
+}
+
 /// How an operation ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Completion<'a> {
@@ -107,12 +134,13 @@ pub struct Completion<'a> {
     /// 0 for a read that took no part in the order.
     pub sequence: Sequence,
     /// Slot of the block that executed the operation; for a stale read the highest slot that the
-    /// replica had executed. 0 after a failure.
+    /// replica had executed, for a fenced one a slot that a correct replica had. 0 after a failure.
     pub slot: Slot,
     /// The encoded [`wire::ops::Outcome`].
     pub result: Result<&'a [u8], Failure>,
     /// Replicas that said the same when the result was accepted.
     pub replies: u32,
+    pub way: Way,
     /// When the request was first sent; the time of the call when it never was.
     pub sent: Instant,
 }
@@ -172,8 +200,6 @@ pub enum SubmitError {
     ScanLimit,
     #[error("this read mode takes only get and scan")]
     NotARead,
-    #[error("fenced reads are not served yet: use an ordered or a stale read")]
-    FencedUnsupported,
     #[error("no such replica, or no link with it yet")]
     NoSuchReplica,
 }
@@ -195,6 +221,9 @@ pub struct Counters {
     pub busy: u64,
     /// Sessions lost.
     pub expired: u64,
+    /// Fenced reads asked, and those of them that had to be ordered.
+    pub fenced_reads: u64,
+    pub fenced_reads_ordered: u64,
     /// Datagrams that were refused.
     pub rejected_datagrams: u64,
     /// Well-formed answers to nothing that is in flight.

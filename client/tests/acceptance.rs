@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use client::{Client, Completion, Failure, Options, Outbox, Secret, SubmitError};
+use client::{Client, Completion, Failure, Options, Outbox, Secret, SubmitError, Way};
 use fake::FakeCluster;
 use proptest::prelude::*;
 use wire::ids::{Instant, NodeId, Sequence};
@@ -33,6 +33,7 @@ enum Flight {
 struct Ended {
     result: Result<Vec<u8>, Failure>,
     replies: u32,
+    way: Way,
 }
 
 /// Datagrams in the air and the completions that came.
@@ -76,6 +77,7 @@ impl Outbox for Air {
         self.ended.entry(completion.tag).or_default().push(Ended {
             result: completion.result.map(<[u8]>::to_vec),
             replies: completion.replies,
+            way: completion.way,
         });
     }
 }
@@ -375,10 +377,78 @@ fn a_stale_read_asks_one_replica_and_needs_no_session() {
         .client
         .read_stale(now, NodeId(2), &put, 2, &mut world.air);
     assert_eq!(refused, Err(SubmitError::NotARead));
+    let refused = world.client.read_fenced(now, &put, 2, &mut world.air);
+    assert_eq!(refused, Err(SubmitError::NotARead));
+}
+
+/// A get with a fence, and how it ended.
+fn fenced(world: &mut World, tag: u64) -> (Vec<u8>, u32, Way) {
+    let now = world.air.now;
+    let get = Operation::Get { key: b"k" };
+    let client = &mut world.client;
+    client.read_fenced(now, &get, tag, &mut world.air).unwrap();
+    assert!(world.run_until(5_000_000_000, |_, air| air.ended.contains_key(&tag)));
+    let ended = &world.air.ended[&tag][0];
+    let value = match Outcome::parse(ended.result.as_ref().unwrap()) {
+        Ok(Outcome::Value(value)) => value.to_vec(),
+        other => panic!("{other:?}"),
+    };
+    (value, ended.replies, ended.way)
+}
+
+#[test]
+fn a_fenced_read_needs_three_of_four_equal_answers() {
+    let mut world = World::new(8, CALM, options(), 1472);
+    world.cluster.table.insert(b"k".to_vec(), b"v".to_vec());
+    world.connect();
+    // One replica is silent, or behind, or lies: three others agree.
+    for (tag, silent) in [(1, vec![NodeId(1)]), (2, vec![])] {
+        world.cluster.behind = if tag == 2 { vec![NodeId(0)] } else { vec![] };
+        world.cluster.silent = silent;
+        assert_eq!(fenced(&mut world, tag), (b"v".to_vec(), 3, Way::Fenced));
+    }
+    assert_eq!(world.client.counters().fenced_reads_ordered, 0);
+    // Two that differ leave no three: the order decides.
+    world.cluster.behind = vec![NodeId(1), NodeId(2)];
+    let (value, replies, way) = fenced(&mut world, 3);
+    assert_eq!((value, way), (b"v".to_vec(), Way::FencedThenOrdered));
+    assert!(replies >= 2);
+    let counters = world.client.counters();
     assert_eq!(
-        world.client.read_fenced(),
-        Err(SubmitError::FencedUnsupported)
+        (counters.fenced_reads, counters.fenced_reads_ordered),
+        (3, 1)
     );
+    // So do two that say nothing, after the read was asked a few times.
+    world.cluster.behind.clear();
+    world.cluster.silent = vec![NodeId(2), NodeId(3)];
+    assert_eq!(fenced(&mut world, 4).2, Way::FencedThenOrdered);
+    assert_eq!(world.client.in_flight(), 0);
+}
+
+#[test]
+fn long_results_of_fenced_reads_come_from_one_replica_or_are_asked_for() {
+    let mut world = World::new(9, CALM, options(), 1472);
+    let long = vec![7; 5_000];
+    world.cluster.table.insert(b"k".to_vec(), long.clone());
+    world.connect();
+    assert_eq!(fenced(&mut world, 1), (long.clone(), 3, Way::Fenced));
+    // The designated replica is silent: whole answers are asked of all.
+    world.cluster.silent = vec![NodeId(0)];
+    assert_eq!(fenced(&mut world, 2).0, long);
+}
+
+#[test]
+fn a_fenced_read_of_a_client_without_quorum_ends() {
+    let mut world = World::new(10, CALM, options(), 1472);
+    world.connect();
+    world.cluster.silent = vec![NodeId(1), NodeId(2), NodeId(3)];
+    let now = world.air.now;
+    let get = Operation::Get { key: b"k" };
+    let client = &mut world.client;
+    client.read_fenced(now, &get, 1, &mut world.air).unwrap();
+    assert!(world.run_until(60_000_000_000, |_, air| air.ended.contains_key(&1)));
+    assert_eq!(world.air.ended[&1][0].result, Err(Failure::Timeout));
+    assert_eq!(world.client.in_flight(), 0);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use client::blocking::{CasOutcome, ConnectOptions, Connection, Error, ReadMode};
-use client::{Secret, SubmitError};
+use client::{Secret, SubmitError, Way};
 use fake::FakeCluster;
 use wire::committee::Committee;
 use wire::ids::{Instant, NodeId};
@@ -110,11 +110,10 @@ fn every_call_has_its_result() {
         connection.get(b"city", ReadMode::Ordered).unwrap().value,
         None
     );
-    let fenced = connection.get(b"city", ReadMode::Fenced).unwrap_err();
-    assert!(matches!(
-        fenced,
-        Error::Refused(SubmitError::FencedUnsupported)
-    ));
+    connection.put(b"city", b"Nicaea").unwrap();
+    let fenced = connection.get(b"city", ReadMode::Fenced).unwrap();
+    assert_eq!(fenced.value.as_deref(), Some(&b"Nicaea"[..]));
+    assert_eq!((fenced.replies, fenced.way), (3, Way::Fenced));
     let nobody = connection
         .get(b"city", ReadMode::Stale(NodeId(9)))
         .unwrap_err();

@@ -108,7 +108,7 @@ impl<S: Signer> Core<S> {
     }
 
     fn diverge(&mut self, slot: Slot, own: Digest, certified: Digest, out: &mut Outbox) {
-        self.voting_stopped = true;
+        (self.voting_stopped, self.diverged) = (true, true);
         out.push(Effect::Diverged {
             slot,
             own,

@@ -140,6 +140,8 @@ pub struct Core<S: Signer> {
     pub(crate) voting_stopped: bool,
     /// Says nothing that counts (R3).
     pub(crate) silent: bool,
+    /// The own state differs from a certified one (K3): nothing may be read from it.
+    pub(crate) diverged: bool,
     /// The START record of this process is durable (R4); nothing is said before.
     pub(crate) started: bool,
     /// The process is about to end: the leader hands over.
@@ -248,6 +250,19 @@ impl<S: Signer> Core<S> {
     /// The block that a view change of this moment would claim.
     pub fn tip(&self) -> Place {
         self.tip
+    }
+
+    /// The fence of §9.6: no vote of this replica, in any view, was for a block of a higher slot that
+    /// was ever decided, so a state at this slot holds every write and read that completed with its
+    /// vote. `None` while this replica answers no fenced read: it has not started (R4), is silent
+    /// (R3), or knows that its state is wrong (K3).
+    ///
+    /// The tip covers the votes of the installed view before they are sent; those of earlier views
+    /// by theorem T, for the tip never lies below the base. What is decided here needs no fence, but
+    /// costs nothing: it is executed soon.
+    pub fn fence(&self) -> Option<Slot> {
+        let answers = self.started && !self.silent && !self.diverged;
+        answers.then_some(self.tip.slot.max(self.decided.slot))
     }
 
     /// Messages of view changes that are kept; a bound on what liars can make grow.

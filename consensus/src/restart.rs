@@ -175,6 +175,7 @@ pub(crate) fn restore<S: Signer>(
         durable_position: recovered.durable_position,
         voting_stopped: recovered.voting_stopped,
         silent: false,
+        diverged: false,
         started: true,
         stopping: false,
         log_full: false,

@@ -239,6 +239,7 @@ impl<S: Signer> Core<S> {
                 return;
             }
         }
+        assert!(due <= self.tip.slot, "§9.6: the fence covers every vote");
         // I1: each vote is a descendant of the one before, for both lie on the one branch.
         self.voted = Some(due);
         let (signed, word) = self.own_word(now, place, true);

@@ -1,6 +1,6 @@
 //! What completions add up to: figures, counts, history.
 
-use client::{Completion, Failure, Outbox};
+use client::{Completion, Failure, Outbox, Way};
 use wire::ids::{Instant, NodeId, Sequence, Slot};
 use wire::ops::Outcome;
 
@@ -97,6 +97,7 @@ impl Ledger {
                     slot: Slot(0),
                     result: Err(Failure::Timeout),
                     replies: 0,
+                    way: Way::Ordered,
                     sent: now,
                 },
             );

@@ -11,6 +11,7 @@ use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
+use replica::reads::Reads;
 use replica::recovery::{Restarted, restart};
 use replica::verifying::Verifying;
 use storage::superblock::Superblock;
@@ -256,6 +257,7 @@ pub fn build(
         Ed25519Verifier::new(committee),
     );
     ordering.resume(now, durable, restarted.undecided);
+    shared.fence.publish(ordering.core().fence());
     let endpoint_config = EndpointConfig {
         me: shared.me,
         committee,
@@ -328,6 +330,7 @@ pub fn build(
         )),
         execute: Some(Execute {
             execution,
+            reads: Reads::new(shared.me, committee.n(), committee.epoch()),
             from_order: execute_from_order,
             from_net: execute_from_net,
             to_order: execute_to_order,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use platform::PlatformError;
 use storage::wal::JournalFailed;
-use wire::ids::NodeId;
+use wire::ids::{NodeId, Slot};
 
 use crate::telemetry::Telemetry;
 
@@ -26,6 +26,7 @@ pub struct Shared {
     pub me: NodeId,
     pub telemetry: Arc<Telemetry>,
     pub segments_wanted: Arc<Word>,
+    pub fence: Arc<Fence>,
     pub no_space: Arc<Switch>,
     /// The node was told to stop: `order` writes its marker.
     pub stopping: Arc<Switch>,
@@ -39,6 +40,7 @@ impl Shared {
             me,
             telemetry,
             segments_wanted: Arc::default(),
+            fence: Arc::default(),
             no_space: Arc::default(),
             stopping: Arc::default(),
             stopped: Arc::default(),
@@ -57,6 +59,38 @@ impl Word {
 
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The fence of fenced READs (protocol §9.6): `order` writes it, `execute` reads it.
+///
+/// `order` publishes after each input, *before* it hands out what followed from that input. So the
+/// fence of every vote is stored before that vote enters the ring to `net`. `execute` loads it only
+/// after it took the READ from the ring of `net`. Between the two lies `net` itself, which sent the
+/// vote before it received any READ asked after that vote was counted: store, ring, send, receive,
+/// ring, load is one chain of happens-before (rings release and acquire), so the load finds a fence
+/// that covers the vote. A later fence is as good: it only makes the READ wait for more.
+#[derive(Debug)]
+pub struct Fence(AtomicU64);
+
+/// Stands for a replica that answers no fenced READ.
+const NO_FENCE: u64 = u64::MAX;
+
+impl Default for Fence {
+    fn default() -> Fence {
+        Fence(AtomicU64::new(NO_FENCE))
+    }
+}
+
+impl Fence {
+    pub fn publish(&self, fence: Option<Slot>) {
+        let slot = fence.map_or(NO_FENCE, |slot| slot.0);
+        self.0.store(slot, Ordering::Release);
+    }
+
+    pub fn load(&self) -> Option<Slot> {
+        let slot = self.0.load(Ordering::Acquire);
+        (slot != NO_FENCE).then_some(Slot(slot))
     }
 }
 

@@ -176,6 +176,12 @@ pub struct Execute {
     pub executed_slot: Gauge,
     pub executed_transactions: Counter,
     pub replies: Counter,
+    /// READs answered (§9.6), and what became of fenced ones.
+    pub stale_reads: Counter,
+    pub fenced_reads: Counter,
+    pub fenced_reads_waited: Counter,
+    pub fenced_reads_dropped: Counter,
+    pub fenced_reads_waiting: Gauge,
     pub sessions: Gauge,
     pub table_keys: Gauge,
     pub table_bytes: Gauge,

@@ -28,6 +28,9 @@ const BUILDERS: usize = 64;
 pub trait Replies {
     /// A REPLY body for the session of `client`, belonging to the block at `slot`.
     fn reply(&mut self, client: &PublicKey, slot: Slot, body: &[u8]);
+
+    /// A READ-REPLY body in two parts, made at `slot`.
+    fn read_reply(&mut self, client: &PublicKey, slot: Slot, body: [&[u8]; 2]);
 }
 
 /// Replies being built for the clients of one block.
@@ -284,7 +287,7 @@ impl<M: StateMachine> Execution<M> {
         (first.0..end).any(|sequence| session.decide(Sequence(sequence)) == Decision::Execute)
     }
 
-    /// A stale read (§9.6 c): the result from the executed state, and its slot.
+    /// The result of a read from the executed state, and its slot (§9.6; see [`crate::reads`]).
     /// `None` for an operation that could write.
     pub fn read(&mut self, operation: &Operation<'_>) -> Option<(Slot, &[u8])> {
         self.result.clear();
@@ -294,7 +297,7 @@ impl<M: StateMachine> Execution<M> {
 }
 
 /// The replica that returns a request's large results in full (§9.2).
-fn designated(client: &PublicKey, first: Sequence, replicas: u16) -> NodeId {
+pub(crate) fn designated(client: &PublicKey, first: Sequence, replicas: u16) -> NodeId {
     NodeId((u64::from(client.0[0]).wrapping_add(first.0) % u64::from(replicas)) as u16)
 }
 

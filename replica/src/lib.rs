@@ -24,6 +24,7 @@ pub mod ledger;
 pub mod ordering;
 pub mod peer;
 pub mod pending;
+pub mod reads;
 pub mod recovery;
 pub mod replica;
 pub mod saving;

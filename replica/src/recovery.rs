@@ -82,6 +82,8 @@ struct Nowhere;
 
 impl Replies for Nowhere {
     fn reply(&mut self, _: &PublicKey, _: Slot, _: &[u8]) {}
+
+    fn read_reply(&mut self, _: &PublicKey, _: Slot, _: [&[u8]; 2]) {}
 }
 
 /// Reads the log, executes what it knows to be decided, verifies the rest.

@@ -35,6 +35,7 @@ use crate::admission::Followed;
 use crate::batch::BatchLimits;
 use crate::execution::{Execution, Replies};
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
+use crate::reads::Reads;
 use crate::recovery::{RestartError, Saved, restart};
 use crate::saving::{Piece, Saving};
 use crate::takeover::Takeover;
@@ -183,6 +184,11 @@ impl Replies for ReplyQueue {
         self.replies
             .push((*client, slot, Kind::Reply, body.to_vec()));
     }
+
+    fn read_reply(&mut self, client: &PublicKey, slot: Slot, body: [&[u8]; 2]) {
+        self.replies
+            .push((*client, slot, Kind::ReadReply, body.concat()));
+    }
 }
 
 /// See the module's documentation.
@@ -196,6 +202,7 @@ pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
     ordering: Ordering<Bu, S, V>,
     journal: Journal<Bu::Shared>,
     execution: Execution<M>,
+    reads: Reads,
     takeover: Takeover,
     saving: Saving,
     /// The body of a CHUNK on its way out.
@@ -313,6 +320,7 @@ where
             ordering,
             journal: Journal::new(setup.journal, durable.position()),
             execution,
+            reads: Reads::new(me, replicas, committee.epoch()),
             takeover: Takeover::new(me, replicas),
             saving,
             chunk: Vec::new(),
@@ -416,6 +424,7 @@ where
             }
             moved |= self.hash(now);
             moved |= self.tend_state(now, out);
+            self.reads.executed(&mut self.execution, &mut self.replies);
             for (client, slot, kind, body) in std::mem::take(&mut self.replies.replies) {
                 self.reply_number += 1;
                 self.send_client(&client, kind, slot, &body, out);
@@ -542,6 +551,11 @@ where
         &self.execution
     }
 
+    /// The READs of this process.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
     /// The transfers of this process.
     pub fn takeover(&self) -> &Takeover {
         &self.takeover
@@ -567,6 +581,7 @@ where
             + self.request_jobs.len()
             + self.execute.len()
             + self.queries.len()
+            + self.reads.waiting()
             + self.overflow.len()
             + self.journal.queued()
     }

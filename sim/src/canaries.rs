@@ -98,6 +98,9 @@ canaries! {
     Bothrun, "bothrun", false, Seeds("4"), "a repeated sequence number runs again";
     Noreplay, "noreplay", false, Scenario("restarts"), "links take a datagram twice";
     Future, "future", false, Seeds("4"), "messages of any later view are kept";
+    Nofence, "nofence", false, Seeds("5"), "a fenced read is answered before its fence is executed";
+    Onereply, "onereply", false, Seeds("4"), "clients trust the first reply";
+    Mixreply, "mixreply", false, Seeds("4"), "clients count unequal results as equal";
     Votefirst, "votefirst", false, Seeds("4"), "votes leave before their records are durable";
 }
 

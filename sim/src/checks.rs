@@ -1,8 +1,9 @@
 //! The judge: sees everything, trusts nobody, and restates what must hold in its own numbers.
 
+mod told;
+
 use std::collections::BTreeMap;
 
-use client::Failure;
 use storage::record::{self, Decoded, Identity, Kind as RecordKind};
 use storage::table::Table;
 use wire::block::BlockView;
@@ -17,17 +18,14 @@ use wire::view_change::{ViewChange, split_signed};
 use crate::agreement::Agreement;
 use crate::bases::Bases;
 use crate::buffers::Shared;
-use crate::linear::{self, Checked, History, Seen};
-use crate::model::{Answer, Model, table_hash};
+use crate::linear::History;
+use crate::model::{Model, table_hash};
 use crate::network::End;
 use crate::node::{Node, Server};
 use crate::plan::Scenario;
 use crate::seals::Seal;
 use crate::shapes::Shape;
-use crate::user::{self, Ended, User};
-
-/// Results of this length, its first byte not counted, are no longer kept whole; restated.
-const CACHED_BYTES: usize = 64;
+use crate::user::{User, key_of};
 
 /// What is known of one replica over all of its processes.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +65,8 @@ pub struct Judge {
     acknowledged_slot: Slot,
     /// What clients asked and were told; says nothing of slots but where to look first.
     history: History,
+    /// The keys that users fight for, in order.
+    keys: Vec<Vec<u8>>,
 }
 
 type Check = Result<(), String>;
@@ -82,8 +82,8 @@ enum Written {
 }
 
 impl Judge {
-    /// Judges a committee of this shape; `seal` judges signatures.
-    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules) -> Judge {
+    /// Judges a committee of this shape, and users of so many keys; `seal` judges signatures.
+    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, keys: u64) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
             agreement: Agreement::new(shape, rules.genesis),
@@ -96,6 +96,7 @@ impl Judge {
             results_lost: 0,
             acknowledged_slot: Slot(0),
             history: History::default(),
+            keys: (0..keys).map(key_of).collect(),
         }
     }
 
@@ -438,72 +439,6 @@ impl Judge {
         Ok(())
     }
 
-    /// A client was told a result by b+1 replicas.
-    pub fn ended(&mut self, ended: &Ended) -> Check {
-        let Ended {
-            client,
-            session,
-            asked,
-            slot,
-            ended_ns,
-            result,
-        } = ended;
-        let sequence = asked.sequence;
-        let seen = result.as_ref().map_or(Seen::Anything, user::seen);
-        asked.record(&mut self.history, Some((*ended_ns, *slot, seen)));
-        let told = match result {
-            Ok(told) => told,
-            Err(Failure::ResultLost) => return self.lost(ended),
-            Err(failure) => {
-                return Err(format!("client {client} sequence {sequence}: {failure}"));
-            }
-        };
-        self.acknowledged += 1;
-        self.acknowledged_slot = self.acknowledged_slot.max(*slot);
-        match self.model.answer(client, *session, sequence) {
-            Some((at, answer)) if at == slot && answer == told => {}
-            expected => {
-                return Err(format!(
-                    "client {client} sequence {sequence} was told {told:?} from slot {slot}, the \
-                     decided log says {expected:?}"
-                ));
-            }
-        }
-        if *slot < asked.after {
-            return Err(format!(
-                "real time: client {client} sequence {sequence} was executed in slot {slot}, \
-                 asked after an answer from slot {}",
-                asked.after
-            ));
-        }
-        Ok(())
-    }
-
-    /// Sessions keep long results as digests only (§9.3): whoever asks late learns that the
-    /// operation was executed, and no more.
-    fn lost(&mut self, ended: &Ended) -> Check {
-        let name = (&ended.client, ended.session, ended.asked.sequence);
-        match self.model.answer(name.0, name.1, name.2) {
-            Some((_, Answer::Value(value) | Answer::Mismatch(Some(value))))
-                if value.len() >= CACHED_BYTES =>
-            {
-                self.results_lost += 1;
-                Ok(())
-            }
-            answer => Err(format!(
-                "{name:?} has no result, the decided log says {answer:?}"
-            )),
-        }
-    }
-
-    /// Whether some order of what the users saw is one that registers allow, when the run is over.
-    pub fn linearizable(&mut self, users: &[User]) -> Result<Checked, String> {
-        for asked in users.iter().flat_map(User::open) {
-            asked.record(&mut self.history, None);
-        }
-        self.history.check(linear::STATES_MAX)
-    }
-
     /// Whether nothing is left to wait for.
     pub fn settled(&self, scenario: Scenario, nodes: &[Node], users: &[User]) -> bool {
         let up = nodes.iter().all(|node| node.server.is_some());
@@ -541,8 +476,10 @@ impl Judge {
         for (number, user) in users.iter().enumerate() {
             if !user.is_done() {
                 let waiting = user.unanswered();
+                let open = user.open().next();
+                let first = open.map(|asked| (asked.sequence, &asked.ask));
                 return Err(format!(
-                    "liveness: user {number} waits for {waiting} operations"
+                    "liveness: user {number} waits for {waiting} operations, first {first:?}"
                 ));
             }
             let (key, counted, _) = user.counter();

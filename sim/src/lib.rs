@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+pub mod ask;
 pub mod bases;
 pub mod buffers;
 pub mod canaries;

@@ -4,19 +4,29 @@
 //! (client, session, sequence), the table is a `BTreeMap`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use wire::block::BlockView;
 use wire::ids::{PublicKey, Sequence, SessionId, Slot};
-use wire::ops::{self, Operation, Outcome};
+use wire::ops::{self, Condition, Operation, Outcome};
 use wire::request::{RequestView, checked_requests};
 
+use crate::ask::{Ask, text};
+
 /// A result, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
     Done,
     Absent,
     Value(Vec<u8>),
     Mismatch(Option<Vec<u8>>),
+    Entries {
+        entries: Vec<(Vec<u8>, Vec<u8>)>,
+        more: bool,
+    },
+    Txn(Vec<Answer>),
+    /// The condition of this index did not hold.
+    Refused(u16),
     /// Something that the users of the simulator never ask for.
     Other,
 }
@@ -24,12 +34,66 @@ pub enum Answer {
 impl Answer {
     /// What a client was told.
     pub fn parse(bytes: &[u8]) -> Answer {
-        match Outcome::parse(bytes) {
-            Ok(Outcome::Done) => Answer::Done,
-            Ok(Outcome::Absent) => Answer::Absent,
-            Ok(Outcome::Value(value)) => Answer::Value(value.to_vec()),
-            Ok(Outcome::Mismatch(found)) => Answer::Mismatch(found.map(<[u8]>::to_vec)),
-            _ => Answer::Other,
+        Outcome::parse(bytes).map_or(Answer::Other, Answer::of)
+    }
+
+    fn of(outcome: Outcome<'_>) -> Answer {
+        match outcome {
+            Outcome::Done => Answer::Done,
+            Outcome::Absent => Answer::Absent,
+            Outcome::Value(value) => Answer::Value(value.to_vec()),
+            Outcome::Mismatch(found) => Answer::Mismatch(found.map(<[u8]>::to_vec)),
+            Outcome::Entries(entries) => Answer::Entries {
+                more: entries.more,
+                entries: entries
+                    .map(|(key, value)| (key.to_vec(), value.to_vec()))
+                    .collect(),
+            },
+            Outcome::TxnDone(parts) => Answer::Txn(parts.map(Answer::of).collect()),
+            Outcome::TxnRefused(index) => Answer::Refused(index),
+            Outcome::TooLarge => Answer::Other,
+        }
+    }
+
+    /// Whether sessions no longer keep a result of this length whole (§9.3), restated.
+    pub fn is_long(&self) -> bool {
+        const CACHED_BYTES: usize = 64;
+        let bytes = match self {
+            Answer::Value(value) | Answer::Mismatch(Some(value)) => 1 + value.len(),
+            Answer::Entries { entries, .. } => {
+                let entries = entries.iter();
+                1 + entries.map(|(k, v)| 6 + k.len() + v.len()).sum::<usize>()
+            }
+            // The parts, each with its length.
+            Answer::Txn(parts) => {
+                let long = |part: &Answer| match part {
+                    Answer::Value(value) | Answer::Mismatch(Some(value)) => 5 + value.len(),
+                    _ => 5,
+                };
+                1 + parts.iter().map(long).sum::<usize>()
+            }
+            _ => 1,
+        };
+        bytes > CACHED_BYTES
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Done => f.write_str("done"),
+            Answer::Absent => f.write_str("absent"),
+            Answer::Value(value) => write!(f, "value {}", text(value)),
+            Answer::Mismatch(found) => {
+                write!(f, "mismatch {:?}", found.as_deref().map(text))
+            }
+            Answer::Entries { entries, more } => {
+                let shown = entries.iter().map(|(key, value)| (text(key), text(value)));
+                write!(f, "entries {:?}, more {more}", shown.collect::<Vec<_>>())
+            }
+            Answer::Txn(parts) => write!(f, "all of {parts:?}"),
+            Answer::Refused(index) => write!(f, "condition {index} does not hold"),
+            Answer::Other => f.write_str("something else"),
         }
     }
 }
@@ -44,11 +108,23 @@ struct Session {
 /// Requests that a session remembers, restated.
 const WINDOW: u64 = 1024;
 
+type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// From which slots on a key held what.
+type Versions = Vec<(u64, Option<Vec<u8>>)>;
+
+/// Bytes of a result at most, restated.
+const RESULT_BYTES: usize = 96 * 1024;
+
 /// The state after the decided blocks up to some slot.
 #[derive(Debug, Default)]
 pub struct Model {
     slot: u64,
-    table: BTreeMap<Vec<u8>, Vec<u8>>,
+    table: Contents,
+    /// What each key held from which slot on.
+    versions: BTreeMap<Vec<u8>, Versions>,
+    /// Keys that the present block may have changed.
+    touched: Vec<Vec<u8>>,
     sessions: BTreeMap<PublicKey, Session>,
     answers: BTreeMap<(PublicKey, SessionId, Sequence), (Slot, Answer)>,
     /// By slot, from 0 on: hash of the table, and transactions executed so far.
@@ -116,7 +192,45 @@ impl Model {
             }
         }
         self.note_history();
+        self.note_versions();
         Ok(())
+    }
+
+    fn note_versions(&mut self) {
+        let slot = self.slot;
+        for key in self.touched.split_off(0) {
+            let now = self.table.get(&key).cloned();
+            let versions = self.versions.entry(key).or_default();
+            versions.push((slot, now));
+        }
+    }
+
+    /// What a read answers after the block of a slot.
+    fn read_at(&self, ask: &Ask, slot: u64) -> Answer {
+        let at = |versions: &Versions| {
+            let before = versions.partition_point(|(since, _)| *since <= slot);
+            before
+                .checked_sub(1)
+                .and_then(|last| versions[last].1.clone())
+        };
+        match ask {
+            Ask::Get(key) => match self.versions.get(key).and_then(at) {
+                Some(value) => Answer::Value(value),
+                None => Answer::Absent,
+            },
+            Ask::Scan(from, to, limit) => {
+                let there = |(key, versions)| Some((Vec::clone(key), at(versions)?));
+                let table = self.versions.iter().filter_map(there).collect();
+                scan(&table, from, to, *limit)
+            }
+            _ => Answer::Other,
+        }
+    }
+
+    /// The first slot, no earlier than `from`, after whose block a read answers this.
+    pub fn read_since(&self, ask: &Ask, answer: &Answer, from: Slot) -> Option<Slot> {
+        let mut slots = (from.0..=self.slot).map(Slot);
+        slots.find(|slot| self.read_at(ask, slot.0) == *answer)
     }
 
     fn note_history(&mut self) {
@@ -152,16 +266,17 @@ impl Model {
                 continue;
             }
             self.transactions += 1;
-            let answer = apply(&mut self.table, &operation);
+            let answer = apply(&mut self.table, &mut self.touched, &operation);
             self.answers
                 .insert((client, id, Sequence(sequence)), (slot, answer));
         }
     }
 }
 
-fn apply(table: &mut BTreeMap<Vec<u8>, Vec<u8>>, operation: &Operation<'_>) -> Answer {
+fn apply(table: &mut Contents, touched: &mut Vec<Vec<u8>>, operation: &Operation<'_>) -> Answer {
     match *operation {
         Operation::Put { key, value } => {
+            touched.push(key.to_vec());
             table.insert(key.to_vec(), value.to_vec());
             Answer::Done
         }
@@ -169,10 +284,13 @@ fn apply(table: &mut BTreeMap<Vec<u8>, Vec<u8>>, operation: &Operation<'_>) -> A
             Some(value) => Answer::Value(value.clone()),
             None => Answer::Absent,
         },
-        Operation::Delete { key } => match table.remove(key) {
-            Some(_) => Answer::Done,
-            None => Answer::Absent,
-        },
+        Operation::Delete { key } => {
+            touched.push(key.to_vec());
+            match table.remove(key) {
+                Some(_) => Answer::Done,
+                None => Answer::Absent,
+            }
+        }
         Operation::Cas {
             key,
             expected,
@@ -180,12 +298,48 @@ fn apply(table: &mut BTreeMap<Vec<u8>, Vec<u8>>, operation: &Operation<'_>) -> A
         } => {
             let found = table.get(key).cloned();
             if found.as_deref() == expected {
+                touched.push(key.to_vec());
                 table.insert(key.to_vec(), value.to_vec());
                 Answer::Done
             } else {
                 Answer::Mismatch(found)
             }
         }
-        Operation::Txn(_) | Operation::Scan { .. } => Answer::Other,
+        Operation::Scan { from, to, limit } => scan(table, from, to, limit),
+        Operation::Txn(txn) => {
+            let holds = |condition: Condition<'_>| match condition {
+                Condition::Equals { key, value } => {
+                    table.get(key).is_some_and(|held| held == value)
+                }
+                Condition::Absent { key } => !table.contains_key(key),
+                Condition::Present { key } => table.contains_key(key),
+            };
+            if let Some(index) = txn.conditions().position(|condition| !holds(condition)) {
+                return Answer::Refused(index as u16);
+            }
+            // The users ask for no more than fits a result.
+            let parts = txn.operations();
+            Answer::Txn(parts.map(|part| apply(table, touched, &part)).collect())
+        }
+    }
+}
+
+fn scan(table: &Contents, from: &[u8], to: &[u8], limit: u32) -> Answer {
+    let within = |(key, _): &(&Vec<u8>, &Vec<u8>)| to.is_empty() || &key[..] < to;
+    let range = table.range(from.to_vec()..).take_while(within);
+    let (mut entries, mut bytes) = (Vec::new(), 1);
+    for (key, value) in range {
+        bytes += 6 + key.len() + value.len();
+        if entries.len() == limit as usize || bytes > RESULT_BYTES {
+            return Answer::Entries {
+                entries,
+                more: true,
+            };
+        }
+        entries.push((key.clone(), value.clone()));
+    }
+    Answer::Entries {
+        entries,
+        more: false,
     }
 }

@@ -108,6 +108,7 @@ pub const PLACES: &[&str] = &[
     "final-off-branch",
     "late-install",
     "leader-resigned",
+    "read-waits",
     "restart-in-view-change",
     "select-conflict",
     "select-tie",

@@ -45,11 +45,13 @@
 //! [`Scenario::expect_settled_within_ms`] ends the scenario as random seeds end: everyone up, caught
 //! up, and every operation answered.
 
+mod clients;
 pub mod director;
 mod filter;
 
 use wire::ids::{Slot, View};
 
+pub use self::clients::Client;
 use self::director::{Check, Deed, Director, Rule, Told};
 use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
@@ -60,7 +62,7 @@ use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
 use crate::plan::{self, BEGIN_NS, Blow, Crash, DiskPlan, MS, Options, Plan, US, UserPlan};
 use crate::shapes::SHAPES;
-use crate::user::{Ask, Scripted};
+use crate::user::Scripted;
 use crate::world::{Outcome, World};
 
 /// A rule that lacks its verb.
@@ -131,48 +133,6 @@ impl When {
         };
         self.scenario.lies.push((liar, told));
         self.scenario
-    }
-}
-
-/// A client that is about to ask.
-#[must_use]
-pub struct Client {
-    scenario: Scenario,
-    client: usize,
-}
-
-impl Client {
-    fn ask(mut self, ask: Ask) -> Scenario {
-        let scripts = &mut self.scenario.scripts;
-        if scripts.len() <= self.client {
-            scripts.resize_with(self.client + 1, Vec::new);
-        }
-        scripts[self.client].push(Scripted {
-            at_ns: self.scenario.now_ns,
-            ask,
-        });
-        self.scenario
-    }
-
-    /// Writes a value.
-    pub fn put(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Scenario {
-        self.ask(Ask::Put(key.as_ref().into(), value.as_ref().into()))
-    }
-
-    /// Reads, in the order of the log.
-    pub fn get(self, key: impl AsRef<[u8]>) -> Scenario {
-        self.ask(Ask::Get(key.as_ref().into()))
-    }
-
-    /// Removes a key.
-    pub fn delete(self, key: impl AsRef<[u8]>) -> Scenario {
-        self.ask(Ask::Delete(key.as_ref().into()))
-    }
-
-    /// Writes a value iff the key holds `expected`, `None` for absent.
-    pub fn cas(self, key: &str, expected: Option<&str>, value: &str) -> Scenario {
-        let expected = expected.map(|bytes| bytes.into());
-        self.ask(Ask::Cas(key.into(), expected, value.into()))
     }
 }
 
@@ -417,6 +377,11 @@ impl Scenario {
     /// By now everything that this client asked is answered.
     pub fn expect_answered(self, client: usize) -> Scenario {
         self.check(Check::Answered(client))
+    }
+
+    /// By now exactly so many reads of this client ended by their fence, without the order.
+    pub fn expect_fenced(self, client: usize, reads: u64) -> Scenario {
+        self.check(Check::Fenced(client, reads))
     }
 
     /// By now this replica's present process has refused so many datagrams at least.

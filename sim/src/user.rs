@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Client, Completion, Failure, Options, Outbox, Secret};
+use client::{Client, Completion, Failure, Options, Outbox, Secret, Way};
 use wire::committee::Committee;
 use wire::ids::{Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
-use wire::ops::Operation;
 
-use crate::linear::{self, History, Seen, Step};
+use crate::ask::{Ask, If};
 use crate::model::Answer;
 use crate::plan::{MS, S, UserPlan};
 use crate::random::Random;
@@ -19,89 +18,22 @@ const TIMEOUT_NS: u64 = 1000 * S;
 /// An operation that a client took.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// 0 for a fenced read, until it is ordered.
     pub sequence: Sequence,
     /// Highest slot that any user had been answered from when this one was asked.
     pub after: Slot,
     pub counter: bool,
     pub asked_ns: u64,
-    pub key: Vec<u8>,
-    pub step: Step,
+    pub ask: Ask,
 }
 
-impl Asked {
-    /// What the checker of linearizability is to know of it; without an end, it stays open.
-    pub fn record(&self, history: &mut History, ended: Option<(u64, Slot, Seen)>) {
-        let (return_ns, hint, seen) = match ended {
-            Some((at_ns, slot, seen)) => (Some(at_ns), slot.0, seen),
-            None => (None, u64::MAX, Seen::Anything),
-        };
-        let part = (&self.key[..], self.step, seen);
-        history.record(self.asked_ns, return_ns, hint, [part]);
-    }
-}
-
-/// One operation of a script, owned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    Put(Vec<u8>, Vec<u8>),
-    Get(Vec<u8>),
-    Delete(Vec<u8>),
-    /// Key, what it must hold, what it holds then.
-    Cas(Vec<u8>, Option<Vec<u8>>, Vec<u8>),
-}
-
-impl Ask {
-    fn operation(&self) -> Operation<'_> {
-        match self {
-            Ask::Put(key, value) => Operation::Put { key, value },
-            Ask::Get(key) => Operation::Get { key },
-            Ask::Delete(key) => Operation::Delete { key },
-            Ask::Cas(key, expected, value) => Operation::Cas {
-                key,
-                expected: expected.as_deref(),
-                value,
-            },
-        }
-    }
-}
-
-/// An operation and its time.
+/// One operation of a script, and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scripted {
     pub at_ns: u64,
     pub ask: Ask,
-}
-
-/// What was seen in an answer.
-pub fn seen(answer: &Answer) -> Seen {
-    match answer {
-        Answer::Done => Seen::Done,
-        Answer::Absent => Seen::Absent,
-        Answer::Value(value) => Seen::Value(linear::content(value)),
-        Answer::Mismatch(found) => Seen::Mismatch(found.as_deref().map(linear::content)),
-        Answer::Other => Seen::Anything,
-    }
-}
-
-/// The step of an operation on one key; the users ask for nothing else.
-fn step_of(operation: &Operation<'_>) -> (Vec<u8>, Step) {
-    match *operation {
-        Operation::Put { key, value } => (key.to_vec(), Step::Put(linear::content(value))),
-        Operation::Get { key } => (key.to_vec(), Step::Get),
-        Operation::Delete { key } => (key.to_vec(), Step::Delete),
-        Operation::Cas {
-            key,
-            expected,
-            value,
-        } => {
-            let step = Step::Cas {
-                expected: expected.map(linear::content),
-                value: linear::content(value),
-            };
-            (key.to_vec(), step)
-        }
-        Operation::Txn(_) | Operation::Scan { .. } => unreachable!("users ask for one key"),
-    }
+    /// A read with a fence.
+    pub fenced: bool,
 }
 
 /// The end of an operation.
@@ -111,6 +43,7 @@ pub struct Ended {
     pub session: SessionId,
     pub asked: Asked,
     pub slot: Slot,
+    pub way: Way,
     pub ended_ns: u64,
     pub result: Result<Answer, Failure>,
 }
@@ -119,7 +52,16 @@ pub struct Ended {
 #[derive(Debug, Default)]
 pub struct Mail {
     pub datagrams: Vec<(NodeId, Vec<u8>)>,
-    completions: Vec<(u64, Slot, Result<Answer, Failure>)>,
+    completions: Vec<Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    tag: u64,
+    sequence: Sequence,
+    slot: Slot,
+    way: Way,
+    result: Result<Answer, Failure>,
 }
 
 impl Outbox for Mail {
@@ -128,9 +70,13 @@ impl Outbox for Mail {
     }
 
     fn complete(&mut self, completion: Completion<'_>) {
-        let result = completion.result.map(Answer::parse);
-        self.completions
-            .push((completion.tag, completion.slot, result));
+        self.completions.push(Told {
+            tag: completion.tag,
+            sequence: completion.sequence,
+            slot: completion.slot,
+            way: completion.way,
+            result: completion.result.map(Answer::parse),
+        });
     }
 }
 
@@ -147,6 +93,8 @@ pub struct User {
     /// Increments of the own counter that were acknowledged; its value is this number.
     counted: u64,
     counting: bool,
+    /// Reads that ended by their fence, without the order.
+    fenced: u64,
     /// Asked in this order instead of what is drawn.
     script: Vec<Scripted>,
 }
@@ -180,6 +128,7 @@ impl User {
             open: BTreeMap::new(),
             counted: 0,
             counting: false,
+            fenced: 0,
             script: Vec::new(),
         }
     }
@@ -204,6 +153,11 @@ impl User {
 
     pub fn unanswered(&self) -> usize {
         self.open.len() + (self.plan.operations - self.asked) as usize
+    }
+
+    /// Reads that ended by their fence, without the order.
+    pub fn fenced(&self) -> u64 {
+        self.fenced
     }
 
     /// Own counter: its key and the value that it must have while nothing is under way.
@@ -242,8 +196,14 @@ impl User {
     /// Takes completions out of the mail, until there are none.
     pub fn ended(&mut self, now: Instant, mail: &mut Mail) -> Vec<Ended> {
         let mut ended = Vec::new();
-        for (tag, slot, result) in mail.completions.drain(..) {
-            let asked = self.open.remove(&tag).expect("one completion for each tag");
+        for told in mail.completions.drain(..) {
+            let asked = self.open.remove(&told.tag);
+            let mut asked = asked.expect("one completion for each tag");
+            asked.sequence = asked.sequence.max(told.sequence);
+            self.fenced += u64::from(told.way == Way::Fenced && told.result.is_ok());
+            let Told {
+                slot, way, result, ..
+            } = told;
             if asked.counter {
                 self.counting = false;
                 self.counted += u64::from(result == Ok(Answer::Done));
@@ -253,6 +213,7 @@ impl User {
                 session: self.client.session().unwrap_or_default(),
                 asked,
                 slot,
+                way,
                 ended_ns: now.0,
                 result,
             });
@@ -273,7 +234,7 @@ impl User {
             let pause_ns = self
                 .random
                 .within(self.plan.think_ns / 2, self.plan.think_ns * 3 / 2);
-            let Some((sequence, counter, (key, step))) = taken else {
+            let Some((sequence, counter, ask)) = taken else {
                 self.next_ask = now.after_ns(MS);
                 return;
             };
@@ -289,56 +250,89 @@ impl User {
                     after,
                     counter,
                     asked_ns: now.0,
-                    key,
-                    step,
+                    ask,
                 },
             );
         }
     }
 
-    fn submit(
-        &mut self,
-        now: Instant,
-        tag: u64,
-        mail: &mut Mail,
-    ) -> Option<(Sequence, bool, (Vec<u8>, Step))> {
-        if let Some(scripted) = self.script.get(tag as usize) {
-            let operation = scripted.ask.operation();
-            let sequence = self.client.submit(now, &operation, tag, mail).ok()?;
-            return Some((sequence, false, step_of(&operation)));
-        }
+    /// The next operation, once the client has taken it: its sequence, whether it counts, and what
+    /// it is.
+    fn submit(&mut self, now: Instant, tag: u64, mail: &mut Mail) -> Option<(Sequence, bool, Ask)> {
+        let (counter, fenced, ask) = match self.script.get(tag as usize) {
+            Some(scripted) => (false, scripted.fenced, scripted.ask.clone()),
+            None => self.draw(tag),
+        };
+        let client = &mut self.client;
+        let sequence = match (&ask, ask.operation()) {
+            (_, Some(operation)) if fenced => {
+                let taken = client.read_fenced(now, &operation, tag, mail);
+                taken.ok().map(|()| Sequence(0))?
+            }
+            (_, Some(operation)) => client.submit(now, &operation, tag, mail).ok()?,
+            (Ask::Txn(conditions, asks), None) => {
+                let conditions = conditions.iter().map(If::condition).collect::<Vec<_>>();
+                let operations = asks.iter().filter_map(Ask::operation).collect::<Vec<_>>();
+                let taken = client.submit_txn(now, &conditions, &operations, tag, mail);
+                taken.ok()?
+            }
+            (_, None) => unreachable!("only transactions come in parts"),
+        };
+        self.counting |= counter;
+        Some((sequence, counter, ask))
+    }
+
+    /// Whether it counts, whether it is a fenced read, and what it is.
+    fn draw(&mut self, tag: u64) -> (bool, bool, Ask) {
         let random = &mut self.random;
         if !self.counting && random.chance(300) {
             let key = format!("counter {}", self.number).into_bytes();
-            let expected = (self.counted > 0).then(|| self.counted.to_le_bytes());
-            let operation = Operation::Cas {
-                key: &key,
-                expected: expected.as_ref().map(|bytes| &bytes[..]),
-                value: &(self.counted + 1).to_le_bytes(),
-            };
-            let sequence = self.client.submit(now, &operation, tag, mail).ok()?;
-            self.counting = true;
-            return Some((sequence, true, step_of(&operation)));
+            let expected = (self.counted > 0).then(|| self.counted.to_le_bytes().to_vec());
+            let value = (self.counted + 1).to_le_bytes().to_vec();
+            return (true, false, Ask::Cas(key, expected, value));
         }
-        let key = format!("key {}", random.below(self.keys)).into_bytes();
+        let key = key_of(random.below(self.keys));
         // Values are unique.
         let mut value = format!("user {} operation {tag} ", self.number).into_bytes();
         let bytes = random.below(self.plan.value_bytes_max) as usize;
         value.resize(value.len().max(bytes), b'.');
-        let operation = match random.below(10) {
-            0..=4 => Operation::Put {
-                key: &key,
-                value: &value,
-            },
-            5..=7 => Operation::Get { key: &key },
-            8 => Operation::Delete { key: &key },
-            _ => Operation::Cas {
-                key: &key,
-                expected: None,
-                value: &value,
-            },
-        };
-        let sequence = self.client.submit(now, &operation, tag, mail).ok()?;
-        Some((sequence, false, step_of(&operation)))
+        match random.below(16) {
+            0..=5 => (false, false, Ask::Put(key, value)),
+            6..=8 => (false, false, Ask::Get(key)),
+            9..=11 => (false, true, Ask::Get(key)),
+            12 => (false, false, Ask::Delete(key)),
+            13 => (false, false, Ask::Cas(key, None, value)),
+            14 => {
+                let limit = random.within(1, self.keys + 1) as u32;
+                let (from, to) = (key_of(random.below(self.keys)), b"key :".to_vec());
+                (false, random.chance(700), Ask::Scan(from, to, limit))
+            }
+            _ => {
+                let other = key_of(random.below(self.keys));
+                let condition = if random.chance(500) {
+                    If::Absent(other.clone())
+                } else {
+                    If::Present(other.clone())
+                };
+                let mut second = value.clone();
+                second.push(b'2');
+                // Two results of the largest size fit.
+                let asks = vec![
+                    Ask::Put(key, value),
+                    Ask::Get(other.clone()),
+                    if random.chance(500) {
+                        Ask::Delete(other)
+                    } else {
+                        Ask::Put(other, second)
+                    },
+                ];
+                (false, false, Ask::Txn(vec![condition], asks))
+            }
+        }
     }
+}
+
+/// The name of a key that users fight for; they sort as their numbers do.
+pub fn key_of(number: u64) -> Vec<u8> {
+    format!("key {number}").into_bytes()
 }

@@ -224,7 +224,7 @@ impl World {
             random.fork(1000),
         );
         let mut world = World {
-            judge: Judge::new(plan.options.shape(), seal, rules),
+            judge: Judge::new(plan.options.shape(), seal, rules, plan.keys),
             committee,
             now: BEGIN_NS,
             next_event: 0,

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod link;
 pub mod messages;
 pub mod ops;
+pub mod read;
 pub mod reject;
 pub mod replay;
 pub mod reply;

@@ -1,4 +1,4 @@
-//! What replicas say to clients: replies, read replies and Busy.
+//! What replicas say to clients: replies and Busy. Reads have a room of their own: [`crate::read`].
 //!
 //! A REPLY body is the session id and then runs: consecutive sequences of one slot with one equal
 //! result (64 puts are one run of 25 bytes). One datagram answers a client for a whole block.
@@ -257,69 +257,6 @@ impl BusyBody {
 
     pub fn retry_after_us(&self) -> u32 {
         self.retry_after_us.get()
-    }
-}
-
-/// Head of a READ body; one encoded operation follows (get or scan).
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct ReadHead {
-    number: U64,
-    pub mode: u8,
-    reserved: [u8; 7],
-}
-
-const _: () = assert!(size_of::<ReadHead>() == 16);
-
-/// Answer at once from the executed state: possibly stale (protocol §9.6 c).
-pub const READ_STALE: u8 = 0;
-
-impl ReadHead {
-    pub fn new(number: u64, mode: u8) -> ReadHead {
-        ReadHead {
-            number: U64::new(number),
-            mode,
-            reserved: [0; 7],
-        }
-    }
-
-    pub fn number(&self) -> u64 {
-        self.number.get()
-    }
-
-    /// Splits a READ body into its head and its operation's bytes.
-    pub fn split(bytes: &[u8]) -> Result<(&ReadHead, &[u8]), Reject> {
-        let (head, operation) = ReadHead::ref_from_prefix(bytes).map_err(|_| Reject::Truncated)?;
-        if head.reserved != [0; 7] {
-            return Err(Reject::ReservedNotZero);
-        }
-        Ok((head, operation))
-    }
-}
-
-/// Head of a READ-REPLY body; the encoded outcome follows.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct ReadReplyHead {
-    number: U64,
-    /// Highest slot executed when the read was answered.
-    executed: U64,
-}
-
-impl ReadReplyHead {
-    pub fn new(number: u64, executed: Slot) -> ReadReplyHead {
-        ReadReplyHead {
-            number: U64::new(number),
-            executed: U64::new(executed.0),
-        }
-    }
-
-    pub fn number(&self) -> u64 {
-        self.number.get()
-    }
-
-    pub fn executed(&self) -> Slot {
-        Slot(self.executed.get())
     }
 }
 

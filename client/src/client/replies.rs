@@ -8,6 +8,7 @@ use super::Client;
 use crate::bundles::{Bundles, Pacer};
 use crate::links::Heard;
 use crate::options::{Completion, Counters, Failure, Outbox, Pushback};
+use crate::reads::Reads;
 use crate::session::Session;
 use crate::window::{Claim, Verdict, Window};
 
@@ -74,6 +75,7 @@ impl Client {
                         window,
                         bundles,
                         pacer,
+                        reads,
                         counters,
                         expired: &mut expired,
                     };
@@ -102,17 +104,20 @@ impl Client {
                 }
                 Self::busy(now, bundles, pacer, &busy);
             }
-            Heard::ReadReply { node, head, result } => {
-                reads.answered(node, head.number(), |read| {
+            Heard::ReadReply { node, reply } => {
+                let known = reads.answered(now, node, &reply, |ended| {
                     out.complete(Completion {
-                        tag: read.tag,
+                        tag: ended.tag,
                         sequence: Sequence(0),
-                        slot: head.executed(),
-                        result: Ok(result),
-                        replies: 1,
-                        sent: read.sent,
+                        slot: ended.slot,
+                        result: Ok(ended.result),
+                        replies: ended.replies,
+                        way: ended.way,
+                        sent: ended.sent,
                     });
                 });
+                counters.strays += u64::from(!known);
+                self.order_hopeless_reads(now, out);
             }
         }
     }
@@ -145,6 +150,7 @@ struct Judge<'a> {
     window: &'a mut Window,
     bundles: &'a mut Bundles,
     pacer: &'a mut Pacer,
+    reads: &'a mut Reads,
     counters: &'a mut Counters,
     expired: &'a mut bool,
 }
@@ -200,6 +206,7 @@ impl Judge<'_> {
                         slot,
                         result,
                         replies,
+                        way: self.reads.way_of(sequence),
                         sent,
                     });
                     self.window.release_result(sequence);

@@ -96,6 +96,7 @@ impl Client {
                     slot: Slot(0),
                     result: Err(failure),
                     replies: 0,
+                    way: self.reads.way_of(sequence),
                     sent,
                 });
             }
@@ -162,15 +163,17 @@ impl Client {
         let (links, reads, pacer) = (&mut self.links, &mut self.reads, &mut self.pacer);
         reads.tick(now, pacer, |read| match read {
             Due::Again(node, body) => links.send_read(node, body, out),
-            Due::GivenUp { tag, sent } => out.complete(Completion {
+            Due::GivenUp { tag, sent, way } => out.complete(Completion {
                 tag,
                 sequence: Sequence(0),
                 slot: Slot(0),
                 result: Err(Failure::Timeout),
                 replies: 0,
+                way,
                 sent,
             }),
         });
+        self.order_hopeless_reads(now, out);
     }
 
     /// No session came in time: the operations were never sent.
@@ -186,6 +189,7 @@ impl Client {
                     slot: Slot(0),
                     result: Err(Failure::Timeout),
                     replies: 0,
+                    way: self.reads.way_of(sequence),
                     sent: now,
                 });
             }

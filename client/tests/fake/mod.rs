@@ -15,9 +15,8 @@ use wire::keys::NodeSecret;
 use wire::limits::{CACHED_RESULT_BYTES_MAX, RECORD_HEADER_BYTES, REQUEST_BYTES_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, Incoming, MESSAGE_REASSEMBLY};
 use wire::ops::{Operation, ResultBuffer, operations};
-use wire::reply::{
-    Answer, BUSY_LOG_FULL, BusyBody, ReadHead, ReadReplyHead, ReplyBuilder, result_digest,
-};
+use wire::read::{Freshness, ReadReplyHead, ReadView};
+use wire::reply::{Answer, BUSY_LOG_FULL, BusyBody, ReplyBuilder, result_digest};
 use wire::request::RequestView;
 use wire::seal::{Ed25519Verifier, Verifier};
 use zerocopy::IntoBytes;
@@ -72,6 +71,10 @@ pub struct FakeCluster {
     /// Replicas that never say anything.
     pub silent: Vec<NodeId>,
     /// Replica 0 ignores requests.
+    /// Replicas that answer reads from a state of their own.
+    pub behind: Vec<NodeId>,
+    /// Fenced READs that arrived.
+    pub reads: u64,
     pub deaf_leader: bool,
     /// The leader, replica 0, orders nothing and says so.
     pub log_full: Arc<AtomicBool>,
@@ -129,6 +132,8 @@ impl FakeCluster {
             liar: None,
             silent: Vec::new(),
             deaf_leader: false,
+            behind: Vec::new(),
+            reads: 0,
             log_full: Arc::default(),
             verify: true,
             executed_twice: 0,
@@ -335,21 +340,27 @@ impl FakeCluster {
     }
 
     fn read(&mut self, node: NodeId, client: &PublicKey, body: &[u8], out: &mut Vec<Sent>) {
-        let Ok((head, operation)) = ReadHead::split(body) else {
+        let Ok(read) = ReadView::parse(body) else {
             return;
         };
+        self.reads += u64::from(read.freshness == Freshness::Fenced);
         self.result.clear();
-        if let Some(Operation::Get { key }) = operations(operation).next() {
-            match self.table.get(key) {
+        match read.operation {
+            Operation::Get { key } => match self.table.get(key) {
+                _ if self.behind.contains(&node) => self.result.value(&[node.0 as u8]),
                 Some(value) => self.result.value(value),
                 None => self.result.absent(),
-            }
+            },
+            _ => self.result.absent(),
         }
-        let mut bytes = ReadReplyHead::new(head.number(), self.slot)
-            .as_bytes()
-            .to_vec();
-        bytes.extend_from_slice(self.result.bytes());
-        self.send(node, client, Kind::ReadReply, head.number(), &bytes, out);
+        let result = self.result.bytes();
+        let full = read.all_full || node.0 == 0 || result.len() <= CACHED_RESULT_BYTES_MAX;
+        let digest = result_digest(result);
+        let result: &[u8] = if full { result } else { &digest.0 };
+        let slot = Slot(self.slot.0 + u64::from(node.0));
+        let head = ReadReplyHead::new(read.number, read.epoch, slot, !full);
+        let bytes = [head.as_bytes(), result].concat();
+        self.send(node, client, Kind::ReadReply, read.number, &bytes, out);
     }
 
     /// Sends a reply, or what the liar makes of it.

@@ -170,6 +170,31 @@ impl Collector for Scrape {
             execute.executed_transactions.get(),
         )?;
         page.counter("replies", "Reply datagrams", execute.replies.get())?;
+        page.counter(
+            "stale_reads",
+            "Stale reads answered at once",
+            execute.stale_reads.get(),
+        )?;
+        page.counter(
+            "fenced_reads",
+            "Fenced reads answered",
+            execute.fenced_reads.get(),
+        )?;
+        page.counter(
+            "fenced_reads_waited",
+            "Fenced reads that waited for execution",
+            execute.fenced_reads_waited.get(),
+        )?;
+        page.counter(
+            "fenced_reads_dropped",
+            "Fenced reads dropped: no room, or they waited for over a second",
+            execute.fenced_reads_dropped.get(),
+        )?;
+        page.gauge(
+            "fenced_reads_waiting",
+            "Fenced reads that wait for execution now",
+            execute.fenced_reads_waiting.get(),
+        )?;
         page.gauge("sessions", "Client sessions", execute.sessions.get())?;
         page.gauge("table_keys", "Keys held", execute.table_keys.get())?;
         page.gauge("table_bytes", "Bytes of state", execute.table_bytes.get())?;

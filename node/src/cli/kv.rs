@@ -36,12 +36,15 @@ pub struct Caller {
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Freshness {
-    /// Through the order, as a write: linearizable
+    /// Through the order, as a write: linearizable; costs a place in a block and a flush of the log
     Ordered,
-    /// From the state of one replica: possibly old, and believed on that replica's word alone
-    Stale,
-    /// Not served yet: comes with views
+    /// From the states of n-q+b+1 nodes that agree (3 of 4): linearizable too, one round trip, no
+    /// place in the log; ordered instead when they do not agree in time, as under writes to the same
+    /// keys
     Fenced,
+    /// From the state of one node, which --node names: fastest, possibly old, and believed on that
+    /// node's word alone; goes on without a quorum
+    Stale,
 }
 
 #[derive(Debug, Args)]
@@ -49,7 +52,7 @@ pub struct Reading {
     /// How fresh the read must be
     #[arg(long = "read", value_enum, default_value = "ordered")]
     mode: Freshness,
-    /// Replica that answers a stale read [default: 0]
+    /// Node that answers a stale read [default: 0]
     #[arg(long, value_name = "N")]
     node: Option<u16>,
 }
@@ -124,14 +127,11 @@ impl Reading {
     fn mode(&self) -> Result<ReadMode, Refusal> {
         match self.mode {
             Freshness::Stale => Ok(ReadMode::Stale(NodeId(self.node.unwrap_or(0)))),
-            Freshness::Fenced => Err(Refusal::usage(
-                "fenced reads are not served yet (they come with views); use --read ordered, \
-                 which is as fresh, or --read stale",
-            )),
-            Freshness::Ordered if self.node.is_some() => Err(Refusal::usage(
-                "--node goes with --read stale: an ordered read is answered by all replicas",
+            Freshness::Ordered | Freshness::Fenced if self.node.is_some() => Err(Refusal::usage(
+                "--node goes with --read stale: other reads are answered by several nodes",
             )),
             Freshness::Ordered => Ok(ReadMode::Ordered),
+            Freshness::Fenced => Ok(ReadMode::Fenced),
         }
     }
 }
@@ -242,6 +242,7 @@ pub fn get(args: &GetArgs) -> Outcome {
     let found = answer.value.is_some();
     let mut object = fields(json!({
         "key": args.key, "found": found, "slot": answer.slot.0, "replies": answer.replies,
+        "read": answer.way.name(),
     }));
     match &answer.value {
         Some(value) => {

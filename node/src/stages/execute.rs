@@ -3,12 +3,10 @@
 use platform::pool::{Buffer, Pool};
 use replica::execution::{Execution, Replies};
 use replica::ordering::Input;
+use replica::reads::Reads;
 use storage::machine::StateMachine;
 use wire::header::HEADER_BYTES;
-use wire::ids::{PublicKey, Sequence, SessionId, Slot};
-use wire::ops;
-use wire::reply::{READ_STALE, ReadHead, ReadReplyHead};
-use zerocopy::IntoBytes;
+use wire::ids::{Instant, PublicKey, Sequence, SessionId, Slot};
 
 use super::links::{Inlet, Outlet};
 use super::{ORDER_ROOM_MIN, Shared};
@@ -62,6 +60,7 @@ pub struct Reply {
 
 pub struct Execute {
     pub execution: Execution<Machine>,
+    pub reads: Reads,
     pub from_order: Inlet<ExecuteInput>,
     pub from_net: Inlet<ExecuteInput>,
     pub to_order: Outlet<Input<Pooled>>,
@@ -114,6 +113,10 @@ impl ReplyWriter {
 impl Replies for ReplyWriter {
     fn reply(&mut self, client: &PublicKey, slot: Slot, body: &[u8]) {
         self.write(client, slot, false, [body, &[]]);
+    }
+
+    fn read_reply(&mut self, client: &PublicKey, slot: Slot, body: [&[u8]; 2]) {
+        self.write(client, slot, true, body);
     }
 }
 
@@ -175,14 +178,33 @@ impl Execute {
                     }
                 }
                 ExecuteInput::Stable(slot) => self.execution.stable(slot),
-                ExecuteInput::Read { client, body } => self.read(&client, &body),
+                ExecuteInput::Read { client, body } => {
+                    // Loaded after the READ came: see `Fence`.
+                    let fence = self.shared.fence.load();
+                    let (reads, replies) = (&mut self.reads, &mut self.replies);
+                    let execution = &mut self.execution;
+                    let now = Instant(clock());
+                    let read = reads.arrive(now, &client, &body, fence, execution, replies);
+                    if let Err(reject) = read {
+                        self.shared.telemetry.rejects.count(reject);
+                    }
+                }
             }
         }
+        self.reads.executed(&mut self.execution, &mut self.replies);
         self.turns = self.turns.wrapping_add(1);
         let hashing = (done == 0 || self.turns.is_multiple_of(HASH_EVERY)) && self.hash();
         if done > 0 {
             let execute = &self.shared.telemetry.execute;
             execute.replies.set(self.replies.sent);
+            let reads = self.reads.counts();
+            execute.stale_reads.set(reads.stale);
+            execute.fenced_reads.set(reads.fenced);
+            execute.fenced_reads_waited.set(reads.waited);
+            execute.fenced_reads_dropped.set(reads.dropped);
+            execute
+                .fenced_reads_waiting
+                .set(self.reads.waiting() as u64);
             execute.sessions.set(self.execution.sessions() as u64);
             execute.table_keys.set(self.execution.machine().keys());
             execute.table_bytes.set(self.execution.machine().bytes());
@@ -206,24 +228,5 @@ impl Execute {
             }
         }
         more
-    }
-
-    /// §9.6 (c): answers at once from the executed state.
-    fn read(&mut self, client: &PublicKey, body: &[u8]) {
-        let Ok((head, operation)) = ReadHead::split(body) else {
-            return;
-        };
-        if head.mode != READ_STALE || ops::check(operation, 1).is_err() {
-            return;
-        }
-        let Some(operation) = ops::operations(operation).next() else {
-            return;
-        };
-        let Some((slot, result)) = self.execution.read(&operation) else {
-            return;
-        };
-        let reply = ReadReplyHead::new(head.number(), slot);
-        self.replies
-            .write(client, slot, true, [reply.as_bytes(), result]);
     }
 }

@@ -45,8 +45,7 @@ impl Order {
         progress |= self.take(now, |order| order.from_net.pop());
         progress |= self.take(now, |order| order.from_verify.pop());
         if self.stalled.is_none() && now >= self.ordering.wake_at() {
-            self.ordering.handle(now, Input::Tick);
-            progress |= self.hand_out();
+            progress |= self.handle(now, Input::Tick);
         }
         if progress {
             self.publish(now);
@@ -78,10 +77,18 @@ impl Order {
         while self.stalled.is_none() && taken < INPUTS_PER_TURN {
             let Some(input) = next(self) else { break };
             taken += 1;
-            self.ordering.handle(now, input);
-            self.hand_out();
+            self.handle(now, input);
         }
         taken > 0
+    }
+
+    /// One input, the fence that follows from it, and only then what is to be said: no vote leaves
+    /// before the fence that covers it (§9.6; see [`super::Fence`]).
+    fn handle(&mut self, now: Instant, input: Input<Pooled>) -> bool {
+        self.ordering.handle(now, input);
+        let fence = self.ordering.core().fence();
+        self.shared.fence.publish(fence);
+        self.hand_out()
     }
 
     /// Moves effects to their rings until one is full.

@@ -186,9 +186,19 @@ fn a_dead_cluster_is_unhealthy_and_has_no_quorum() {
         "get --network {path} --timeout 300ms --read stale --node 1 k"
     ));
     assert_eq!(stale.code, 3, "{}", stale.err);
-    let fenced = hippo(&format!("get --network {path} --read fenced k"));
-    assert_eq!(fenced.code, 2);
-    assert!(fenced.err.contains("not served yet"));
+    let fenced = hippo(&format!(
+        "get --network {path} --timeout 300ms --read fenced k"
+    ));
+    assert_eq!(fenced.code, 3);
+    assert!(
+        fenced
+            .err
+            .contains("0 of 4 replicas answered, 3 are needed")
+    );
+    for mode in ["fenced", "ordered"] {
+        let node = format!("scan --network {path} --read {mode} --node 1");
+        assert_eq!(hippo(&node).code, 2);
+    }
     let readable = network.path().join("client.key");
     fs::set_permissions(readable, fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(hippo(&format!("put --network {path} k v")).code, 7);

@@ -1,15 +1,12 @@
-//! The execution side beside blocks: checkpoints, reads, states that come and go, snapshots.
+//! The execution side beside blocks: checkpoints, READs, states that come and go, snapshots.
 
 use consensus::Recipient;
 use storage::machine::StateMachine;
 use wire::bytes::Buffers;
 use wire::header::Kind;
-use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
-use wire::ops;
-use wire::reply::{READ_STALE, ReadHead, ReadReplyHead};
+use wire::ids::{Instant, NodeId, Slot, View};
 use wire::seal::{Signer, Verifier};
 use wire::state::Part;
-use zerocopy::IntoBytes;
 
 use super::{Effect, HASH_BYTES, Query, Replica};
 use crate::ordering;
@@ -48,31 +45,18 @@ where
                 self.execution
                     .resend(&client, session, first, count, replies);
             }
-            Query::Read(client, body) => self.read(&client, &body),
+            Query::Read(client, body) => {
+                // §9.6: the fence of now, which is later than the READ's arrival, and above every
+                // vote that left: one thread does everything here.
+                let fence = self.ordering.core().fence();
+                let (reads, replies) = (&mut self.reads, &mut self.replies);
+                let execution = &mut self.execution;
+                let read = reads.arrive(now, &client, &body, fence, execution, replies);
+                self.rejected += u64::from(read.is_err());
+            }
             Query::Chunk(from, body) => self.takeover.on_chunk(now, from, &body),
             Query::FetchState(from, slot, part) => self.serve(now, from, slot, part, out),
         }
-    }
-
-    /// §9.6 (c): answers at once from the executed state.
-    fn read(&mut self, client: &PublicKey, body: &[u8]) {
-        let Ok((head, operation)) = ReadHead::split(body) else {
-            return;
-        };
-        if head.mode != READ_STALE || ops::check(operation, 1).is_err() {
-            return;
-        }
-        let Some(operation) = ops::operations(operation).next() else {
-            return;
-        };
-        let Some((slot, result)) = self.execution.read(&operation) else {
-            return;
-        };
-        let mut reply = ReadReplyHead::new(head.number(), slot).as_bytes().to_vec();
-        reply.extend_from_slice(result);
-        self.replies
-            .replies
-            .push((*client, slot, Kind::ReadReply, reply));
     }
 
     /// Answers FETCH-STATE. Nothing is said before START is durable (R4).

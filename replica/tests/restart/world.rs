@@ -57,6 +57,10 @@ impl Replies for Said {
     fn reply(&mut self, _: &PublicKey, _: Slot, body: &[u8]) {
         self.0.push(body.to_vec());
     }
+
+    fn read_reply(&mut self, _: &PublicKey, _: Slot, body: [&[u8]; 2]) {
+        self.0.push(body.concat());
+    }
 }
 
 pub const GEOMETRY: Geometry = Geometry {

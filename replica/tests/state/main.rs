@@ -2,6 +2,7 @@
 //! lying peers, snapshot files.
 
 mod model;
+mod reads;
 mod roots;
 mod snapshots;
 mod transfers;

@@ -27,6 +27,10 @@ impl Replies for Said {
     fn reply(&mut self, client: &PublicKey, _: Slot, body: &[u8]) {
         self.0.push((*client, body.to_vec()));
     }
+
+    fn read_reply(&mut self, client: &PublicKey, _: Slot, body: [&[u8]; 2]) {
+        self.0.push((*client, body.concat()));
+    }
 }
 
 pub fn client(number: u8) -> PublicKey {

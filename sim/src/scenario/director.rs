@@ -86,6 +86,8 @@ pub(crate) enum Check {
     Undecided(Slot),
     View(usize, View),
     Answered(usize),
+    /// So many reads of this client ended by their fence.
+    Fenced(usize, u64),
     /// So many datagrams at least were refused by this replica.
     Refused(usize, u64),
     Executed(u64),

@@ -100,6 +100,15 @@ impl World {
                 }
                 Ok(())
             }
+            Check::Fenced(user, reads) => {
+                let fenced = self.users[user].fenced();
+                if fenced != reads {
+                    return unmet(format!(
+                        "{reads} fenced reads of client {user}, not {fenced}"
+                    ));
+                }
+                Ok(())
+            }
             Check::Executed(operations) => {
                 let executed = self.judge.model().at(self.judge.model().slot());
                 let executed = executed.map_or(0, |(_, transactions)| transactions);

@@ -178,6 +178,15 @@ impl Cluster {
         child.wait().expect("reap").code()
     }
 
+    /// Sends a signal: `STOP` freezes the process, `CONT` lets it go on.
+    pub fn signal(&self, node: usize, signal: &str) {
+        let child = self.nodes[node].as_ref().expect("a running node");
+        let sent = Command::new("kill")
+            .args([format!("-{signal}"), child.id().to_string()])
+            .status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{signal}");
+    }
+
     /// A client command of `hippo` on this network.
     pub fn hippo(&self, arguments: &[&str]) -> Output {
         let (command, rest) = arguments.split_first().expect("a command");

@@ -103,6 +103,12 @@ impl Parameters {
         self.n - self.p
     }
 
+    /// R = n-q+b+1: equal answers that make the result of a fenced read (§9.6). They share a correct
+    /// replica with every q voters, hence with whatever completed before.
+    pub fn fenced_read(&self) -> usize {
+        self.n - self.slow() + self.b + 1
+    }
+
     /// Tests every condition; the error names the first that fails, with both sides.
     pub fn check(&self, exclusion: Exclusion) -> Result<(), ParameterError> {
         let Parameters { n, b, u, p } = *self;
