@@ -27,6 +27,8 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     pub segments_wanted: Arc<Word>,
     pub no_space: Arc<Switch>,
+    /// START is durable (R4): before that no stage sends anything but what a link needs.
+    pub started: Arc<Switch>,
     /// The node was told to stop: `order` writes its marker.
     pub stopping: Arc<Switch>,
     /// Every thread ends.
@@ -40,6 +42,7 @@ impl Shared {
             telemetry,
             segments_wanted: Arc::default(),
             no_space: Arc::default(),
+            started: Arc::default(),
             stopping: Arc::default(),
             stopped: Arc::default(),
         }
