@@ -276,6 +276,11 @@ impl<S: Signer> Core<S> {
         entry.is_some_and(|entry| entry.end.is_some())
     }
 
+    /// Members of the committee.
+    pub fn replicas(&self) -> usize {
+        self.peers.len()
+    }
+
     /// When the last word of a replica came.
     pub fn heard_at(&self, peer: NodeId) -> Option<Instant> {
         self.peers[peer.index()].heard_at

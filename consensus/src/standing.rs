@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
-use wire::ids::View;
+use wire::ids::{NodeId, View};
 use wire::seal::{Signed, Signer, Verified};
 
 use crate::change::Change;
@@ -43,6 +43,12 @@ impl<S: Signer> Core<S> {
         let others = self.peers.iter().enumerate().filter(|(id, _)| *id != me);
         let committed = others.map(|(_, peer)| peer.status.map_or(0, |s| s.committed.0));
         retained > 1 && { committed }.any(|committed| committed.saturating_add(1) < retained)
+    }
+
+    /// Whether the blocks that this replica has said it needs are not retained here any more.
+    pub fn is_cut_off(&self, peer: NodeId) -> bool {
+        let status = self.peers[peer.index()].status;
+        status.is_some_and(|status| status.committed.next() < self.retained_from)
     }
 
     /// Whether some replica is so many slots behind, or was not heard yet.

@@ -12,26 +12,28 @@ use replica::batch::BatchLimits;
 use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
 use replica::reads::Reads;
-use replica::recovery::{Restarted, restart};
+use replica::recovery::{Restarted, Saved, restart};
+use replica::saving::Saving;
+use replica::takeover::Takeover;
 use replica::verifying::Verifying;
-use storage::superblock::Superblock;
 use storage::wal::{Journal, JournalLimits, Writer};
 use wire::committee::{Committee, Exclusion, VoteAuthentication};
 use wire::header::HEADER_BYTES;
 use wire::ids::{Boot, Instant};
 use wire::keys::NodeSecret;
-use wire::limits::CHECKPOINT_INTERVAL;
+use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
 use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
 use crate::buffers::Pooled;
 use crate::config::{BackendChoice, Config, Flush};
+use crate::datadir::{DataDirectory, SnapshotSteps};
 use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::machine::Machine;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
 use crate::stages::Shared;
-use crate::stages::execute::{Execute, ReplyWriter};
+use crate::stages::execute::{Duties, Execute, ReplyWriter};
 use crate::stages::journal::JournalStage;
 use crate::stages::links::{Inlet, Outlet, link};
 use crate::stages::net::Net;
@@ -52,12 +54,17 @@ const JOURNAL: JournalLimits = JournalLimits {
     batch_bytes_max: 4 << 20,
 };
 
+/// A node that is further behind a checkpoint takes the state over instead of the blocks, in slots.
+const TRANSFER_BEYOND: u64 = 2 * CHECKPOINT_INTERVAL;
+/// What peers say about states waits here, apart from what clients want.
+const STATES_DEPTH: usize = 64;
+
 /// What a node is built from.
 pub struct Assembly<'a> {
     pub config: &'a Config,
     pub committee: &'a Committee,
     pub secret: &'a NodeSecret,
-    pub superblock: &'a Superblock,
+    pub directory: &'a DataDirectory,
     pub pools: &'a Pools,
     pub shared: &'a Shared,
     pub datagram_bytes: usize,
@@ -112,8 +119,7 @@ fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
         interval: CHECKPOINT_INTERVAL,
         patience_ns_min: node.config.consensus.patience_ns_min,
         sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
-        // Blocks are in everyone's log from the first slot on.
-        transfer_beyond: u64::MAX,
+        transfer_beyond: TRANSFER_BEYOND,
     }
 }
 
@@ -141,18 +147,36 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
     let mut execution = Execution::new(node.shared.me, replicas, machine, reply_bytes);
     let rules = Core::<Ed25519Signer>::rules(&core_config(node, Boot(0)));
     let mut verifying = Verifying::new(Ed25519Verifier::new(node.committee), rules);
+    let superblock = &node.directory.superblock;
+    let files = &node.directory.snapshots;
+    let mut pieces = files.iter().map(|file| file.pieces()).collect::<Vec<_>>();
+    let saved = files.iter().zip(&mut pieces).map(|(file, pieces)| Saved {
+        name: file.name(),
+        pieces,
+    });
     let restarted = restart(
         node.shared.me,
         segments,
-        &node.superblock.geometry,
-        &node.superblock.identity(),
+        &superblock.geometry,
+        &superblock.identity(),
         node.committee.genesis(),
         &mut execution,
         &mut verifying,
         &mut Pooled(node.pools.blocks.clone()),
-        None,
+        saved,
     )
     .or_exit(Exit::Damaged, "write-ahead log")?;
+    for (name, reason) in &restarted.unusable {
+        tracing::warn!("snapshot {name} is passed over: {reason}");
+    }
+    let telemetry = &node.shared.telemetry.snapshots;
+    if let Some(slot) = restarted.snapshot
+        && let Some(file) = files.iter().find(|file| file.slot == slot)
+    {
+        tracing::info!("began from snapshot {}", file.name());
+        telemetry.slot.set(slot.0);
+        telemetry.bytes.set(file.bytes);
+    }
     // What was read may still lie in the system's memory only.
     for file in &segments.files {
         file.sync()
@@ -204,6 +228,8 @@ pub fn build(
     let (execute_to_net, net_from_execute) = ring!(Execute, Net);
     // The control thread looks by itself.
     let (net_to_discovery, discovery) = link(RING_DEPTH, None);
+    let execute_waker = wakers[layout.thread_of(Stage::Execute)].clone();
+    let (net_to_states, states_from_net) = link(STATES_DEPTH, waker(Stage::Net, Stage::Execute));
     let journal_thread = layout.thread_of(Stage::Journal);
     let (new_segments, journal_segments) = link(16, Some(wakers[journal_thread].clone()));
 
@@ -215,8 +241,8 @@ pub fn build(
     let votes_verified = core_config.quorums.has_slow_path();
     let core = Core::new(core_config, signer()?, restarted.recovered, now);
     let writer = Writer::new(
-        node.superblock.geometry,
-        node.superblock.identity(),
+        node.directory.superblock.geometry,
+        node.directory.superblock.identity(),
         restarted.tail,
     );
     shared.telemetry.boot.set(u64::from(boot.0));
@@ -234,14 +260,14 @@ pub fn build(
         .telemetry
         .log
         .max_bytes
-        .set(node.superblock.geometry.max_bytes());
+        .set(node.directory.superblock.geometry.max_bytes());
     let mut ordering = Ordering::new(
         OrderingConfig {
             me: shared.me,
             epoch: committee.epoch(),
             boot,
             interval: CHECKPOINT_INTERVAL,
-            snapshot_log_bytes: u64::MAX,
+            snapshot_log_bytes: node.config.storage.snapshot_log_bytes(),
             batch: BatchLimits {
                 delay_ns: node.config.consensus.batch_delay_ns,
                 payload_bytes_max: node.config.consensus.block_bytes_max,
@@ -258,6 +284,24 @@ pub fn build(
     );
     ordering.resume(now, durable, restarted.undecided);
     shared.fence.publish(ordering.core().fence());
+    let mut saving = Saving::new(committee.cluster(), shared.me);
+    if let Some(certificate) = ordering.core().checkpoint() {
+        saving.certified(certificate.clone(), execution.pinned());
+    }
+    let duties = Duties {
+        takeover: Takeover::new(shared.me, committee.n()),
+        saving,
+        from_net: states_from_net,
+        snapshots: SnapshotSteps::start(
+            node.directory.snapshots_path(),
+            shared.telemetry.clone(),
+            shared.stopped.clone(),
+            execute_waker,
+        )
+        .or_exit(Exit::Failure, "cannot start the writer of snapshots")?,
+        chunk: Vec::with_capacity(MESSAGE_BYTES_MAX),
+        expired_at: now,
+    };
     let endpoint_config = EndpointConfig {
         me: shared.me,
         committee,
@@ -287,6 +331,7 @@ pub fn build(
             from_execute: net_from_execute,
             to_order: net_to_order,
             to_execute: net_to_execute,
+            to_states: net_to_states,
             to_verify: net_to_verify,
             to_discovery: net_to_discovery,
             moves_seen: 0,
@@ -331,6 +376,7 @@ pub fn build(
         execute: Some(Execute {
             execution,
             reads: Reads::new(shared.me, committee.n(), committee.epoch()),
+            duties,
             from_order: execute_from_order,
             from_net: execute_from_net,
             to_order: execute_to_order,

@@ -8,6 +8,7 @@ mod member;
 mod network;
 mod output;
 mod overrides;
+mod snapshot;
 mod start;
 mod status;
 mod testnet;
@@ -93,6 +94,9 @@ enum Command {
     /// Make, show and check keys
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Show the snapshots that a node has on its disk
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Check, show and explain configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -141,6 +145,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Health(args) => status::health(&args),
         Command::Member(command) => member::run(&command),
         Command::Key(command) => key::run(command),
+        Command::Snapshot(command) => snapshot::run(&command),
         Command::Config(command) => config::run(command),
         Command::Version => {
             output::print(format!("hippo {}\n", env!("CARGO_PKG_VERSION")));

@@ -86,6 +86,18 @@ pub struct StorageConfig {
     pub segment_bytes: u64,
     pub segments_max: u32,
     pub segments_initial: u32,
+    /// None: [`StorageConfig::snapshot_log_bytes`] decides by the size of the log.
+    pub snapshot_log_bytes: Option<u64>,
+}
+
+impl StorageConfig {
+    /// The log in use at which a snapshot is written.
+    pub fn snapshot_log_bytes(&self) -> u64 {
+        let log_bytes = self
+            .segment_bytes
+            .saturating_mul(u64::from(self.segments_max));
+        self.snapshot_log_bytes.unwrap_or(log_bytes / 4)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,6 +254,8 @@ impl Config {
                 segment_bytes: number(value("storage", "segment_bytes")),
                 segments_max: number(value("storage", "segments_max")) as u32,
                 segments_initial: number(value("storage", "segments_initial")) as u32,
+                snapshot_log_bytes: optional(value("storage", "snapshot_log_bytes"))
+                    .map(|bytes| bytes as u64),
             },
             consensus: ConsensusConfig {
                 batch_delay_ns: number(value("consensus", "batch_delay")),
@@ -315,6 +329,16 @@ impl Config {
                     "more than storage.segments_max = {}",
                     self.storage.segments_max
                 ),
+            );
+        }
+        let log_bytes = self.storage.segment_bytes * u64::from(self.storage.segments_max);
+        if self.storage.snapshot_log_bytes() > log_bytes / 4 * 3 {
+            return refuse(
+                "storage",
+                "snapshot_log_bytes",
+                "more than three quarters of what storage.segments_max segments hold: the log \
+                 would be full before it is released"
+                    .to_owned(),
             );
         }
         let mut cores = self.threads.cores.clone();
@@ -445,6 +469,7 @@ mod tests {
         assert!(config.discovery.follow && !config.discovery.beacon);
         assert_eq!(config.network.address, None);
         assert_eq!(config.storage.segment_bytes, 64 << 20);
+        assert_eq!(config.storage.snapshot_log_bytes(), 1 << 30);
         let loopback = "127.0.0.1:1".parse().unwrap();
         let lan = "192.168.0.1:1".parse().unwrap();
         assert_eq!(config.network.datagram_bytes_for(loopback), 65507);
@@ -460,6 +485,10 @@ mod tests {
             (
                 "[storage]\nsegments_max = 3\nsegments_initial = 4\n",
                 "segments_max",
+            ),
+            (
+                "[storage]\nsegments_max = 4\nsnapshot_log_bytes = \"193MiB\"\n",
+                "three quarters",
             ),
             ("[threads]\ncores = [1, 1]\n", "twice"),
             ("[discovery]\ninterval = \"1ms\"\n", "100ms"),

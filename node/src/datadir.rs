@@ -5,11 +5,13 @@
 //!      superblock.a    two copies: cluster, node, key, committee, log geometry
 //!      superblock.b
 //!      wal/00000000.segment ...   preallocated and zeroed
+//!      snapshots/*.snapshot       the state at a checkpoint, named by its slot
 //! ```
 //!
 //! Nothing here interprets the log. A start never formats, and a refused start changes nothing.
 
 mod segments;
+mod snapshots;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -24,9 +26,11 @@ use wire::ids::Digest;
 use crate::config::value::show_bytes;
 use crate::exit::{Exit, ExitContext, Refusal};
 pub use segments::{MakerState, SegmentMaker, make_segment, segment_path};
+pub use snapshots::{SnapshotFile, SnapshotSteps, list as list_snapshots};
 
 const COPIES: [(Twin, &str); 2] = [(Twin::A, "superblock.a"), (Twin::B, "superblock.b")];
 const WAL: &str = "wal";
+const SNAPSHOTS: &str = "snapshots";
 const LOCK: &str = "LOCK";
 
 /// An open data directory. The lock is held until this is dropped.
@@ -36,6 +40,8 @@ pub struct DataDirectory {
     pub superblock: Superblock,
     /// Every segment file with its size, ascending by index.
     pub segments: Vec<SegmentInfo>,
+    /// Newest first.
+    pub snapshots: Vec<SnapshotFile>,
     _lock: File,
 }
 
@@ -50,6 +56,11 @@ impl DataDirectory {
         self.path.join(WAL)
     }
 
+    /// The directory of the snapshots.
+    pub fn snapshots_path(&self) -> PathBuf {
+        snapshots_path(&self.path)
+    }
+
     /// Starts the thread that makes segment files ahead of need.
     pub fn segment_maker(&self) -> io::Result<SegmentMaker> {
         SegmentMaker::start(
@@ -58,6 +69,11 @@ impl DataDirectory {
             self.segments.len() as u32,
         )
     }
+}
+
+/// Where the snapshots of a data directory are.
+pub fn snapshots_path(data: &Path) -> PathBuf {
+    data.join(SNAPSHOTS)
 }
 
 /// Makes a data directory; refuses one that exists and is not empty. `progress` is called with
@@ -98,6 +114,7 @@ pub fn format(
         .or_exit(Exit::Failure, failed())?;
         progress(superblock.geometry.segment_bytes);
     }
+    snapshots::open(&snapshots_path(path)).or_exit(Exit::Failure, failed())?;
     File::create(path.join(LOCK)).or_exit(Exit::Failure, failed())?;
     // Last: a directory without a superblock is not formatted, whatever else it holds.
     for (_, name) in COPIES {
@@ -155,6 +172,10 @@ pub fn open(
         Exit::Damaged,
         format!("{shown}: the write-ahead log cannot be listed"),
     )?;
+    let snapshots = snapshots::open(&snapshots_path(path)).or_exit(
+        Exit::Failure,
+        format!("{shown}: the snapshots cannot be listed"),
+    )?;
     let raised = segments_max > superblock.geometry.segments_max;
     if raised {
         superblock.geometry.segments_max = segments_max;
@@ -176,6 +197,7 @@ pub fn open(
         path: path.to_owned(),
         superblock,
         segments,
+        snapshots,
         _lock: lock,
     })
 }

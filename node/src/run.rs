@@ -169,7 +169,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         config: &config,
         committee: &committee,
         secret: &secret,
-        superblock: &directory.superblock,
+        directory: &directory,
         pools: &pools,
         shared: &shared,
         datagram_bytes: config.network.datagram_bytes_for(address),

@@ -28,6 +28,8 @@ pub struct Shared {
     pub segments_wanted: Arc<Word>,
     pub fence: Arc<Fence>,
     pub no_space: Arc<Switch>,
+    /// START is durable (R4): before that no stage sends anything but what a link needs.
+    pub started: Arc<Switch>,
     /// The node was told to stop: `order` writes its marker.
     pub stopping: Arc<Switch>,
     /// Every thread ends.
@@ -42,6 +44,7 @@ impl Shared {
             segments_wanted: Arc::default(),
             fence: Arc::default(),
             no_space: Arc::default(),
+            started: Arc::default(),
             stopping: Arc::default(),
             stopped: Arc::default(),
         }

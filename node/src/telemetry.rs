@@ -167,6 +167,10 @@ pub struct Order {
     pub evidence: Counter,
     pub blocks_in_flight: Gauge,
     pub pending_transactions: Gauge,
+    /// Slot of the own stable checkpoint.
+    pub checkpoint_slot: Gauge,
+    /// Blocks from here on can be sent to others.
+    pub retained_from: Gauge,
 }
 
 /// Written by the executing stage.
@@ -185,6 +189,36 @@ pub struct Execute {
     pub sessions: Gauge,
     pub table_keys: Gauge,
     pub table_bytes: Gauge,
+}
+
+/// States that are taken over and given to others. Written by the executing stage.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Transfers {
+    /// A state is being taken over; CHUNKs are taken in only then.
+    pub active: Flag,
+    /// Its slot, and how many bytes are known to differ and are here.
+    pub slot: Gauge,
+    pub bytes_differing: Gauge,
+    pub bytes_verified: Gauge,
+    pub installed: Counter,
+    pub taken_bytes: Counter,
+    pub served_bytes: Counter,
+    /// CHUNKs that were false or that nobody asked for.
+    pub refused: Counter,
+}
+
+/// Written by the thread that writes snapshot files.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Snapshots {
+    pub written: Counter,
+    pub failures: Counter,
+    /// No more are written: the disk failed.
+    pub given_up: Flag,
+    /// The newest one; 0 when there is none.
+    pub slot: Gauge,
+    pub bytes: Gauge,
 }
 
 /// Written by the stage that writes the log.
@@ -423,6 +457,8 @@ pub struct Telemetry {
     pub effective: OnceLock<Effective>,
     pub order: Order,
     pub execute: Execute,
+    pub transfers: Transfers,
+    pub snapshots: Snapshots,
     pub log: Log,
     pub io: Io,
     pub verify: Verify,
@@ -452,6 +488,8 @@ impl Telemetry {
             effective: OnceLock::new(),
             order: Order::default(),
             execute: Execute::default(),
+            transfers: Transfers::default(),
+            snapshots: Snapshots::default(),
             log: Log::default(),
             io: Io::default(),
             verify: Verify::default(),

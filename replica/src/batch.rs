@@ -132,9 +132,18 @@ impl<Bu: Buffers> Batch<Bu> {
         Some(open.oldest.after_ns(self.limits.delay_ns))
     }
 
-    /// Ends the open block and begins the next one with what waits.
+    /// Ends the open block, an empty one if there is none, and begins the next one with what waits.
+    /// `None` when no buffer is free.
     pub fn close(&mut self, blocks: &mut Bu) -> Option<Closed<Bu::Unique>> {
-        let open = self.open.take()?;
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => Open {
+                buffer: blocks.take()?,
+                payload_bytes: 0,
+                requests: 0,
+                oldest: Instant(0),
+            },
+        };
         self.refill(blocks);
         let bytes = PAYLOAD_FROM..PAYLOAD_FROM + open.payload_bytes;
         let payload = payload_digest(&open.buffer[bytes]);
@@ -276,7 +285,8 @@ mod tests {
             let view = wire::block::BlockView::parse(raw.message()).unwrap();
             assert_eq!(view.payload, &[byte; 6]);
         }
-        assert!(batch.close(&mut blocks).is_none());
+        let empty = batch.close(&mut blocks).unwrap();
+        assert_eq!(empty.payload_bytes, 0);
     }
 
     /// Buffers that run out.

@@ -7,6 +7,7 @@
 mod answers;
 mod blocks_in;
 mod handle;
+mod padding;
 mod records;
 mod release;
 mod requests;
@@ -36,6 +37,7 @@ use crate::ledger::Ledger;
 use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending};
 
+use padding::Padding;
 use release::Release;
 
 /// Blocks of one repair answer stop after this many bytes; the asker asks again.
@@ -258,6 +260,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     settled: Slot,
     decided_recorded: Slot,
     release: Release,
+    padding: Padding,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
     /// Blocks below are not served.
@@ -318,6 +321,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             settled: summary.decided,
             decided_recorded: summary.decided,
             release: Release::Idle,
+            padding: Padding::new(),
             save_after: Slot(0),
             retained_from,
             keeps_newest: retained_from > Slot(1),

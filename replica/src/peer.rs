@@ -18,6 +18,11 @@ const _: () = assert!(size_of::<FetchBlockBody>() <= SMALL_BODY_BYTES_MAX);
 const _: () = assert!(size_of::<StatusBody>() <= SMALL_BODY_BYTES_MAX);
 const _: () = assert!(size_of::<CheckpointBody>() <= SMALL_BODY_BYTES_MAX);
 
+/// Names a long message by its content: what is sent again completes what was lost of it.
+pub fn content_digest(body: &[u8]) -> Digest {
+    Digest(*blake3::hash(body).as_bytes())
+}
+
 /// One small message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerMessage {

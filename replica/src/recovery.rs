@@ -75,6 +75,10 @@ pub struct Restarted<Bu: Buffers> {
     pub undecided: Vec<(Place, Bu::Shared, Location)>,
     /// Records of evidence in the log.
     pub evidence: u64,
+    /// Slot of the snapshot that this start began from.
+    pub snapshot: Option<Slot>,
+    /// Snapshots that could not be used, by name; an older one, or the log alone, did instead.
+    pub unusable: Vec<(String, SavedUnusable)>,
 }
 
 /// Replies of blocks that are executed again go nowhere: the clients ask again if they care.
@@ -86,8 +90,9 @@ impl Replies for Nowhere {
     fn read_reply(&mut self, _: &PublicKey, _: Slot, _: [&[u8]; 2]) {}
 }
 
-/// Reads the log, executes what it knows to be decided, verifies the rest.
-pub fn restart<Bu, Src, M, V>(
+/// Reads the log, executes what it knows to be decided, verifies the rest. Begins from the first
+/// snapshot of `saved` that can be used: newest first.
+pub fn restart<'s, Bu, Src, M, V>(
     me: NodeId,
     source: &mut Src,
     geometry: &Geometry,
@@ -96,7 +101,7 @@ pub fn restart<Bu, Src, M, V>(
     execution: &mut Execution<M>,
     verifying: &mut Verifying<V>,
     block_buffers: &mut Bu,
-    saved: Option<Saved<'_>>,
+    saved: impl IntoIterator<Item = Saved<'s>>,
 ) -> Result<Restarted<Bu>, RestartError>
 where
     Bu: Buffers,
@@ -109,19 +114,20 @@ where
         slot: Slot(0),
         digest: genesis,
     };
-    let (mut certificate, mut unusable) = (None, None);
-    if let Some(saved) = saved {
+    let (mut certificate, mut unusable) = (None, Vec::new());
+    for saved in saved {
         let name = saved.name.clone();
         match saved.load(identity, compound, execution) {
             Ok(found) => {
                 start = found.place();
                 certificate = Some(found);
+                break;
             }
             // Of the execution nothing is known any more.
             Err(reason @ SavedUnusable::NotInstalled(_)) => {
                 return Err(RestartError::SnapshotDamaged { name, reason });
             }
-            Err(reason) => unusable = Some((name, reason)),
+            Err(reason) => unusable.push((name, reason)),
         }
     }
     let first = Slot((start.slot.0 + 1).saturating_sub(2 * WINDOW).max(1));
@@ -133,10 +139,13 @@ where
         None if low > Position(0) => Err(RestartError::NoSnapshot { low }),
         _ => walk.finish(),
     };
-    walked.map_err(|error| match unusable {
-        Some((name, reason)) => RestartError::SnapshotDamaged { name, reason },
-        None => error,
-    })?;
+    if let Err(error) = walked {
+        // The newest one is what the log was cut behind.
+        return Err(match unusable.into_iter().next() {
+            Some((name, reason)) => RestartError::SnapshotDamaged { name, reason },
+            None => error,
+        });
+    }
     let Walk {
         boot,
         restarted_in,
@@ -263,6 +272,8 @@ where
         recovery,
         undecided: messages,
         evidence,
+        snapshot: certificate.map(|found| found.header.slot()),
+        unusable,
     })
 }
 

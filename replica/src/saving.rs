@@ -77,6 +77,8 @@ pub struct Saving {
     stage: Stage,
     certified: VecDeque<Arc<CheckpointCertificate>>,
     outcomes: VecDeque<Outcome>,
+    /// Slot of the newest snapshot of this process.
+    saved: Slot,
 }
 
 impl Saving {
@@ -87,12 +89,18 @@ impl Saving {
             stage: Stage::Idle,
             certified: VecDeque::with_capacity(CERTIFICATES_MAX),
             outcomes: VecDeque::with_capacity(2),
+            saved: Slot(0),
         }
     }
 
     /// A snapshot is wanted: of the checkpoint that is pinned, or else of the next one.
     pub fn want<M: StateMachine>(&mut self, execution: &mut Execution<M>) {
+        let saved = self.saved;
         match self.stage {
+            // Kept for a transfer, and of no use a second time: the next checkpoint may do.
+            Stage::Idle if execution.pinned().is_some_and(|kept| kept.slot <= saved) => {
+                self.outcomes.push_back(Outcome::Failed);
+            }
             Stage::Idle => {
                 let pinned = execution.pin(Hold::Open);
                 self.stage = Stage::Waiting(pinned.slot);
@@ -271,6 +279,7 @@ impl Saving {
                 }
                 self.stage = Stage::Idle;
                 execution.close_snapshot(now);
+                self.saved = self.saved.max(certificate.header.slot());
                 self.outcomes.push_back(if taken_over {
                     Outcome::TakenOver(certificate)
                 } else {

@@ -49,6 +49,9 @@ pub struct TakeoverCounts {
     pub served: u64,
     /// CHUNKs that nobody asked for, or that were false.
     pub refused: u64,
+    /// Bytes of those that were taken, and of answers to others.
+    pub taken_bytes: u64,
+    pub served_bytes: u64,
 }
 
 /// An answer to FETCH-STATE.
@@ -177,7 +180,11 @@ impl Takeover {
             (Some(under_way), Ok(chunk)) => under_way.transfer.handle(now, from, &chunk).is_ok(),
             _ => false,
         };
-        self.counts.refused += u64::from(!taken);
+        if taken {
+            self.counts.taken_bytes += body.len() as u64;
+        } else {
+            self.counts.refused += 1;
+        }
     }
 
     /// Goes on with the transfer: asks through `send`, gives up what is not answered. When all of
@@ -267,7 +274,10 @@ impl Takeover {
         let answered = execution.fetch_state(now, slot, part, out);
         let cost = (out.len() as u64).max(ANSWER_COST_BYTES);
         allowance.bytes = allowance.bytes.saturating_sub(cost);
-        self.counts.served += u64::from(answered);
+        if answered {
+            self.counts.served += 1;
+            self.counts.served_bytes += out.len() as u64;
+        }
         let elsewhere = execution.pinned();
         let elsewhere = elsewhere.filter(|pinned| pinned.ready && pinned.slot != slot);
         answered.then_some(Served {

@@ -108,6 +108,7 @@ pub const PLACES: &[&str] = &[
     "final-off-branch",
     "late-install",
     "leader-resigned",
+    "padded-for-a-laggard",
     "read-waits",
     "restart-in-view-change",
     "select-conflict",

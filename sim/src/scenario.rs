@@ -142,6 +142,7 @@ pub struct Scenario {
     /// Index into [`SHAPES`].
     shape: usize,
     interval: u64,
+    snapshot_log_bytes: u64,
     seed: u64,
     now_ns: u64,
     ends_ns: u64,
@@ -177,6 +178,12 @@ impl Scenario {
         self
     }
 
+    /// A snapshot at every checkpoint, so that older blocks are soon not served any more.
+    pub fn release_log(mut self) -> Scenario {
+        self.snapshot_log_bytes = 0;
+        self
+    }
+
     /// The committee of this name; see [`SHAPES`].
     pub fn shaped(name: &str) -> Scenario {
         let shape = SHAPES.iter().position(|shape| shape.name == name);
@@ -185,6 +192,7 @@ impl Scenario {
             nodes: SHAPES[shape].n,
             shape,
             interval: wire::limits::CHECKPOINT_INTERVAL,
+            snapshot_log_bytes: u64::MAX,
             seed: 0,
             now_ns: BEGIN_NS,
             ends_ns: BEGIN_NS,
@@ -519,7 +527,7 @@ impl Scenario {
                 stalls_per_mille: 0,
                 segment_bytes: 1 << 20,
                 segments_max: 64,
-                snapshot_log_bytes: u64::MAX,
+                snapshot_log_bytes: self.snapshot_log_bytes,
                 atom_bytes: wire::limits::SECTOR_BYTES,
             },
             users,

@@ -24,6 +24,46 @@ fn a_follower_crashes_and_catches_up() {
         .unwrap();
 }
 
+/// The cluster is idle, the blocks that a replica lacks are released, and no state arrives: empty
+/// blocks make another checkpoint, once in a minute and no more.
+#[test]
+fn an_idle_cluster_makes_a_checkpoint_for_a_replica_that_is_cut_off() {
+    const LAST: u64 = 27;
+    let mut scenario = Scenario::new(4)
+        .checkpoint_every(8)
+        .release_log()
+        .when(kind(Kind::Chunk).until_ms(20_000))
+        .drop()
+        .at_ms(5)
+        .client(0)
+        .put("a", "0")
+        .at_ms(50)
+        .crash(3);
+    for put in 0..LAST - 2 {
+        scenario = scenario
+            .at_ms(60 + 20 * put)
+            .client(0)
+            .put("a", put.to_string());
+    }
+    let outcome = scenario
+        .at_ms(2_000)
+        .expect_decided(LAST)
+        .expect_undecided(LAST + 1)
+        .restart(3)
+        .at_ms(8_000)
+        .expect_decided(32)
+        .expect_undecided(33)
+        .at_ms(19_000)
+        .expect_undecided(33)
+        .at_ms(32_000)
+        .expect_decided_by(3, 32)
+        .expect_value("a", (LAST - 3).to_string())
+        .expect_settled_within_ms(1_000)
+        .run()
+        .unwrap();
+    assert!(outcome.probes.count(Probe::SnapshotWritten) > 0);
+}
+
 #[test]
 fn lost_votes_are_sent_again_after_a_status() {
     let outcome = Scenario::new(4)

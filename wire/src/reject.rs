@@ -81,6 +81,8 @@ rejects! {
     AlreadyHeld => "already_held",
     ConflictingBlock => "conflicting_block",
     Improper => "improper",
+    /// An answer to no question of ours.
+    NotAsked => "not_asked",
     // Load.
     QueueFull => "queue_full",
     RateLimited => "rate_limited",

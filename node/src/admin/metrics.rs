@@ -1,6 +1,7 @@
 //! `/metrics`: the telemetry as OpenMetrics, prefix `hippo_`, base units.
 
 mod peers;
+mod states;
 
 use std::fmt::Error;
 
@@ -163,6 +164,7 @@ impl Collector for Scrape {
             log.written_bytes.get(),
         )?;
 
+        page.states(telemetry)?;
         let execute = &telemetry.execute;
         page.counter(
             "executed_transactions",
@@ -377,6 +379,9 @@ mod tests {
         seen.loss_known.set(true);
         seen.loss_ppm.set(250_000);
         telemetry.discovery.signature_checks.add(3);
+        telemetry.order.checkpoint_slot.set(2048);
+        telemetry.snapshots.written.add(2);
+        telemetry.transfers.taken_bytes.add(77);
         let source = Source {
             telemetry,
             members: vec!["127.0.0.1:1".parse().unwrap(); 4],
@@ -398,6 +403,10 @@ mod tests {
             "hippo_peer_loss_ratio{peer=\"2\"} 0.25",
             "hippo_peer_last_word_age_seconds{peer=\"2\"} 0.5",
             "hippo_discovery_signature_checks_total 3",
+            "hippo_checkpoint_slot 2048",
+            "hippo_snapshots_total 2",
+            "hippo_state_transfer_bytes_total 77",
+            "hippo_state_transfer_active 0",
             "hippo_process_uptime_seconds 1.0",
             "# EOF",
         ] {

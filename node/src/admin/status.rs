@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Source, health};
-use crate::telemetry::LogFull;
+use crate::telemetry::{LogFull, Telemetry};
 use wire::ids::{Instant, NodeId};
 
 /// Version of this document.
@@ -37,6 +37,8 @@ pub struct Status {
     pub busy_replies: u64,
     pub retransmits: u64,
     pub evidence: u64,
+    #[serde(default)]
+    pub checkpoint: CheckpointStatus,
     pub log: LogStatus,
     pub table: TableStatus,
     pub cpu_seconds: f64,
@@ -51,6 +53,31 @@ pub struct Status {
     pub io: BTreeMap<String, u64>,
     /// Null until the node serves.
     pub config: Value,
+}
+
+/// Certified states: what this node holds, keeps on the disk, and takes from others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckpointStatus {
+    /// Slot of the newest certified state that this node holds.
+    pub slot: u64,
+    /// Blocks from this slot on can be sent to others.
+    pub retained_from: u64,
+    /// The newest snapshot file; 0 when there is none.
+    pub snapshot_slot: u64,
+    pub snapshot_bytes: u64,
+    /// Of this process.
+    pub snapshots: u64,
+    pub snapshot_failures: u64,
+    /// A state is being taken over: of this slot, with so many bytes to fetch, so many here.
+    pub transferring: bool,
+    pub transfer_slot: u64,
+    pub transfer_bytes_differing: u64,
+    pub transfer_bytes_verified: u64,
+    /// States taken over by this process, and bytes taken and sent for such.
+    pub transfers: u64,
+    pub transfer_bytes: u64,
+    pub transfer_served_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -120,6 +147,7 @@ impl Status {
             busy_replies: order.busy_replies.get(),
             retransmits: order.retransmits.get(),
             evidence: order.evidence.get(),
+            checkpoint: CheckpointStatus::of(telemetry),
             log: LogStatus {
                 used_bytes: telemetry.log.used_bytes.get(),
                 max_bytes: telemetry.log.max_bytes.get(),
@@ -161,6 +189,27 @@ impl Status {
                 .map(|(name, count)| (name.to_owned(), count))
                 .into(),
             config: serde_json::to_value(config).unwrap_or_default(),
+        }
+    }
+}
+
+impl CheckpointStatus {
+    fn of(telemetry: &Telemetry) -> CheckpointStatus {
+        let (transfers, snapshots) = (&telemetry.transfers, &telemetry.snapshots);
+        CheckpointStatus {
+            slot: telemetry.order.checkpoint_slot.get(),
+            retained_from: telemetry.order.retained_from.get(),
+            snapshot_slot: snapshots.slot.get(),
+            snapshot_bytes: snapshots.bytes.get(),
+            snapshots: snapshots.written.get(),
+            snapshot_failures: snapshots.failures.get(),
+            transferring: transfers.active.get(),
+            transfer_slot: transfers.slot.get(),
+            transfer_bytes_differing: transfers.bytes_differing.get(),
+            transfer_bytes_verified: transfers.bytes_verified.get(),
+            transfers: transfers.installed.get(),
+            transfer_bytes: transfers.taken_bytes.get(),
+            transfer_served_bytes: transfers.served_bytes.get(),
         }
     }
 }

@@ -297,6 +297,19 @@ pub const SETTINGS: &[Setting] = &[
         "Log segments that formatting makes; the rest follow ahead of need.",
     ),
     setting(
+        "storage",
+        "snapshot_log_bytes",
+        Kind::SizeOrAuto {
+            min: MIB,
+            max: 1 << 46,
+        },
+        Some("auto"),
+        "When the log in use has this many bytes, the state at the next checkpoint is written to \
+         data/snapshots, and the log before it is used again. Less means shorter starts and more \
+         writing. Blocks of the last two checkpoint intervals stay in the log in any case. auto: a \
+         quarter of what segments_max segments hold.",
+    ),
+    setting(
         "consensus",
         "batch_delay",
         Kind::Duration {

@@ -1,10 +1,16 @@
-//! Decided blocks to results: owns sessions and table, writes replies into send buffers.
+//! Decided blocks to results: owns sessions and table, writes replies into send buffers. States that
+//! come from others, go to them, or go to the disk are its own duty too (`states`).
+
+mod states;
+
+use std::sync::Arc;
 
 use platform::pool::{Buffer, Pool};
 use replica::execution::{Execution, Replies};
 use replica::ordering::Input;
 use replica::reads::Reads;
 use storage::machine::StateMachine;
+use wire::certificates::CheckpointCertificate;
 use wire::header::HEADER_BYTES;
 use wire::ids::{Instant, PublicKey, Sequence, SessionId, Slot};
 
@@ -12,6 +18,8 @@ use super::links::{Inlet, Outlet};
 use super::{ORDER_ROOM_MIN, Shared};
 use crate::buffers::{Bytes, Pooled};
 use crate::machine::Machine;
+
+pub use states::{Duties, Sent as StateSent, StateInput};
 
 /// Bytes of a checkpoint hashed in one turn, at least one bucket: about 60 us with a million keys.
 const HASH_BYTES: usize = 16 * 1024;
@@ -42,6 +50,12 @@ pub enum ExecuteInput {
     },
     /// The state after this slot is certified.
     Stable(Slot),
+    /// As the outputs of the ordering half of the same names.
+    Certified(Arc<CheckpointCertificate>),
+    Offered(Arc<CheckpointCertificate>),
+    Save,
+    KeepNewest(bool),
+    Transfer(Arc<CheckpointCertificate>),
     /// A READ body of an authenticated client.
     Read {
         client: PublicKey,
@@ -58,9 +72,16 @@ pub struct Reply {
     pub body_bytes: usize,
 }
 
+/// What this stage has sent.
+pub enum Sent {
+    Reply(Reply),
+    State(StateSent),
+}
+
 pub struct Execute {
     pub execution: Execution<Machine>,
     pub reads: Reads,
+    pub duties: Duties,
     pub from_order: Inlet<ExecuteInput>,
     pub from_net: Inlet<ExecuteInput>,
     pub to_order: Outlet<Input<Pooled>>,
@@ -74,7 +95,7 @@ pub struct Execute {
 pub struct ReplyWriter {
     pub small: Pool,
     pub large: Pool,
-    pub to_net: Outlet<Reply>,
+    pub to_net: Outlet<Sent>,
     pub sent: u64,
     pub dropped: u64,
 }
@@ -103,7 +124,7 @@ impl ReplyWriter {
             buffer,
             body_bytes,
         };
-        match self.to_net.push(reply) {
+        match self.to_net.push(Sent::Reply(reply)) {
             Ok(()) => self.sent += 1,
             Err(_) => self.dropped += 1,
         }
@@ -130,6 +151,12 @@ impl Execute {
             };
             done += 1;
             match input {
+                // What a state that was taken over holds already is not executed again.
+                ExecuteInput::Block { slot, .. } if slot <= self.execution.executed() => {
+                    if self.to_order.push(Input::Executed(slot)).is_err() {
+                        unreachable!("room was checked");
+                    }
+                }
                 ExecuteInput::Block { slot, message } => {
                     let begin = clock();
                     let before = self.execution.transactions();
@@ -144,9 +171,7 @@ impl Execute {
                         .histograms
                         .block_transactions
                         .record(transactions - before);
-                    telemetry.execute.executed_slot.set(slot.0);
-                    telemetry.execute.executed_transactions.set(transactions);
-                    telemetry.order.committed_transactions.set(transactions);
+                    self.publish_executed();
                     if self.to_order.push(Input::Executed(slot)).is_err() {
                         unreachable!("room was checked");
                     }
@@ -178,6 +203,11 @@ impl Execute {
                     }
                 }
                 ExecuteInput::Stable(slot) => self.execution.stable(slot),
+                ExecuteInput::Certified(certificate) => self.certified(certificate),
+                ExecuteInput::Offered(certificate) => self.offered(certificate),
+                ExecuteInput::Save => self.duties.saving.want(&mut self.execution),
+                ExecuteInput::KeepNewest(keep) => self.execution.keep_newest(keep),
+                ExecuteInput::Transfer(certificate) => self.transfer(certificate),
                 ExecuteInput::Read { client, body } => {
                     // Loaded after the READ came: see `Fence`.
                     let fence = self.shared.fence.load();
@@ -193,8 +223,10 @@ impl Execute {
         }
         self.reads.executed(&mut self.execution, &mut self.replies);
         self.turns = self.turns.wrapping_add(1);
-        let hashing = (done == 0 || self.turns.is_multiple_of(HASH_EVERY)) && self.hash();
-        if done > 0 {
+        let spare = done == 0 || self.turns.is_multiple_of(HASH_EVERY);
+        let hashing = spare && self.hash();
+        let tending = self.tend_states(Instant(clock()), spare);
+        if done > 0 || tending {
             let execute = &self.shared.telemetry.execute;
             execute.replies.set(self.replies.sent);
             let reads = self.reads.counts();
@@ -211,7 +243,16 @@ impl Execute {
         }
         self.to_order.wake();
         self.replies.to_net.wake();
-        done > 0 || hashing
+        done > 0 || hashing || tending
+    }
+
+    fn publish_executed(&self) {
+        let telemetry = &self.shared.telemetry;
+        let transactions = self.execution.transactions();
+        let executed = self.execution.executed().0;
+        telemetry.execute.executed_slot.set(executed);
+        telemetry.execute.executed_transactions.set(transactions);
+        telemetry.order.committed_transactions.set(transactions);
     }
 
     /// K1: one slice of the checkpoint under way; true while there is more.

@@ -15,7 +15,7 @@ use replica::verifying::Job;
 use wire::link::Endpoint;
 
 use super::Shared;
-use super::execute::{ExecuteInput, Reply};
+use super::execute::{ExecuteInput, Sent, StateInput};
 use super::links::{Inlet, Outlet};
 use crate::buffers::Pooled;
 use crate::discovery::Arrived;
@@ -44,9 +44,11 @@ pub struct Net {
     pub followed: Followed,
     pub send_pool: Pool,
     pub from_order: Inlet<NetInput>,
-    pub from_execute: Inlet<Reply>,
+    pub from_execute: Inlet<Sent>,
     pub to_order: Outlet<Input<Pooled>>,
     pub to_execute: Outlet<ExecuteInput>,
+    /// Apart from clients' reads: neither keeps the other out.
+    pub to_states: Outlet<StateInput>,
     pub to_verify: Outlet<Job<Pooled>>,
     /// To the control thread, which looks by itself.
     pub to_discovery: Outlet<Arrived>,

@@ -173,12 +173,11 @@ impl Order {
                 .to_execute
                 .push(ExecuteInput::Stable(slot))
                 .map_err(|_| Output::Stable(slot)),
-            // The log of this node is whole, and so are those of the others.
-            Output::Certified(_)
+            state @ (Output::Certified(_)
             | Output::Offered(_)
             | Output::Save
             | Output::KeepNewest(_)
-            | Output::Transfer(_) => Ok(()),
+            | Output::Transfer(_)) => self.hand_state(state),
             Output::Diverged {
                 slot,
                 own,
@@ -204,6 +203,25 @@ impl Order {
         }
     }
 
+    /// What concerns whole states goes to their owner.
+    fn hand_state(&mut self, output: Output<Pooled>) -> Result<(), Output<Pooled>> {
+        if self.to_execute.room() == 0 {
+            return Err(output);
+        }
+        let input = match output {
+            Output::Certified(certificate) => ExecuteInput::Certified(certificate),
+            Output::Offered(certificate) => ExecuteInput::Offered(certificate),
+            Output::Save => ExecuteInput::Save,
+            Output::KeepNewest(keep) => ExecuteInput::KeepNewest(keep),
+            Output::Transfer(certificate) => ExecuteInput::Transfer(certificate),
+            other => return Err(other),
+        };
+        if self.to_execute.push(input).is_err() {
+            unreachable!("room was checked");
+        }
+        Ok(())
+    }
+
     /// Gauges for admission at `net` and for the control thread.
     fn publish(&mut self, now: Instant) {
         let telemetry = &self.shared.telemetry;
@@ -225,6 +243,10 @@ impl Order {
         order.retransmits.set(counts.duplicates);
         order.evidence.set(counts.evidence);
         order.blocks_in_flight.set(self.ordering.core().undecided());
+        order.checkpoint_slot.set(summary.low.0);
+        let retained_from = self.ordering.core().retained_from();
+        order.retained_from.set(retained_from.0);
+        self.shared.started.set(self.ordering.is_started());
         order.pending_transactions.set(self.ordering.depth() as u64);
         let writer = self.ordering.writer();
         telemetry.log.used_bytes.set(writer.used_bytes());

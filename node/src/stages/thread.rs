@@ -132,7 +132,12 @@ impl HotThread {
         let order = self.stages.order.as_ref().map_or(SLEEP_NS_MAX, |order| {
             order.wake_at().since_ns(now).min(SLEEP_NS_MAX)
         });
-        Duration::from_nanos(order)
+        let execute = self
+            .stages
+            .execute
+            .as_ref()
+            .map_or(SLEEP_NS_MAX, |execute| execute.wake_at().since_ns(now));
+        Duration::from_nanos(order.min(execute))
     }
 
     fn publish(&mut self, now: Instant) {
@@ -157,7 +162,9 @@ impl HotThread {
         if let Some(execute) = &stages.execute {
             depth(
                 Stage::Execute,
-                execute.from_order.queued() + execute.from_net.queued(),
+                execute.from_order.queued()
+                    + execute.from_net.queued()
+                    + execute.duties.from_net.queued(),
             );
         }
         for stage in self.sequence {

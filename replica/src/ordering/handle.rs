@@ -89,6 +89,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.tend_log();
         self.note_log_room();
         self.tend_pending(now);
+        self.tend_padding(now);
         self.propose_if_due(now);
     }
 

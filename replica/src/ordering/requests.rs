@@ -83,7 +83,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             // Requests wait without an open block when no buffer was free for one.
             self.batch.refill(&mut self.block_buffers);
             let eager = self.core.undecided() < EAGER_BLOCKS && !self.more_expected;
-            if !self.batch.due(now, eager) {
+            let padding = eager && self.padding.wants(parent.slot.next());
+            if !padding && !self.batch.due(now, eager) {
                 return;
             }
             let Some(closed) = self.batch.close(&mut self.block_buffers) else {

@@ -10,7 +10,7 @@ use wire::state::Part;
 
 use super::{Effect, HASH_BYTES, Query, Replica};
 use crate::ordering;
-use crate::peer::PeerMessage;
+use crate::peer::{PeerMessage, content_digest};
 use crate::saving::{Outcome, Piece};
 
 impl<Bu, S, V, M> Replica<Bu, S, V, M>
@@ -84,7 +84,6 @@ where
         self.chunk = chunk;
     }
 
-    /// Named by its content: what is sent again completes what was lost of it.
     fn send_named(
         &mut self,
         to: NodeId,
@@ -93,7 +92,7 @@ where
         body: &[u8],
         out: &mut Vec<Effect<Bu::Shared>>,
     ) {
-        let name = wire::ids::Digest(*blake3::hash(body).as_bytes()).prefix();
+        let name = content_digest(body).prefix();
         self.send_long(to, (kind, View(0), slot, name), body, None, out);
     }
 

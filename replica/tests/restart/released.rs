@@ -133,12 +133,20 @@ impl Log {
     }
 
     fn restart(&mut self, file: Option<&[u8]>) -> Result<Outcome, RestartError> {
+        self.restart_from(file.as_slice())
+    }
+
+    /// The newest file comes first.
+    fn restart_from(&mut self, files: &[&[u8]]) -> Result<Outcome, RestartError> {
         let mut execution = fresh();
-        let pieces = file.unwrap_or_default().chunks(1000);
-        let mut pieces = pieces.map(|piece| io::Result::Ok(piece.to_vec()));
-        let saved = file.map(|_| Saved {
+        let pieces = |file: &&[u8]| {
+            let pieces = file.chunks(1000).map(|piece| Ok(piece.to_vec()));
+            pieces.collect::<Vec<io::Result<Vec<u8>>>>().into_iter()
+        };
+        let mut files = files.iter().map(pieces).collect::<Vec<_>>();
+        let saved = files.iter_mut().map(|pieces| Saved {
             name: "snapshots/8".to_owned(),
-            pieces: &mut pieces,
+            pieces,
         });
         let restarted = restart(
             IDENTITY.node,
@@ -216,6 +224,38 @@ fn a_damaged_snapshot_is_not_needed_by_a_whole_log() {
     let mut flipped = file.clone();
     flipped[file.len() / 2] ^= 1;
     assert_eq!(log.restart(Some(&flipped)).unwrap().slots(), (10, 10, 1));
+}
+
+#[test]
+fn an_older_snapshot_does_when_the_newest_is_damaged() {
+    let (headers, places) = chain(12);
+    let (older, _) = snapshot(4);
+    let (newest, certificate) = snapshot(8);
+    let torn = &newest[..newest.len() / 2];
+    // The log reaches back to the older one, and not to the beginning.
+    let mut log = Log::new();
+    let (_, of_older) = snapshot(4);
+    log.put(Kind::CheckpointCertificate, &of_older.encode());
+    let skip = PlaceRecord::new(View(0), places[4].slot, places[4].digest, BAD);
+    log.put(Kind::Skip, skip.as_bytes());
+    log.blocks(&headers[4..]);
+    log.decided(places[10]);
+    let whole = log.restart_from(&[&newest, &older]).unwrap();
+    assert_eq!(whole.restarted.snapshot, Some(Slot(8)));
+    assert!(whole.restarted.unusable.is_empty());
+    let outcome = log.restart_from(&[torn, &older]).unwrap();
+    assert_eq!(outcome.slots(), (10, 10, 5));
+    assert_eq!(outcome.restarted.snapshot, Some(Slot(4)));
+    assert_eq!(outcome.restarted.unusable.len(), 1);
+    // It does not reach back to the older one.
+    let mut log = Log::new();
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    let skip = PlaceRecord::new(View(0), places[8].slot, places[8].digest, BAD);
+    log.put(Kind::Skip, skip.as_bytes());
+    log.blocks(&headers[8..]);
+    log.decided(places[10]);
+    let error = log.restart_from(&[torn, &older]).err();
+    assert!(matches!(error, Some(RestartError::SnapshotDamaged { .. })));
 }
 
 /// As after a state was taken over: certificate and jump stand where the blocks are missing.

@@ -32,6 +32,8 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Cluster {
     pub directory: PathBuf,
     pub base_port: u16,
+    /// Flags of every `hippo start`.
+    pub settings: &'static [&'static str],
     nodes: Vec<Option<Child>>,
     _alone: MutexGuard<'static, ()>,
 }
@@ -53,6 +55,11 @@ fn free_base_port() -> u16 {
 impl Cluster {
     /// A formatted network that does not run yet. `flags` go to `hippo testnet`.
     pub fn prepare(name: &str, flags: &[&str]) -> Cluster {
+        Cluster::prepare_sized(name, "16MiB", flags)
+    }
+
+    /// The same with log segments of another size.
+    pub fn prepare_sized(name: &str, segment_bytes: &str, flags: &[&str]) -> Cluster {
         let alone = ALONE
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -63,7 +70,7 @@ impl Cluster {
         let output = Command::new(binary("hippo"))
             .arg("testnet")
             .args(["--nodes", "4", "--base-port", &base_port.to_string()])
-            .args(["--segment-bytes", "16MiB", "--segments-max", "64"])
+            .args(["--segment-bytes", segment_bytes, "--segments-max", "64"])
             .args(["--idle", "block"])
             .arg("--output")
             .arg(&directory)
@@ -75,6 +82,7 @@ impl Cluster {
         Cluster {
             directory,
             base_port,
+            settings: &[],
             nodes,
             _alone: alone,
         }
@@ -119,6 +127,7 @@ impl Cluster {
             .arg("start")
             .arg("--config")
             .arg(self.node_directory(node).join("node.toml"))
+            .args(self.settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -170,6 +179,19 @@ impl Cluster {
         }
     }
 
+    /// Waits until the process ends by itself; its exit code.
+    pub fn wait_end(&mut self, node: usize) -> Option<i32> {
+        let mut child = self.nodes[node].take()?;
+        for _ in 0..3000 {
+            if let Some(status) = child.try_wait().expect("wait") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.nodes[node] = Some(child);
+        None
+    }
+
     /// SIGTERM; the exit code.
     pub fn terminate(&mut self, node: usize) -> Option<i32> {
         let mut child = self.nodes[node].take()?;
@@ -199,6 +221,15 @@ impl Cluster {
             .expect("hippo runs")
     }
 
+    /// `hippo snapshot status` of a node.
+    pub fn snapshot_status(&self, node: usize) -> Output {
+        Command::new(binary("hippo"))
+            .args(["snapshot", "status", "--config"])
+            .arg(self.node_directory(node).join("node.toml"))
+            .output()
+            .expect("hippo runs")
+    }
+
     /// Runs the load generator in the background.
     pub fn load(&self, output: &str, arguments: &[&str]) -> Load {
         let output = self.directory.join(output);
@@ -223,6 +254,13 @@ impl Cluster {
     pub fn committed(&self, node: usize) -> u64 {
         admin::status(self.admin(node))
             .and_then(|status| status["committed_slot"].as_u64())
+            .unwrap_or(0)
+    }
+
+    /// A number that a node says of its checkpoints.
+    pub fn checkpoint(&self, node: usize, field: &str) -> u64 {
+        admin::status(self.admin(node))
+            .and_then(|status| status["checkpoint"][field].as_u64())
             .unwrap_or(0)
     }
 

@@ -12,3 +12,4 @@ mod peers;
 mod proxy;
 mod reads;
 mod restarts;
+mod snapshots;

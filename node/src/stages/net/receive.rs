@@ -17,7 +17,7 @@ use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
 use wire::reject::Reject;
 use wire::request::RequestView;
 
-use super::super::execute::ExecuteInput;
+use super::super::execute::{ExecuteInput, StateInput};
 use super::Net;
 use crate::buffers::{Bytes, Pooled};
 use crate::discovery::Arrived;
@@ -155,7 +155,20 @@ impl Net {
             };
             return self.to_verify.push(job).map_err(|_| Reject::QueueFull);
         }
+        if kind == Kind::Chunk {
+            // They fill the pool of long messages; unasked ones may not.
+            if !self.shared.telemetry.transfers.active.get() {
+                return Err(Reject::NotAsked);
+            }
+            let body = body_of(body);
+            let input = StateInput::Chunk { from, body };
+            return self.to_states.push(input).map_err(|_| Reject::QueueFull);
+        }
         let message = PeerMessage::decode(kind, view, slot, body.bytes())?;
+        if let PeerMessage::FetchState { slot, part } = message {
+            let input = StateInput::Fetch { from, slot, part };
+            return self.to_states.push(input).map_err(|_| Reject::QueueFull);
+        }
         let input = Input::Peer { from, message };
         self.to_order.push(input).map_err(|_| Reject::QueueFull)
     }

@@ -12,7 +12,7 @@ use wire::reject::Reject;
 use wire::reply::{BUSY_LOG_FULL, BUSY_QUEUE, BusyBody};
 use zerocopy::IntoBytes;
 
-use super::super::execute::Reply;
+use super::super::execute::{Reply, Sent, StateSent};
 use super::{BATCH_BYTES, BATCH_DATAGRAMS, BUSY_RETRY_US, MESSAGES_PER_TURN, Net, NetInput};
 use crate::buffers::Bytes;
 
@@ -62,14 +62,30 @@ impl Net {
             }
         }
         while moved < MESSAGES_PER_TURN && self.postponed.is_empty() {
-            let Some(reply) = self.from_execute.pop() else {
+            let Some(sent) = self.from_execute.pop() else {
                 break;
             };
             moved += 1;
-            self.send_reply(driver, reply);
+            match sent {
+                Sent::Reply(reply) => self.send_reply(driver, reply),
+                Sent::State(StateSent::Small { to, message }) => {
+                    self.send_small(driver, Recipient::One(to), &message);
+                }
+                Sent::State(StateSent::Long {
+                    to,
+                    kind,
+                    slot,
+                    digest,
+                    message,
+                }) => {
+                    let place = (kind, View(0), slot, digest);
+                    self.send_long(driver, Recipient::One(to), place, &message, None);
+                }
+            }
         }
         self.to_order.wake();
         self.to_execute.wake();
+        self.to_states.wake();
         self.to_verify.wake();
         moved > 0
     }

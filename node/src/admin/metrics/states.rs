@@ -1,0 +1,72 @@
+//! Checkpoints, snapshots, and states that come from others and go to them.
+
+use std::fmt::Error;
+
+use super::Page;
+use crate::telemetry::Telemetry;
+
+impl Page<'_> {
+    pub(super) fn states(&mut self, telemetry: &Telemetry) -> Result<(), Error> {
+        let (transfers, snapshots) = (&telemetry.transfers, &telemetry.snapshots);
+        self.gauge(
+            "checkpoint_slot",
+            "Slot of the newest certified state that this node holds",
+            telemetry.order.checkpoint_slot.get(),
+        )?;
+        self.gauge(
+            "retained_from_slot",
+            "Lowest slot whose block can still be sent to others",
+            telemetry.order.retained_from.get(),
+        )?;
+        self.counter(
+            "snapshots",
+            "Snapshot files written",
+            snapshots.written.get(),
+        )?;
+        self.counter(
+            "snapshot_failures",
+            "Snapshot files that could not be written",
+            snapshots.failures.get(),
+        )?;
+        self.gauge(
+            "snapshot_given_up",
+            "1 when the disk failed and no more snapshots are written",
+            u64::from(snapshots.given_up.get()),
+        )?;
+        self.gauge(
+            "snapshot_slot",
+            "Slot of the newest snapshot file",
+            snapshots.slot.get(),
+        )?;
+        self.gauge(
+            "snapshot_bytes",
+            "Size of the newest snapshot file",
+            snapshots.bytes.get(),
+        )?;
+        self.gauge(
+            "state_transfer_active",
+            "1 while the state is taken over from others",
+            u64::from(transfers.active.get()),
+        )?;
+        self.counter(
+            "state_transfers",
+            "States taken over from others",
+            transfers.installed.get(),
+        )?;
+        self.counter(
+            "state_transfer_bytes",
+            "Bytes of states taken in and verified",
+            transfers.taken_bytes.get(),
+        )?;
+        self.counter(
+            "state_transfer_served_bytes",
+            "Bytes of states sent to others",
+            transfers.served_bytes.get(),
+        )?;
+        self.counter(
+            "state_transfer_refused_chunks",
+            "Parts of a state that were false or not asked for",
+            transfers.refused.get(),
+        )
+    }
+}
