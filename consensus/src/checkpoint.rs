@@ -17,7 +17,7 @@ const KEPT: usize = 2;
 const ROOTS_MAX: usize = 4;
 
 /// What replicas said about their states.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Statements {
     /// By replica, the newest ones.
     said: Vec<[Option<Verified<Signed>>; KEPT]>,
