@@ -9,7 +9,7 @@ use crate::plan::Options;
 use crate::shapes::SHAPES;
 
 /// How to build a simulator that can plant every bug.
-pub const BUILD: &str = "cargo build --release -p sim --features canary";
+pub const BUILD: &str = "cargo build --profile sim -p sim --features canary";
 
 /// What finds a planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

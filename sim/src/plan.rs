@@ -152,7 +152,7 @@ pub struct Plan {
     pub pace: (usize, usize),
     /// Pause until a replica goes on with what waits.
     pub lag_ns: u64,
-    /// By sender and receiver: replicas first, then users.
+    /// By sender and receiver: replicas first, then users, then clients that lie.
     pub links: Vec<Vec<LinkFaults>>,
     pub cuts: Vec<Cut>,
     pub faults: FaultPlan,
@@ -189,7 +189,10 @@ impl Plan {
             liars_max: shape.b.min(shape.u),
             mortal: (usize::from(scenario == Scenario::Followers)..options.nodes).collect(),
         };
-        let faults = FaultPlan::draw(&mut fault_random, enabled, &stage);
+        let mut faults = FaultPlan::draw(&mut fault_random, enabled, &stage);
+        // Of a stream of their own: seeds without them stay what they were.
+        faults.draw_clients(&mut Random::new(seed ^ 0xc11e_4715));
+        let links_ends = ends + faults.clients.len();
         if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
             blows.push(draw::crash_loop(&mut fault_random, &stage));
         }
@@ -210,9 +213,9 @@ impl Plan {
         let calm_ns = BEGIN_NS + faults_ns;
         let heal_ns = (calm_ns + downtime.unwrap_or(0)).max(faults.ends_ns()) + 5 * MS;
         let harshness = *random.pick(&[0, 20, 100, 300]);
-        let links = (0..ends)
+        let links = (0..links_ends)
             .map(|_| {
-                (0..ends)
+                (0..links_ends)
                     .map(|_| draw::link(random, enabled, harshness))
                     .collect()
             })

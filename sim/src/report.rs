@@ -127,7 +127,7 @@ pub fn plan(plan: &Plan) -> String {
     let bad = plan.links.iter().flatten().filter(|link| **link != whole);
     text += &format!("  {} links that are not whole\n", bad.count());
     let faults = &plan.faults;
-    let more: [(&str, Vec<String>); 7] = [
+    let more: [(&str, Vec<String>); 8] = [
         ("crash between effects", debug(&faults.steps)),
         ("pause", debug(&faults.pauses)),
         ("clock", debug(&faults.clocks)),
@@ -135,6 +135,7 @@ pub fn plan(plan: &Plan) -> String {
         ("slow disk", debug(&faults.slow_disks)),
         ("damage", debug(&faults.damages)),
         ("liar", debug(&faults.liars)),
+        ("lying client", debug(&faults.clients)),
     ];
     for (what, items) in more {
         for item in items {

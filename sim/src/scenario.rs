@@ -56,6 +56,7 @@ pub use self::filter::{Filter, any, kind};
 use crate::canaries::Canary;
 use crate::faults::FaultSet;
 use crate::faults::draw::{FaultPlan, Pause, StepCrash};
+use crate::liars::clients::ClientKind;
 use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
 use crate::plan::{self, BEGIN_NS, Blow, Crash, DiskPlan, MS, Options, Plan, US, UserPlan};
@@ -189,6 +190,7 @@ pub struct Scenario {
     partitions: Vec<Rule>,
     lies: Vec<(usize, Told)>,
     liars: Vec<(usize, LiarKind)>,
+    clients: Vec<ClientKind>,
     seated: Vec<(usize, Box<dyn Liar>)>,
     canary: Option<Canary>,
     checks: Vec<(u64, Check)>,
@@ -232,6 +234,7 @@ impl Scenario {
             partitions: Vec::new(),
             lies: Vec::new(),
             liars: Vec::new(),
+            clients: Vec::new(),
             seated: Vec::new(),
             canary: None,
             checks: Vec::new(),
@@ -366,6 +369,12 @@ impl Scenario {
     /// A replica lies from the start in a way that has a name.
     pub fn liar(mut self, node: usize, kind: LiarKind) -> Scenario {
         self.liars.push((node, kind));
+        self
+    }
+
+    /// A client that lies joins the others.
+    pub fn lying_client(mut self, kind: ClientKind) -> Scenario {
+        self.clients.push(kind);
         self
     }
 
@@ -527,7 +536,7 @@ impl Scenario {
             think_ns: 0,
         });
         let users = users.collect::<Vec<_>>();
-        let ends = self.nodes + users.len();
+        let ends = self.nodes + users.len() + self.clients.len();
         let demands = if self.settles {
             plan::Scenario::Followers
         } else {
@@ -571,6 +580,7 @@ impl Scenario {
                 steps: self.steps.clone(),
                 pauses: self.pauses.clone(),
                 liars: self.liars.clone(),
+                clients: self.clients.clone(),
                 ..FaultPlan::default()
             },
         }

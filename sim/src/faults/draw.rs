@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Fault, FaultSet};
 use crate::liars::LiarKind;
+use crate::liars::clients::ClientKind;
 use crate::network::{Cut, LinkFaults};
 use crate::plan::{BEGIN_NS, Blow, Crash, MS, S, US};
 use crate::random::Random;
@@ -95,6 +96,8 @@ pub struct FaultPlan {
     /// No segments are granted before the network heals.
     pub disks_full: bool,
     pub liars: Vec<(usize, LiarKind)>,
+    #[serde(default)]
+    pub clients: Vec<ClientKind>,
 }
 
 /// What the draws need to know of the world.
@@ -306,6 +309,17 @@ impl FaultPlan {
         }
     }
 
+    /// In every third seed one or two clients that lie.
+    pub fn draw_clients(&mut self, random: &mut Random) {
+        let kinds = ClientKind::ALL.iter().copied();
+        let kinds = kinds.filter(|kind| self.enabled.has(kind.fault()));
+        let kinds = kinds.collect::<Vec<_>>();
+        if !kinds.is_empty() && random.chance(350) {
+            let count = random.within(1, 2);
+            self.clients = (0..count).map(|_| *random.pick(&kinds)).collect();
+        }
+    }
+
     fn draw_clocks(&mut self, random: &mut Random, stage: &Stage) {
         let kinds = [Fault::ClockRate, Fault::ClockJump, Fault::ClockWall];
         if !kinds.iter().any(|kind| self.enabled.has(*kind)) {
@@ -407,6 +421,7 @@ impl FaultPlan {
     pub fn remove(&mut self, fault: Fault) {
         self.enabled = self.enabled.without(fault);
         self.liars.retain(|(_, kind)| kind.fault() != fault);
+        self.clients.retain(|kind| kind.fault() != fault);
         match fault {
             Fault::CrashStep => self.steps.clear(),
             Fault::Pause => self.pauses.clear(),

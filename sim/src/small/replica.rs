@@ -40,7 +40,6 @@ fn add<T: Ord>(list: &mut Vec<T>, item: T) {
 /// A state of a replica, without its core.
 #[derive(Clone, Copy, Debug)]
 pub struct Local {
-    pub me: u8,
     pub stage: u8,
     pub installed: u8,
     /// Of the acknowledgement it sent last.
@@ -205,7 +204,6 @@ impl Locals {
         let known = *self.known.entry(name).or_insert(number);
         if known == number {
             self.list.push(Local {
-                me,
                 stage: summary.stage.0 as u8,
                 installed: summary.view.0 as u8,
                 acked: node.said.acks.last().map_or(0, |(view, _)| *view),
