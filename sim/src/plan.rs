@@ -144,6 +144,9 @@ pub struct Plan {
     pub keys: u64,
     pub datagram_bytes: usize,
     pub batch_delay_ns: u64,
+    /// Votes bear no signatures.
+    #[serde(default)]
+    pub votes_by_mac: bool,
     /// Slots between checkpoints.
     pub interval: u64,
     /// Slots behind a checkpoint from which on the state is taken over.
@@ -240,6 +243,7 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
+            votes_by_mac: false,
             interval,
             transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),

@@ -45,23 +45,25 @@
 //! [`Scenario::expect_settled_within_ms`] ends the scenario as random seeds end: everyone up, caught
 //! up, and every operation answered.
 
+mod client;
 pub mod director;
 mod filter;
 
 use wire::ids::{Slot, View};
 
+pub use self::client::Client;
 use self::director::{Check, Deed, Director, Rule, Told};
 use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
 use crate::canaries::Canary;
 use crate::faults::FaultSet;
-use crate::faults::draw::{FaultPlan, Pause, StepCrash};
+use crate::faults::draw::{ClockPlan, FaultPlan, Pause, StepCrash};
 use crate::liars::clients::ClientKind;
 use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
 use crate::plan::{self, BEGIN_NS, Blow, Crash, DiskPlan, MS, Options, Plan, US, UserPlan};
 use crate::shapes::SHAPES;
-use crate::user::{Ask, Scripted};
+use crate::user::Scripted;
 use crate::world::{Outcome, World};
 
 /// A rule that lacks its verb.
@@ -135,48 +137,6 @@ impl When {
     }
 }
 
-/// A client that is about to ask.
-#[must_use]
-pub struct Client {
-    scenario: Scenario,
-    client: usize,
-}
-
-impl Client {
-    fn ask(mut self, ask: Ask) -> Scenario {
-        let scripts = &mut self.scenario.scripts;
-        if scripts.len() <= self.client {
-            scripts.resize_with(self.client + 1, Vec::new);
-        }
-        scripts[self.client].push(Scripted {
-            at_ns: self.scenario.now_ns,
-            ask,
-        });
-        self.scenario
-    }
-
-    /// Writes a value.
-    pub fn put(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Scenario {
-        self.ask(Ask::Put(key.as_ref().into(), value.as_ref().into()))
-    }
-
-    /// Reads, in the order of the log.
-    pub fn get(self, key: impl AsRef<[u8]>) -> Scenario {
-        self.ask(Ask::Get(key.as_ref().into()))
-    }
-
-    /// Removes a key.
-    pub fn delete(self, key: impl AsRef<[u8]>) -> Scenario {
-        self.ask(Ask::Delete(key.as_ref().into()))
-    }
-
-    /// Writes a value iff the key holds `expected`, `None` for absent.
-    pub fn cas(self, key: &str, expected: Option<&str>, value: &str) -> Scenario {
-        let expected = expected.map(|bytes| bytes.into());
-        self.ask(Ask::Cas(key.into(), expected, value.into()))
-    }
-}
-
 /// See the module's documentation.
 pub struct Scenario {
     nodes: usize,
@@ -199,6 +159,8 @@ pub struct Scenario {
     restarts: Vec<(usize, u64)>,
     steps: Vec<StepCrash>,
     pauses: Vec<Pause>,
+    clocks: Vec<ClockPlan>,
+    votes_by_mac: bool,
     violation: Option<String>,
     settles: bool,
     trace: bool,
@@ -243,6 +205,8 @@ impl Scenario {
             restarts: Vec::new(),
             steps: Vec::new(),
             pauses: Vec::new(),
+            clocks: Vec::new(),
+            votes_by_mac: false,
             violation: None,
             settles: false,
             trace: false,
@@ -363,6 +327,35 @@ impl Scenario {
             from_ns: self.now_ns,
             until_ns: self.now_ns + ms * MS,
         });
+        self
+    }
+
+    /// Votes bear no signatures: links alone authenticate them (N4).
+    pub fn votes_by_mac(mut self) -> Scenario {
+        self.votes_by_mac = true;
+        self
+    }
+
+    fn clock(&mut self, node: usize) -> &mut ClockPlan {
+        let true_time = ClockPlan {
+            rate_per_mille: 1000,
+            jumps: Vec::new(),
+            wall_offset_ns: 0,
+        };
+        self.clocks.resize(self.nodes, true_time);
+        &mut self.clocks[node]
+    }
+
+    /// The monotonic clock of a replica jumps forward now.
+    pub fn clock_jumps_by_ms(mut self, node: usize, ms: u64) -> Scenario {
+        let now_ns = self.now_ns;
+        self.clock(node).jumps.push((now_ns, ms * MS));
+        self
+    }
+
+    /// The wall clock of a replica is so much ahead.
+    pub fn wall_clock_ahead_by_s(mut self, node: usize, seconds: u64) -> Scenario {
+        self.clock(node).wall_offset_ns = seconds * plan::S;
         self
     }
 
@@ -570,6 +563,7 @@ impl Scenario {
             keys: 1,
             datagram_bytes: 1472,
             batch_delay_ns: 0,
+            votes_by_mac: self.votes_by_mac,
             interval: self.interval,
             transfer_beyond: 2 * self.interval,
             pace: (usize::MAX, usize::MAX),
@@ -579,6 +573,7 @@ impl Scenario {
             faults: FaultPlan {
                 steps: self.steps.clone(),
                 pauses: self.pauses.clone(),
+                clocks: self.clocks.clone(),
                 liars: self.liars.clone(),
                 clients: self.clients.clone(),
                 ..FaultPlan::default()

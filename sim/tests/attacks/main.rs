@@ -8,8 +8,11 @@
 
 mod clients;
 mod equivocation;
+mod hidden;
 mod leaders;
+mod lying_clients;
 mod restarts;
+mod times;
 mod views;
 mod windows;
 
