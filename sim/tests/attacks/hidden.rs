@@ -29,33 +29,33 @@ fn a06_two_new_views_for_one_view() {
 fn a09_one_replica_decides_and_vanishes() {
     let attack = || {
         let scenario = Scenario::new(4)
-            .when(kind(Kind::Propose).to(2).until_ms(20))
+            .when(kind(Kind::Propose).to(2).until_ms(400))
             .drop()
-            .when(kind(Kind::Block).to(2).until_ms(20))
+            .when(kind(Kind::Block).to(2).until_ms(400))
             .drop()
-            .when(kind(Kind::Vote).from(3).to(0).until_ms(300))
+            .when(kind(Kind::Vote).from(3).to(0).until_ms(900))
             .lie(|_, _| Vec::new())
-            .when(kind(Kind::Vote).from(3).to(2).until_ms(300))
+            .when(kind(Kind::Vote).from(3).to(2).until_ms(900))
             .lie(|_, _| Vec::new());
         // Links stand by now. Nobody hears from replica 1 that it decided.
         let scenario = scenario.at_ms(1);
         let scenario = [Kind::Status, Kind::Decided, Kind::Reply]
             .iter()
             .fold(scenario, |scenario, told| {
-                scenario.when(kind(*told).from(1).until_ms(600)).drop()
+                scenario.when(kind(*told).from(1).until_ms(1_200)).drop()
             });
         let scenario = scenario
             .at_ms(2)
             .client(0)
             .put("hidden", "1")
-            .at_ms(20)
+            .at_ms(400)
             .expect_decided_by(1, 1)
             .partition(&[&[1]])
             .crash(0)
-            .at_ms(25)
+            .at_ms(405)
             .restart(0);
-        let scenario = load(scenario, 100, 200, 20);
-        let scenario = scenario.at_ms(600).heal();
+        let scenario = load(scenario, 500, 700, 20);
+        let scenario = scenario.at_ms(1_200).heal();
         scenario.expect_settled_within_ms(40_000)
     };
     borne(attack, &[]);
