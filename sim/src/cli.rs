@@ -86,6 +86,9 @@ struct WorldArgs {
     /// A fault never to use; may be repeated.
     #[arg(long, value_parser = Fault::by_name, value_name = "FAULT")]
     without: Vec<Fault>,
+    /// One liar more than the committee bears: honest replicas must stay up or halt, no more.
+    #[arg(long)]
+    beyond: bool,
     /// Draw from the faults of --with alone.
     #[arg(long)]
     only: bool,
@@ -148,6 +151,7 @@ impl WorldArgs {
             canary: self.canary,
             faults,
             trace,
+            beyond: self.beyond,
         })
     }
 }

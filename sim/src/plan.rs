@@ -35,6 +35,9 @@ pub struct Options {
     /// What seeds draw their faults from.
     pub faults: FaultSet,
     pub trace: bool,
+    /// One liar more than the committee bears.
+    #[serde(default)]
+    pub beyond: bool,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             canary: None,
             faults: FaultSet::standard(),
             trace: false,
+            beyond: false,
         }
     }
 }
@@ -190,6 +194,7 @@ impl Plan {
             ends,
             faults_ns,
             liars_max: shape.b.min(shape.u),
+            beyond: options.beyond,
             mortal: (usize::from(scenario == Scenario::Followers)..options.nodes).collect(),
         };
         let mut faults = FaultPlan::draw(&mut fault_random, enabled, &stage);

@@ -56,6 +56,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     if let Some(canary) = options.canary {
         command += &format!(" --canary {}", canary.name());
     }
+    if options.beyond {
+        command += " --beyond";
+    }
     let standard = FaultSet::standard();
     for fault in Fault::ALL {
         match (standard.has(*fault), options.faults.has(*fault)) {

@@ -309,4 +309,52 @@ mod tests {
             assert!(report.exhausted && report.states > 100, "{report:?}");
         }
     }
+
+    /// A part of what `hippo-sim small` exhausts.
+    #[test]
+    fn two_views_hold_as_far_as_this_looks() {
+        for (liar, acks) in [(0, false), (1, true), (3, false)] {
+            let report = search(Options {
+                liar: Some(liar),
+                acks,
+                states_max: 40_000,
+                ..Options::default()
+            });
+            assert_eq!(report.violation, None, "liar {liar}");
+        }
+    }
+
+    /// Protocol §14, the table of mutations: the liar is the leader of view 0, or of view 1.
+    #[cfg(feature = "canary")]
+    #[test]
+    fn mutations_are_found() {
+        let found = [
+            (Canary::Noexcl, &[0, 1][..]),
+            (Canary::Loose, &[0, 1]),
+            (Canary::Thresh, &[0, 1]),
+            (Canary::Maxtip, &[0, 1]),
+            (Canary::Anyview, &[0]),
+            (Canary::Fakeview, &[0, 1]),
+            (Canary::Qack, &[1]),
+            (Canary::Ackcommit, &[1]),
+            (Canary::Voteafter, &[0, 1]),
+            (Canary::Vcsmall, &[0, 1]),
+            (Canary::Doublevote, &[0]),
+            (Canary::Samevoter, &[0, 1]),
+            (Canary::Mixviews, &[0, 1]),
+        ];
+        for (canary, liars) in found {
+            for liar in liars {
+                let report = search(Options {
+                    liar: Some(*liar),
+                    acks: canary == Canary::Ackcommit,
+                    canary: Some(canary),
+                    states_max: 500_000,
+                    ..Options::default()
+                });
+                let name = canary.name();
+                assert!(report.violation.is_some(), "{name}, liar {liar}: {report:?}");
+            }
+        }
+    }
 }

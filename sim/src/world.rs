@@ -257,6 +257,9 @@ impl World {
             director: None,
             plan,
         };
+        if world.plan.options.beyond {
+            world.judge.expect_too_many_liars();
+        }
         for node in 0..world.nodes.len() {
             world.at(BEGIN_NS, Event::Start { node });
         }

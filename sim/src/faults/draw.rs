@@ -108,6 +108,8 @@ pub struct Stage {
     pub faults_ns: u64,
     /// Liars at most.
     pub liars_max: usize,
+    /// One more than that lies.
+    pub beyond: bool,
     /// Replicas whose process may end or fail.
     pub mortal: Vec<usize>,
 }
@@ -291,12 +293,18 @@ impl FaultPlan {
         let kinds = LiarKind::ALL.iter().copied();
         let kinds = kinds.filter(|kind| self.enabled.has(kind.fault()));
         let kinds = kinds.collect::<Vec<_>>();
-        if kinds.is_empty() || !random.chance(500) {
+        let some = random.chance(500) || stage.beyond;
+        if kinds.is_empty() || !some {
             return;
         }
-        let count = random.within(1, stage.liars_max.max(1) as u64) as usize;
+        let drawn = random.within(1, stage.liars_max.max(1) as u64) as usize;
+        let count = if stage.beyond {
+            stage.liars_max + 1
+        } else {
+            drawn.min(stage.liars_max)
+        };
         let mut seats = (0..stage.nodes).collect::<Vec<_>>();
-        for _ in 0..count.min(stage.liars_max) {
+        for _ in 0..count {
             // The leaders of the first views have more to lie about.
             let among = if random.chance(600) { 2 } else { seats.len() };
             let node = seats.remove(random.below(among as u64) as usize);
