@@ -172,11 +172,11 @@ impl Search<'_> {
             let state = self.states[at];
             let soup = self.soup_of(&state).map_err(|what| (at, what))?;
             self.check(&state, soup).map_err(|what| (at, what))?;
-            for me in 0..N {
-                if state[me] == ABSENT {
+            for (me, number) in state.into_iter().enumerate() {
+                if number == ABSENT {
                     continue;
                 }
-                let local = self.locals.list[state[me] as usize];
+                let local = self.locals.list[number as usize];
                 if local.proposes {
                     self.step(at, me, propose)?;
                 }
@@ -203,7 +203,9 @@ impl Search<'_> {
         let state = self.states[at];
         let next = self.locals.step(state[me], event, &mut self.catalogue);
         let next = next.map_err(|what| {
-            let last = self.catalogue.describe(self.catalogue.events[event as usize]);
+            let last = self
+                .catalogue
+                .describe(self.catalogue.events[event as usize]);
             (at, format!("{what}, when r{me} {last}"))
         })?;
         if next != state[me] {
@@ -244,7 +246,11 @@ impl Search<'_> {
 
     /// N4: what a replica decided is final by the global log.
     fn check(&self, state: &State, soup: usize) -> Result<(), String> {
-        for (me, local) in state.iter().enumerate().filter(|(_, local)| **local != ABSENT) {
+        for (me, local) in state
+            .iter()
+            .enumerate()
+            .filter(|(_, local)| **local != ABSENT)
+        {
             let decided = self.locals.list[*local as usize].decided;
             if self.list[soup].finals.binary_search(&decided).is_err() {
                 let name = self.catalogue.name(decided);
@@ -258,7 +264,11 @@ impl Search<'_> {
     fn way(&self, state: usize) -> Vec<String> {
         let mut steps = Vec::new();
         let mut at = state;
-        while self.origins.get(at).is_some_and(|(_, step)| *step != u32::MAX) {
+        while self
+            .origins
+            .get(at)
+            .is_some_and(|(_, step)| *step != u32::MAX)
+        {
             let (from, step) = self.origins[at];
             let (event, me) = ((step >> 2) as usize, step & 3);
             let text = self.catalogue.describe(self.catalogue.events[event]);
@@ -266,7 +276,10 @@ impl Search<'_> {
             let after = self.locals.list[self.states[at][me as usize] as usize];
             let before = &self.locals.said[before.said as usize];
             let after = &self.locals.said[after.said as usize];
-            let votes = after.votes.iter().filter(|vote| !before.votes.contains(vote));
+            let votes = after
+                .votes
+                .iter()
+                .filter(|vote| !before.votes.contains(vote));
             let votes = votes.map(|(view, block)| {
                 format!(", votes {} in view {view}", self.catalogue.name(*block))
             });
@@ -283,9 +296,7 @@ fn matters(local: &Local, when: When) -> bool {
         When::Always => true,
         When::Below(view) => local.stage < view,
         When::Uninstalled(view) => local.installed < view && local.stage <= view,
-        When::Entering(view) => {
-            local.stage == view && local.installed < view && local.acked < view
-        }
+        When::Entering(view) => local.stage == view && local.installed < view && local.acked < view,
     }
 }
 
@@ -353,7 +364,10 @@ mod tests {
                     ..Options::default()
                 });
                 let name = canary.name();
-                assert!(report.violation.is_some(), "{name}, liar {liar}: {report:?}");
+                assert!(
+                    report.violation.is_some(),
+                    "{name}, liar {liar}: {report:?}"
+                );
             }
         }
     }

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use replica::sessions::Sessions;
-use replica::transfer::{Options as TransferOptions, Transfer};
+use replica::transfer::{Options as TransferOptions, Refused, Transfer};
 use sim::canaries::{Canary, Finder};
 use sim::faults::{Fault, FaultSet};
 use sim::plan::Options;
 use sim::world;
+use storage::state::empty_leaf;
 use wire::bytes::HeapBuffers;
 use wire::committee::{Committee, CommitteeParts, Member, Preset};
 use wire::fragment::{MessagePlace, Origin, Reassembler, ReassemblyLimits};
@@ -23,6 +24,8 @@ use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY}
 use wire::ops::{Operation, OperationsBuilder};
 use wire::request::{RequestFields, RequestView, encode_request, set_signature};
 use wire::seal::{Ed25519Verifier, FakeSeal, Signer, Statement, Verifier};
+use wire::state::{BUCKETS, BUCKETS_PER_NODE, Chunk, Leaf, NODES, Node, Part, StateHead, Summary};
+use zerocopy::IntoBytes;
 
 type Check = fn(Option<Canary>) -> bool;
 
@@ -35,6 +38,9 @@ const CHECKS: &[(Canary, Check)] = &[
     (Canary::Fragleak, |_| incomplete_messages_are_given_up()),
     (Canary::Sameboot, |_| two_boots_never_share_a_counter()),
     (Canary::Localevict, |_| everyone_evicts_the_oldest_session()),
+    (Canary::Rootblind, |_| {
+        a_bucket_of_another_state_is_refused()
+    }),
     (Canary::Stuckpeer, |_| a_silent_peer_is_not_asked_alone()),
     (Canary::Cutany, damaged_logs_are_refused),
 ];
@@ -204,7 +210,15 @@ fn status(from: &mut Endpoint<HeapBuffers>, to: u16) -> Vec<u8> {
     let (mut head, body) = ([0; HEADER_BYTES], [0; 96]);
     let fragment = Fragment::whole(&body);
     let to = NodeId(to);
-    from.seal_peer(to, Kind::Status, View(0), Slot(0), fragment, &body, &mut head);
+    from.seal_peer(
+        to,
+        Kind::Status,
+        View(0),
+        Slot(0),
+        fragment,
+        &body,
+        &mut head,
+    );
     [&head[..], &body].concat()
 }
 
@@ -236,7 +250,7 @@ fn a_silent_peer_is_not_asked_alone() -> bool {
         ..TransferOptions::default()
     };
     let peers = [1, 2, 3].map(NodeId);
-    let own = vec![None; wire::state::BUCKETS];
+    let own = vec![None; BUCKETS];
     let mut transfer = Transfer::new(Slot(8), Digest([1; 32]), own, &peers, options);
     let mut asked = BTreeSet::new();
     for turn in 1..20 {
@@ -246,6 +260,37 @@ fn a_silent_peer_is_not_asked_alone() -> bool {
         });
     }
     asked.len() == peers.len()
+}
+
+/// K4, A20: a bucket of the right length and with other bytes.
+fn a_bucket_of_another_state_is_refused() -> bool {
+    let mut node = Node {
+        leaves: [empty_leaf(); BUCKETS_PER_NODE],
+    };
+    let mut summary = Summary {
+        head: StateHead::new(Slot(8), 0, 0),
+        nodes: [node.digest(); NODES],
+    };
+    node.leaves[0] = Leaf::of(b"what was certified");
+    summary.nodes[0] = node.digest();
+    let own = vec![Some(empty_leaf()); BUCKETS];
+    let (slot, root) = (Slot(8), summary.root());
+    let options = TransferOptions::default();
+    let mut transfer = Transfer::new(slot, root, own, &[NodeId(1)], options);
+    let mut verdict = Ok(());
+    for _ in 0..3 {
+        let mut asked = None;
+        transfer.poll(Instant(1), &mut |_, _, part| asked = Some(part));
+        let part = asked.expect("something is missing");
+        let bytes = match part {
+            Part::Summary => summary.as_bytes(),
+            Part::Node(_) => node.as_bytes(),
+            Part::Piece { .. } => b"what a liar sends.",
+        };
+        let chunk = Chunk::Part { slot, part, bytes };
+        verdict = transfer.handle(Instant(1), NodeId(1), &chunk);
+    }
+    verdict == Err(Refused::Wrong)
 }
 
 /// DISK4: rot in what was acknowledged is refused, not cut.

@@ -32,11 +32,24 @@ pub enum Event {
     /// It has something to propose.
     Propose,
     /// A block arrives, over the leader's own link or fetched from anyone.
-    Block { block: Block, fetched: bool },
+    Block {
+        block: Block,
+        fetched: bool,
+    },
     /// Votes of one view arrive together, by their senders.
-    Votes { view: u8, said: [Block; N] },
-    Ack { by: u8, view: u8, base: Block },
-    Certificate { view: u8, base: Block },
+    Votes {
+        view: u8,
+        said: [Block; N],
+    },
+    Ack {
+        by: u8,
+        view: u8,
+        base: Block,
+    },
+    Certificate {
+        view: u8,
+        base: Block,
+    },
     Change(u16),
     /// A NEW-VIEW and the view changes that it names.
     NewView(u16),
@@ -388,7 +401,10 @@ impl Catalogue {
                 format!("hears the votes {votes} of view {view}")
             }
             Event::Ack { by, view, base } => {
-                format!("hears r{by} acknowledge {} for view {view}", self.name(base))
+                format!(
+                    "hears r{by} acknowledge {} for view {view}",
+                    self.name(base)
+                )
             }
             Event::Certificate { view, base } => {
                 format!("learns that view {view} stands on {}", self.name(base))

@@ -274,6 +274,7 @@ impl Locals {
     }
 }
 
+/// Which replica a core is.
 trait Me {
     fn me(&self) -> usize;
 }
@@ -308,7 +309,11 @@ fn inputs_of(node: &mut Node, event: Event, catalogue: &mut Catalogue) -> Vec<In
             let signed = catalogue.blocks[usize::from(block)].1;
             let signed = signed.expect("no genesis is sent");
             let proposer = leader(catalogue.view(block));
-            let from = if proposer == me { (me + 1) % N } else { proposer };
+            let from = if proposer == me {
+                (me + 1) % N
+            } else {
+                proposer
+            };
             vec![Input::Block {
                 from: NodeId(from as u16),
                 source: if fetched {
@@ -401,14 +406,12 @@ fn carry(
                 }
                 Effect::Say { signed, .. } => hear(&mut node.said, &signed, catalogue),
                 Effect::Tell { message, .. } => match message {
-                    Large::ViewChange(found)
-                        if found.message.replica.index() == config_me(&node.core) =>
-                    {
+                    Large::ViewChange(found) if found.message.replica.index() == node.core.me() => {
                         let number = catalogue.said(&found);
                         add(&mut node.said.changes, number);
                     }
                     Large::NewView(found)
-                        if leader(found.message.view.0 as u8) == config_me(&node.core) =>
+                        if leader(found.message.view.0 as u8) == node.core.me() =>
                     {
                         let number = catalogue.led(&found);
                         add(&mut node.said.new_views, number);
@@ -419,10 +422,6 @@ fn carry(
             }
         }
     }
-}
-
-fn config_me(core: &Core<FakeSeal>) -> usize {
-    core.me()
 }
 
 fn hear(said: &mut Said, signed: &Signed, catalogue: &Catalogue) {

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use consensus::quorum::Quorums;
-use wire::ids::{NodeId, Slot, View};
+use wire::ids::{NodeId, View};
 use wire::seal::CheckedViewChange;
 
+use super::Options;
 use super::catalogue::{Block, Catalogue, Event, N, NONE, ROOT, leader};
 use super::replica::Said;
-use super::Options;
 use crate::bases;
 use crate::shapes::SHAPES;
 
@@ -52,7 +52,7 @@ pub struct Beliefs {
     pub fake_views: bool,
 }
 
-struct View0<'a> {
+struct Look<'a> {
     options: &'a Options,
     beliefs: Beliefs,
     said: [Option<&'a Said>; N],
@@ -66,7 +66,7 @@ pub fn soup(
     said: [Option<&Said>; N],
     catalogue: &mut Catalogue,
 ) -> Result<Soup, String> {
-    View0 {
+    Look {
         options,
         beliefs,
         said,
@@ -75,7 +75,7 @@ pub fn soup(
     .look()
 }
 
-impl View0<'_> {
+impl Look<'_> {
     fn words(&self) -> impl Iterator<Item = (usize, &Said)> {
         let said = self.said.iter().enumerate();
         said.filter_map(|(by, said)| Some((by, (*said)?)))
@@ -102,7 +102,8 @@ impl View0<'_> {
         let certificates = self.certificates()?;
         let blocks = self.blocks(&certificates);
         let mut chances: [Vec<Chance>; N] = std::array::from_fn(|_| Vec::new());
-        let mut offer = |to: usize, event: u32, when: When| chances[to].push(Chance { event, when });
+        let mut offer =
+            |to: usize, event: u32, when: When| chances[to].push(Chance { event, when });
         for view in 1..=self.options.views {
             let event = self.catalogue.event(Event::Enter(view));
             (0..N).for_each(|to| offer(to, event, When::Below(view)));
@@ -118,7 +119,7 @@ impl View0<'_> {
                 others.for_each(|to| offer(to, event, When::Always));
             }
         }
-        for event in self.votes(&blocks, &certificates) {
+        for event in self.votes() {
             (0..N).for_each(|to| offer(to, event, When::Always));
         }
         for (view, base) in &certificates {
@@ -266,14 +267,13 @@ impl View0<'_> {
     }
 
     /// For each view and block: the votes that cover it, all that exist at once.
-    fn votes(&mut self, blocks: &[Block], certificates: &[(u8, Block)]) -> Vec<u32> {
+    fn votes(&mut self) -> Vec<u32> {
         let mut targets = self
             .words()
             .flat_map(|(_, said)| said.votes.iter().copied())
             .collect::<Vec<_>>();
         targets.sort_unstable();
         targets.dedup();
-        let _ = (blocks, certificates);
         let mut events = Vec::new();
         for (view, target) in targets {
             for exact in [false, true] {
@@ -375,11 +375,15 @@ impl View0<'_> {
             for mask in 1..1u32 << honest.len() {
                 let some = honest.iter().enumerate();
                 let some = some.filter(|(index, _)| mask >> index & 1 == 1);
-                let mut choice = some.map(|(_, number)| *number).chain(lie).collect::<Vec<_>>();
+                let mut choice = some
+                    .map(|(_, number)| *number)
+                    .chain(lie)
+                    .collect::<Vec<_>>();
                 if choice.len() + 1 < QUORUM {
                     continue;
                 }
-                choice.sort_by_key(|number| catalogue.changes[usize::from(*number)].message.replica);
+                choice
+                    .sort_by_key(|number| catalogue.changes[usize::from(*number)].message.replica);
                 let parts = choice.iter().map(|n| &**catalogue.changes[usize::from(*n)]);
                 let parts = parts.collect::<Vec<_>>();
                 let base = self.select(view, &parts)?;
@@ -437,7 +441,6 @@ impl View0<'_> {
                 ));
             }
         }
-        debug_assert!(base.is_none_or(|base| base.slot >= Slot(0)));
         Ok(base.map(|base| catalogue.number(&base.digest)))
     }
 }
