@@ -33,15 +33,17 @@ impl LyingClient for Lengths {
                     offset_grains: *random.pick(&[0, 1, 7, u16::MAX]),
                     total: *random.pick(&[0, 1, length as u32, u32::MAX]),
                 };
-                line.send_part(node, kind, fragment, &body);
+                line.send_contradiction(node, kind, fragment, &body);
             }
             2 => {
                 // A part of something that never becomes whole.
                 let body = vec![random.draw() as u8; GRAIN_BYTES];
+                let offset_grains = random.below(8) as u16;
+                let least = (usize::from(offset_grains) + 2) * GRAIN_BYTES;
                 let fragment = Fragment {
                     message: random.draw(),
-                    offset_grains: random.below(8) as u16,
-                    total: random.below(130 * 1024) as u32,
+                    offset_grains,
+                    total: (least as u64 + random.below(100 * 1024)) as u32,
                 };
                 line.send_part(node, Kind::Request, fragment, &body);
             }
@@ -60,7 +62,8 @@ impl LyingClient for Lengths {
             _ => {
                 let frame = line.request(1, 0, &[Operation::Get { key: b"lengths" }]);
                 let cut = random.below(frame.len() as u64) as usize;
-                line.send(node, kind, &frame[..cut]);
+                let whole = Fragment::whole(&frame[..cut]);
+                line.send_contradiction(node, kind, whole, &frame[..cut]);
             }
         }
         random.within(1, 6) * MS

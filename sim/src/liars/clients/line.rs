@@ -170,7 +170,21 @@ impl Line {
         }
     }
 
-    /// Sends one datagram with whatever its header says of the message.
+    /// Sends one datagram whose header says of kind and message what it likes, and contradicts
+    /// itself where that does not fit the bytes.
+    pub fn send_contradiction(&mut self, node: usize, kind: Kind, fragment: Fragment, part: &[u8]) {
+        let mut head = [0; HEADER_BYTES];
+        let (to, whole) = (NodeId(node as u16), Fragment::whole(part));
+        self.link.seal(to, Kind::Request, whole, part, &mut head);
+        // As wire/src/header.rs lays it out.
+        head[5] = kind as u8;
+        head[48..56].copy_from_slice(&fragment.message.to_le_bytes());
+        head[56..58].copy_from_slice(&fragment.offset_grains.to_le_bytes());
+        head[60..64].copy_from_slice(&fragment.total.to_le_bytes());
+        self.send_raw(node, [&head, part].concat());
+    }
+
+    /// Sends one part of a message.
     pub fn send_part(&mut self, node: usize, kind: Kind, fragment: Fragment, part: &[u8]) {
         let mut head = [0; HEADER_BYTES];
         self.link
