@@ -9,7 +9,7 @@ use wire::ids::{Digest, Slot};
 use crate::tree::Tree;
 
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Branch {
     digests: Vec<Digest>,
     /// Lowest slot that is remembered.

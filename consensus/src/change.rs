@@ -24,7 +24,7 @@ const VIEWS_AHEAD: u64 = 2;
 const UNAVAILABLE_MAX: usize = 16;
 
 /// The view being entered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub view: View,
     /// Own view change, once it is durable.
@@ -72,6 +72,18 @@ impl Change {
     pub fn acked(&self) -> Option<Place> {
         let acked = self.ack.as_ref().and_then(|ack| ack.acked_base());
         acked.or(self.candidate)
+    }
+
+    /// What the future of the change depends on beside its candidate, while time stands still.
+    pub(crate) fn progress(&self) -> (View, [bool; 4], &[Place]) {
+        let own = self.own.is_some();
+        let written = [own, self.new_view_written, self.ack_written, self.refused];
+        (self.view, written, &self.unavailable)
+    }
+
+    /// Nothing that comes can change what this replica says of the view.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ack_written || self.refused
     }
 
     pub fn own_words(&self) -> OwnWords {

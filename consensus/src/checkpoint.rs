@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::canary::reach;
+use wire::canary::{planted, reach};
 use wire::certificates::{CheckpointCertificate, Place, Signatures};
 use wire::ids::{Digest, NodeId, Slot};
 use wire::seal::{Signed, Signer, Statement, Verified, sign};
@@ -17,7 +17,7 @@ const KEPT: usize = 2;
 const ROOTS_MAX: usize = 4;
 
 /// What replicas said about their states.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Statements {
     /// By replica, the newest ones.
     said: Vec<[Option<Verified<Signed>>; KEPT]>,
@@ -75,7 +75,7 @@ impl<S: Signer> Core<S> {
     /// Says what has become durable.
     pub(crate) fn say_roots(&mut self, out: &mut Outbox) {
         while let Some(&(slot, root)) = self.roots.front()
-            && slot <= self.durable
+            && (slot <= self.durable || planted("ckptearly"))
         {
             self.roots.pop_front();
             self.say_root(slot, root, out);

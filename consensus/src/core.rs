@@ -89,7 +89,7 @@ pub(crate) enum Spoken {
 }
 
 /// One replica's part in the agreement. See the crate documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core<S: Signer> {
     pub(crate) config: Config,
     pub(crate) rules: Rules,

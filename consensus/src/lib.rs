@@ -39,6 +39,7 @@ mod checkpoint;
 mod core;
 mod decide;
 mod evidence;
+mod fingerprint;
 mod input;
 mod install;
 mod peers;

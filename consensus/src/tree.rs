@@ -75,7 +75,7 @@ pub(crate) fn ring(config: &Config) -> usize {
 }
 
 /// The blocks. About a kilobyte a slot, taken once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tree {
     ring: usize,
     ways: Vec<Option<Entry>>,

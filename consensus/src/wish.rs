@@ -75,7 +75,7 @@ struct OwnWish {
 }
 
 /// What this replica wishes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wishing {
     counter: u64,
     own: Option<OwnWish>,

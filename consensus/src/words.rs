@@ -114,7 +114,7 @@ impl Words {
 }
 
 /// What all replicas said in one view.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Book {
     pub view: View,
     pub votes: Vec<Words>,

@@ -241,7 +241,7 @@ fn said(change: &CheckedViewChange, slot: Slot) -> Option<Digest> {
 }
 
 /// SELECT (§6.1), word by word.
-fn literal(
+pub(crate) fn literal(
     shape: &Shape,
     genesis: Place,
     set: &[&CheckedViewChange],

@@ -9,7 +9,7 @@ use crate::plan::Options;
 use crate::shapes::SHAPES;
 
 /// How to build a simulator that can plant every bug.
-pub const BUILD: &str = "cargo build --release -p sim --features canary";
+pub const BUILD: &str = "cargo build --profile sim -p sim --features canary";
 
 /// What finds a planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Finder {
     Seeds(&'static str),
     /// The scenarios of this file in `sim/tests/attacks`: it takes an attack that seeds do not draw.
     Scenario(&'static str),
+    /// A check in `sim/tests/planted.rs` of the part of the product that has it.
+    Unit,
 }
 
 macro_rules! canaries {
@@ -65,7 +67,7 @@ macro_rules! canaries {
     };
 }
 
-use Finder::{Scenario, Seeds};
+use Finder::{Scenario, Seeds, Unit};
 
 canaries! {
     Nosync, "nosync", true, Seeds("4"), "disks say that they flushed and did not";
@@ -102,6 +104,20 @@ canaries! {
     Onereply, "onereply", false, Seeds("4"), "clients trust the first reply";
     Mixreply, "mixreply", false, Seeds("4"), "clients count unequal results as equal";
     Votefirst, "votefirst", false, Seeds("4"), "votes leave before their records are durable";
+    Gcearly, "gcearly", false, Seeds("4"), "the log forgets blocks that are still needed";
+    Ckptearly, "ckptearly", false, Seeds("4"), "a state is signed before its blocks are durable";
+    Rootblind, "rootblind", false, Unit, "transferred buckets are not checked";
+    Stuckpeer, "stuckpeer", false, Unit, "a transfer asks one peer alone";
+    Dedupoff, "dedupoff", false, Seeds("4"), "a state forgets what was executed";
+    Localevict, "localevict", false, Unit, "each replica evicts another session";
+    Cutany, "cutany", false, Unit, "a log is cut at any damage";
+    Sameboot, "sameboot", false, Unit, "links of every process begin with one boot";
+    Fragmix, "fragmix", false, Unit, "fragments of two messages are joined";
+    Fragleak, "fragleak", false, Unit, "incomplete messages are never given up";
+    Trailing, "trailing", false, Unit, "bytes behind a request are accepted";
+    Noview, "noview", false, Unit, "the view is not signed";
+    Notag, "notag", false, Unit, "the kind of a statement is not signed";
+    Weakverify, "weakverify", false, Unit, "keys and points of small order are accepted";
 }
 
 impl Canary {
@@ -123,7 +139,7 @@ impl Canary {
     pub fn options(self) -> Options {
         let name = match self.finder() {
             Seeds(name) => name,
-            Scenario(_) => "4",
+            Scenario(_) | Unit => "4",
         };
         let shape = SHAPES.iter().position(|shape| shape.name == name);
         let shape = shape.expect("a committee that can be judged");

@@ -3,6 +3,7 @@
 mod campaign;
 #[path = "cli/canaries.rs"]
 mod canaries_run;
+mod small;
 mod tools;
 
 use std::io::Write;
@@ -57,6 +58,8 @@ enum Command {
     Explain(tools::SeedArgs),
     /// Print all faults, a line each; those marked off are used only with --with.
     ListFaults,
+    /// Look at every state of four replicas, one of them a liar, in few views and slots.
+    Small(small::SmallArgs),
     /// Plant each known bug in turn, and say how many seeds it takes to find it.
     Canaries(canaries_run::CanariesArgs),
     /// Draw a part of a run as a space-time diagram.
@@ -83,6 +86,9 @@ struct WorldArgs {
     /// A fault never to use; may be repeated.
     #[arg(long, value_parser = Fault::by_name, value_name = "FAULT")]
     without: Vec<Fault>,
+    /// One liar more than the committee bears: honest replicas must stay up or halt, no more.
+    #[arg(long)]
+    beyond: bool,
     /// Draw from the faults of --with alone.
     #[arg(long)]
     only: bool,
@@ -145,6 +151,7 @@ impl WorldArgs {
             canary: self.canary,
             faults,
             trace,
+            beyond: self.beyond,
         })
     }
 }
@@ -159,6 +166,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Explain(args)), _) => tools::explain(&args),
         (Some(Command::Canaries(args)), _) => canaries_run::run(&args),
         (Some(Command::Diagram(args)), _) => tools::diagram(&args),
+        (Some(Command::Small(args)), _) => small::run(&args),
         (Some(Command::ListFaults), _) => {
             print(&faults::list());
             Ok(ExitCode::SUCCESS)

@@ -99,6 +99,13 @@ faults! {
     LiarHalfHeard, "liar-half-heard", true, "a replica authenticates wrongly for some";
     LiarTwin, "liar-twin", true, "two processes with one key, known to different replicas";
     LiarAmnesiac, "liar-amnesiac", true, "a replica comes back with an old disk and goes on";
+    ClientForger, "client-forger", true, "a client with bad signatures and other clients' names";
+    ClientDisorder, "client-disorder", true, "a client that replays, and numbers in disorder";
+    ClientLengths, "client-lengths", true, "datagrams of every length, which contradict themselves";
+    ClientTwoFaced, "client-two-faced", true, "two operations under one number, to different replicas";
+    ClientFlood, "client-flood", true, "a client with ten times the load of the others";
+    ClientCrowd, "client-crowd", true, "a client with many keys and sessions";
+    ClientScanner, "client-scanner", true, "huge scans whose replies nobody takes";
 }
 
 const _: () = assert!(Fault::ALL.len() <= 64);

@@ -21,6 +21,7 @@ mod authentic;
 mod bad_batch;
 mod branches;
 mod censor;
+pub mod clients;
 mod double_voter;
 mod equivocator;
 mod extremes;

@@ -47,5 +47,6 @@ pub mod scenario;
 pub mod seals;
 pub mod shapes;
 pub mod shrink;
+pub mod small;
 pub mod user;
 pub mod world;

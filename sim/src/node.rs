@@ -159,7 +159,7 @@ impl Node {
             blocks_held_max: HELD_BLOCKS,
             interval: plan.interval,
             patience_ns_min: PATIENCE_NS_MIN,
-            sign_votes: true,
+            sign_votes: !plan.votes_by_mac,
             transfer_beyond: plan.transfer_beyond,
             snapshot_log_bytes: plan.disk.snapshot_log_bytes,
             datagram_bytes: plan.datagram_bytes,

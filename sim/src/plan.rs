@@ -35,6 +35,9 @@ pub struct Options {
     /// What seeds draw their faults from.
     pub faults: FaultSet,
     pub trace: bool,
+    /// One liar more than the committee bears.
+    #[serde(default)]
+    pub beyond: bool,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             canary: None,
             faults: FaultSet::standard(),
             trace: false,
+            beyond: false,
         }
     }
 }
@@ -144,6 +148,9 @@ pub struct Plan {
     pub keys: u64,
     pub datagram_bytes: usize,
     pub batch_delay_ns: u64,
+    /// Votes bear no signatures.
+    #[serde(default)]
+    pub votes_by_mac: bool,
     /// Slots between checkpoints.
     pub interval: u64,
     /// Slots behind a checkpoint from which on the state is taken over.
@@ -152,7 +159,7 @@ pub struct Plan {
     pub pace: (usize, usize),
     /// Pause until a replica goes on with what waits.
     pub lag_ns: u64,
-    /// By sender and receiver: replicas first, then users.
+    /// By sender and receiver: replicas first, then users, then clients that lie.
     pub links: Vec<Vec<LinkFaults>>,
     pub cuts: Vec<Cut>,
     pub faults: FaultPlan,
@@ -187,9 +194,13 @@ impl Plan {
             ends,
             faults_ns,
             liars_max: shape.b.min(shape.u),
+            beyond: options.beyond,
             mortal: (usize::from(scenario == Scenario::Followers)..options.nodes).collect(),
         };
-        let faults = FaultPlan::draw(&mut fault_random, enabled, &stage);
+        let mut faults = FaultPlan::draw(&mut fault_random, enabled, &stage);
+        // Of a stream of their own: seeds without them stay what they were.
+        faults.draw_clients(&mut Random::new(seed ^ 0xc11e_4715));
+        let links_ends = ends + faults.clients.len();
         if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
             blows.push(draw::crash_loop(&mut fault_random, &stage));
         }
@@ -210,9 +221,9 @@ impl Plan {
         let calm_ns = BEGIN_NS + faults_ns;
         let heal_ns = (calm_ns + downtime.unwrap_or(0)).max(faults.ends_ns()) + 5 * MS;
         let harshness = *random.pick(&[0, 20, 100, 300]);
-        let links = (0..ends)
+        let links = (0..links_ends)
             .map(|_| {
-                (0..ends)
+                (0..links_ends)
                     .map(|_| draw::link(random, enabled, harshness))
                     .collect()
             })
@@ -237,6 +248,7 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
+            votes_by_mac: false,
             interval,
             transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),

@@ -64,6 +64,7 @@ probes! {
     LostToQueue, "lost-to-queue", "a datagram was lost to the full queue of a slow link";
     Doubled, "doubled", "a datagram arrived twice";
     Lied, "lied", "a liar said something else than its replica";
+    ClientLied, "client-lied", "a lying client had a turn";
     Damaged, "disk-damaged", "a disk was damaged before a start";
     TransferFinished, "transfer-finished", "a state was taken over";
     TransferRestarted, "transfer-restarted", "a transfer went over to a newer checkpoint";

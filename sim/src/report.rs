@@ -56,6 +56,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     if let Some(canary) = options.canary {
         command += &format!(" --canary {}", canary.name());
     }
+    if options.beyond {
+        command += " --beyond";
+    }
     let standard = FaultSet::standard();
     for fault in Fault::ALL {
         match (standard.has(*fault), options.faults.has(*fault)) {
@@ -127,7 +130,7 @@ pub fn plan(plan: &Plan) -> String {
     let bad = plan.links.iter().flatten().filter(|link| **link != whole);
     text += &format!("  {} links that are not whole\n", bad.count());
     let faults = &plan.faults;
-    let more: [(&str, Vec<String>); 7] = [
+    let more: [(&str, Vec<String>); 8] = [
         ("crash between effects", debug(&faults.steps)),
         ("pause", debug(&faults.pauses)),
         ("clock", debug(&faults.clocks)),
@@ -135,6 +138,7 @@ pub fn plan(plan: &Plan) -> String {
         ("slow disk", debug(&faults.slow_disks)),
         ("damage", debug(&faults.damages)),
         ("liar", debug(&faults.liars)),
+        ("lying client", debug(&faults.clients)),
     ];
     for (what, items) in more {
         for item in items {

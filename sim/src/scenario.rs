@@ -57,7 +57,8 @@ use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
 use crate::canaries::Canary;
 use crate::faults::FaultSet;
-use crate::faults::draw::{FaultPlan, Pause, StepCrash};
+use crate::faults::draw::{ClockPlan, FaultPlan, Pause, StepCrash};
+use crate::liars::clients::ClientKind;
 use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
 use crate::plan::{self, BEGIN_NS, Blow, Crash, DiskPlan, MS, Options, Plan, US, UserPlan};
@@ -150,6 +151,7 @@ pub struct Scenario {
     partitions: Vec<Rule>,
     lies: Vec<(usize, Told)>,
     liars: Vec<(usize, LiarKind)>,
+    clients: Vec<ClientKind>,
     seated: Vec<(usize, Box<dyn Liar>)>,
     canary: Option<Canary>,
     checks: Vec<(u64, Check)>,
@@ -158,6 +160,8 @@ pub struct Scenario {
     restarts: Vec<(usize, u64)>,
     steps: Vec<StepCrash>,
     pauses: Vec<Pause>,
+    clocks: Vec<ClockPlan>,
+    votes_by_mac: bool,
     violation: Option<String>,
     settles: bool,
     trace: bool,
@@ -200,6 +204,7 @@ impl Scenario {
             partitions: Vec::new(),
             lies: Vec::new(),
             liars: Vec::new(),
+            clients: Vec::new(),
             seated: Vec::new(),
             canary: None,
             checks: Vec::new(),
@@ -208,6 +213,8 @@ impl Scenario {
             restarts: Vec::new(),
             steps: Vec::new(),
             pauses: Vec::new(),
+            clocks: Vec::new(),
+            votes_by_mac: false,
             violation: None,
             settles: false,
             trace: false,
@@ -331,9 +338,44 @@ impl Scenario {
         self
     }
 
+    /// Votes bear no signatures: links alone authenticate them (N4).
+    pub fn votes_by_mac(mut self) -> Scenario {
+        self.votes_by_mac = true;
+        self
+    }
+
+    fn clock(&mut self, node: usize) -> &mut ClockPlan {
+        let true_time = ClockPlan {
+            rate_per_mille: 1000,
+            jumps: Vec::new(),
+            wall_offset_ns: 0,
+        };
+        self.clocks.resize(self.nodes, true_time);
+        &mut self.clocks[node]
+    }
+
+    /// The monotonic clock of a replica jumps forward now.
+    pub fn clock_jumps_by_ms(mut self, node: usize, ms: u64) -> Scenario {
+        let now_ns = self.now_ns;
+        self.clock(node).jumps.push((now_ns, ms * MS));
+        self
+    }
+
+    /// The wall clock of a replica is so much ahead.
+    pub fn wall_clock_ahead_by_s(mut self, node: usize, seconds: u64) -> Scenario {
+        self.clock(node).wall_offset_ns = seconds * plan::S;
+        self
+    }
+
     /// A replica lies from the start in a way that has a name.
     pub fn liar(mut self, node: usize, kind: LiarKind) -> Scenario {
         self.liars.push((node, kind));
+        self
+    }
+
+    /// A client that lies joins the others.
+    pub fn lying_client(mut self, kind: ClientKind) -> Scenario {
+        self.clients.push(kind);
         self
     }
 
@@ -500,7 +542,7 @@ impl Scenario {
             think_ns: 0,
         });
         let users = users.collect::<Vec<_>>();
-        let ends = self.nodes + users.len();
+        let ends = self.nodes + users.len() + self.clients.len();
         let demands = if self.settles {
             plan::Scenario::Followers
         } else {
@@ -534,6 +576,7 @@ impl Scenario {
             keys: 1,
             datagram_bytes: 1472,
             batch_delay_ns: 0,
+            votes_by_mac: self.votes_by_mac,
             interval: self.interval,
             transfer_beyond: 2 * self.interval,
             pace: (usize::MAX, usize::MAX),
@@ -543,7 +586,9 @@ impl Scenario {
             faults: FaultPlan {
                 steps: self.steps.clone(),
                 pauses: self.pauses.clone(),
+                clocks: self.clocks.clone(),
                 liars: self.liars.clone(),
+                clients: self.clients.clone(),
                 ..FaultPlan::default()
             },
         }

@@ -149,6 +149,7 @@ impl Search<'_> {
         self.thin(|plan| &mut plan.faults.slow_disks);
         self.thin(|plan| &mut plan.faults.damages);
         self.thin(|plan| &mut plan.faults.liars);
+        self.thin(|plan| &mut plan.faults.clients);
         for node in 0..self.best.faults.clocks.len() {
             self.attempt(|plan| plan.faults.clocks[node] = true_clock());
         }

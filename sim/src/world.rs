@@ -1,10 +1,11 @@
 //! One world: an event heap in virtual time over servers, disks, links and users.
 //!
 //! This file is the heap and what one event leads to. `strikes` holds how faults come about,
-//! `delivery` the way of a datagram, `lies` what liars send, `lives` how processes end and
+//! `clients` who asks, `delivery` the way of a datagram, `lies` what liars send, `lives` how processes end and
 //! start, `snapshots` how files are written,
 //! `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
 
+mod clients;
 mod delivery;
 mod direct;
 mod lies;
@@ -88,6 +89,9 @@ enum Event {
     WakeUser {
         user: usize,
     },
+    WakeStranger {
+        stranger: usize,
+    },
     Blow {
         blow: usize,
     },
@@ -124,6 +128,8 @@ pub struct World {
     nodes: Vec<Node>,
     users: Vec<User>,
     user_wakes: Vec<u64>,
+    /// Clients that lie.
+    strangers: Vec<clients::Stranger>,
     network: Network,
     random: Random,
     strikes: strikes::Strikes,
@@ -233,6 +239,7 @@ impl World {
             user_wakes: vec![u64::MAX; users.len()],
             nodes,
             users,
+            strangers: Vec::new(),
             network,
             random,
             strikes: strikes::Strikes::default(),
@@ -250,6 +257,9 @@ impl World {
             director: None,
             plan,
         };
+        if world.plan.options.beyond {
+            world.judge.expect_too_many_liars();
+        }
         for node in 0..world.nodes.len() {
             world.at(BEGIN_NS, Event::Start { node });
         }
@@ -258,6 +268,7 @@ impl World {
         }
         world.arm();
         world.seat_liars();
+        world.let_strangers_in();
         world
     }
 
@@ -353,9 +364,7 @@ impl World {
             } => {
                 self.note(b'A', &[from.0, to.0], &datagram);
                 if let Some(user) = to.0.checked_sub(self.nodes.len()) {
-                    let mut mail = Mail::default();
-                    self.users[user].receive(Instant(self.now), &datagram, &mut mail);
-                    self.mail(user, mail)?;
+                    self.answered(user, &datagram)?;
                 } else {
                     let bytes = Shared::copy_from(&datagram);
                     self.arrive(from, to, bytes, spoiled)?;
@@ -432,6 +441,10 @@ impl World {
                 let mut mail = Mail::default();
                 self.users[user].tick(Instant(self.now), &mut mail);
                 self.mail(user, mail)?;
+            }
+            Event::WakeStranger { stranger } => {
+                self.note(b'U', &[self.users.len() + stranger], &[]);
+                self.wake_stranger(stranger);
             }
             Event::Blow { blow } => {
                 self.blow(blow);
@@ -558,36 +571,5 @@ impl World {
             Effect::Halt(failed) => return self.halts(index, failed),
         }
         Ok(())
-    }
-
-    /// Everything that follows from what a user was told or asked.
-    fn mail(&mut self, user: usize, mut mail: Mail) -> Result<(), String> {
-        loop {
-            let ended = self.users[user].ended(Instant(self.now), &mut mail);
-            let quiet = ended.is_empty();
-            for ended in &ended {
-                self.mark(End(self.nodes.len() + user), What::Answered(ended.slot));
-                self.judge.ended(ended)?;
-            }
-            let after = self.judge.acknowledged_slot();
-            self.users[user].ask(Instant(self.now), after, &mut mail);
-            if quiet {
-                break;
-            }
-        }
-        let from = End(self.nodes.len() + user);
-        for (to, datagram) in std::mem::take(&mut mail.datagrams) {
-            self.send(from, End(to.index()), datagram);
-        }
-        self.wake_user(user);
-        Ok(())
-    }
-
-    fn wake_user(&mut self, user: usize) {
-        let due = self.users[user].wake_at().0.max(self.now + US);
-        if due < self.user_wakes[user] {
-            self.user_wakes[user] = due;
-            self.at(due, Event::WakeUser { user });
-        }
     }
 }

@@ -105,3 +105,17 @@ fn a_replica_that_lost_its_disk_and_goes_on_is_found() {
         "{seed}: {violation}"
     );
 }
+
+/// BYZ19: one liar more than the committee bears. Honest replicas stay up within their memory, or
+/// halt because what they see contradicts itself (I7, I10).
+#[test]
+fn too_many_liars_take_nobody_down() {
+    for seed in 0..SEEDS {
+        let options = Options {
+            beyond: true,
+            ..Options::default()
+        };
+        let outcome = world::run_caught(seed, options);
+        assert_eq!(outcome.violation, None, "seed {seed:#x}");
+    }
+}

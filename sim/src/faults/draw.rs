@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Fault, FaultSet};
 use crate::liars::LiarKind;
+use crate::liars::clients::ClientKind;
 use crate::network::{Cut, LinkFaults};
 use crate::plan::{BEGIN_NS, Blow, Crash, MS, S, US};
 use crate::random::Random;
@@ -95,6 +96,8 @@ pub struct FaultPlan {
     /// No segments are granted before the network heals.
     pub disks_full: bool,
     pub liars: Vec<(usize, LiarKind)>,
+    #[serde(default)]
+    pub clients: Vec<ClientKind>,
 }
 
 /// What the draws need to know of the world.
@@ -105,6 +108,8 @@ pub struct Stage {
     pub faults_ns: u64,
     /// Liars at most.
     pub liars_max: usize,
+    /// One more than that lies.
+    pub beyond: bool,
     /// Replicas whose process may end or fail.
     pub mortal: Vec<usize>,
 }
@@ -288,12 +293,18 @@ impl FaultPlan {
         let kinds = LiarKind::ALL.iter().copied();
         let kinds = kinds.filter(|kind| self.enabled.has(kind.fault()));
         let kinds = kinds.collect::<Vec<_>>();
-        if kinds.is_empty() || !random.chance(500) {
+        let some = random.chance(500) || stage.beyond;
+        if kinds.is_empty() || !some {
             return;
         }
-        let count = random.within(1, stage.liars_max.max(1) as u64) as usize;
+        let drawn = random.within(1, stage.liars_max.max(1) as u64) as usize;
+        let count = if stage.beyond {
+            stage.liars_max + 1
+        } else {
+            drawn.min(stage.liars_max)
+        };
         let mut seats = (0..stage.nodes).collect::<Vec<_>>();
-        for _ in 0..count.min(stage.liars_max) {
+        for _ in 0..count {
             // The leaders of the first views have more to lie about.
             let among = if random.chance(600) { 2 } else { seats.len() };
             let node = seats.remove(random.below(among as u64) as usize);
@@ -303,6 +314,17 @@ impl FaultPlan {
                 let (harm, at_ns) = (Harm::Rollback, stage.moment(random));
                 self.damages.push(Damage { node, at_ns, harm });
             }
+        }
+    }
+
+    /// In every third seed one or two clients that lie.
+    pub fn draw_clients(&mut self, random: &mut Random) {
+        let kinds = ClientKind::ALL.iter().copied();
+        let kinds = kinds.filter(|kind| self.enabled.has(kind.fault()));
+        let kinds = kinds.collect::<Vec<_>>();
+        if !kinds.is_empty() && random.chance(350) {
+            let count = random.within(1, 2);
+            self.clients = (0..count).map(|_| *random.pick(&kinds)).collect();
         }
     }
 
@@ -407,6 +429,7 @@ impl FaultPlan {
     pub fn remove(&mut self, fault: Fault) {
         self.enabled = self.enabled.without(fault);
         self.liars.retain(|(_, kind)| kind.fault() != fault);
+        self.clients.retain(|kind| kind.fault() != fault);
         match fault {
             Fault::CrashStep => self.steps.clear(),
             Fault::Pause => self.pauses.clear(),

@@ -36,6 +36,14 @@ impl Equivocator {
         }
     }
 
+    /// As [`Equivocator::telling`], honest before this time of a scenario.
+    pub fn telling_from_ms(nodes: usize, deceived: &[usize], ms: u64) -> Equivocator {
+        Equivocator {
+            from_ns: BEGIN_NS + ms * MS,
+            ..Equivocator::telling(nodes, deceived)
+        }
+    }
+
     /// Some hear of the other branch, sooner or later.
     pub fn draw(nodes: usize, me: NodeId, random: &mut Random) -> Equivocator {
         let mut deceived = (0..nodes).map(|_| random.chance(500)).collect::<Vec<_>>();

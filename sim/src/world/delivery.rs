@@ -13,7 +13,7 @@ use crate::scenario::director::Leaves;
 impl World {
     /// A datagram leaves one end for another.
     pub(super) fn send(&mut self, from: End, to: End, datagram: Vec<u8>) {
-        if to.0 >= self.nodes.len() + self.users.len() {
+        if to.0 >= self.nodes.len() + self.users.len() + self.strangers.len() {
             return;
         }
         self.probes.sends(&datagram);

@@ -46,7 +46,7 @@ pub fn run_caught(seed: u64, options: Options) -> Outcome {
 /// Runs a plan, drawn or changed, as [`run_caught`] does.
 pub fn run_plan(plan: &Plan) -> Outcome {
     let caught = std::panic::catch_unwind(|| World::new(plan.clone()).run());
-    caught.unwrap_or_else(|panic| panicked(plan.seed, &*panic))
+    caught.unwrap_or_else(|panic| panicked(plan, &*panic))
 }
 
 /// Runs a plan and keeps what happened within a window of time, also when it ends in a panic.
@@ -59,18 +59,23 @@ pub fn run_recorded(plan: &Plan, window: Window) -> (Outcome, Record) {
         world.run()
     });
     let outcome = std::panic::catch_unwind(run);
-    let outcome = outcome.unwrap_or_else(|panic| panicked(plan.seed, &*panic));
+    let outcome = outcome.unwrap_or_else(|panic| panicked(plan, &*panic));
     let record = record.borrow().clone();
     (outcome, record)
 }
 
-fn panicked(seed: u64, panic: &(dyn std::any::Any + Send)) -> Outcome {
+/// Invariants whose failure means that more replicas lie than are borne: a replica halts then.
+const HALTS: [&str; 2] = ["I7", "I10"];
+
+fn panicked(plan: &Plan, panic: &(dyn std::any::Any + Send)) -> Outcome {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("without a message");
+    let halts = plan.options.beyond && HALTS.iter().any(|halt| text.starts_with(halt));
     Outcome {
-        seed,
+        seed: plan.seed,
         digest: String::new(),
-        violation: Some(format!("panic: {}", text.unwrap_or("without a message"))),
+        violation: (!halts).then(|| format!("panic: {text}")),
         events: 0,
         virtual_ns: 0,
         network: Counts::default(),
