@@ -48,7 +48,7 @@ impl<S: Signer> Core<S> {
     /// Whether the blocks that this replica has said it needs are not retained here any more.
     pub fn is_cut_off(&self, peer: NodeId) -> bool {
         let status = self.peers[peer.index()].status;
-        status.is_some_and(|status| status.committed.next() < self.retained_from)
+        status.is_some_and(|s| s.committed.0.saturating_add(1) < self.retained_from.0)
     }
 
     /// Whether some replica is so many slots behind, or was not heard yet.

@@ -329,6 +329,28 @@ impl Agreement {
         Ok(())
     }
 
+    /// The block at `slot` of the chain of `place`, as far as its headers were seen.
+    fn known_ancestor(&self, place: Place, slot: Slot) -> Option<Place> {
+        let mut at = place;
+        while at.0 > slot {
+            at = self.parent(at)?;
+        }
+        (at.0 == slot).then_some(at)
+    }
+
+    /// Whether another block than one of its chain is final: a view change may keep quiet about a
+    /// vote for it, when a checkpoint of the other chain stands in its place.
+    fn has_lost(&self, place: Place) -> bool {
+        let mut at = Some(place);
+        while let Some((slot, digest)) = at {
+            if let Some(decided) = self.decided.get(&slot) {
+                return *decided != digest;
+            }
+            at = self.parent((slot, digest));
+        }
+        false
+    }
+
     /// I4, V1: an honest replica's own view change, and how it describes its votes.
     pub fn changes(&mut self, id: NodeId, view: View, installed: View, tip: Place) -> Check {
         let said = &self.said[id.index()];
@@ -339,7 +361,9 @@ impl Agreement {
         }
         if !said.jumped.contains_key(&installed) {
             for voted in said.votes.get(&installed).into_iter().flatten() {
-                if voted.0 > tip.0 {
+                let claimed = self.known_ancestor(tip, voted.0);
+                let hidden = voted.0 > tip.0 || claimed.is_some_and(|claimed| claimed != *voted);
+                if hidden && !self.has_lost(*voted) {
                     return Err(format!(
                         "V1: {id} voted for slot {} in view {installed}, its view change for \
                          {view} ends at slot {}",
