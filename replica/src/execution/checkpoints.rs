@@ -103,7 +103,7 @@ impl<M: StateMachine> Execution<M> {
         checkpoints.pin(hold, next, &mut parts)
     }
 
-    /// Whether each checkpoint is kept until the next one, for replicas that lag behind.
+    /// Whether the newest certified checkpoint is kept, for replicas that lag behind.
     pub fn keep_newest(&mut self, keep: bool) {
         let next = Slot((self.executed.0 / self.interval + 1) * self.interval);
         let (checkpoints, mut parts) = self.apart();
@@ -125,6 +125,7 @@ impl<M: StateMachine> Execution<M> {
     pub fn stable(&mut self, slot: Slot) {
         let distance = OVERTAKEN_INTERVALS * self.interval;
         let (checkpoints, mut parts) = self.apart();
+        checkpoints.certified(slot, &mut parts);
         checkpoints.overtaken(slot, distance, &mut parts);
     }
 

@@ -445,6 +445,39 @@ fn a_checkpoint_is_kept_while_it_is_asked_for() {
     assert_eq!(source.pinned(), None);
 }
 
+/// With one liar and one replica far behind, no further checkpoint is certified without the latter: the
+/// last one that was must be there to help it.
+#[test]
+fn the_newest_certified_checkpoint_is_kept_until_another_is_certified() {
+    let (mut source, mut next) = filled(1, 50, 50);
+    source.keep_newest(true);
+    let (first, root) = to_checkpoint(&mut source);
+    source.stable(first);
+    let shows = |source: &mut Server, slot| source.serve(slot, Part::Summary, &mut Vec::new());
+    assert_eq!(shows(&mut source, first), Ok(()));
+    for _ in 0..3 {
+        next = put(&mut source, next, 0..50, 60, 4);
+        let (later, changed) = to_checkpoint(&mut source);
+        assert_ne!(changed, root);
+        assert!(later > first);
+        assert_eq!(
+            shows(&mut source, first),
+            Ok(()),
+            "{later} is not certified"
+        );
+    }
+    let (last, root) = to_checkpoint(&mut source);
+    source.stable(last);
+    assert_eq!(shows(&mut source, last), Ok(()));
+    put(&mut source, next, 0..50, 70, 4);
+    let (mut other, _) = filled(2, 5, 50);
+    let peer = Peer {
+        server: &mut source,
+        manner: Manner::Honest,
+    };
+    bring(&mut other, (last, root), vec![peer]);
+}
+
 #[test]
 fn a_bucket_that_changed_during_the_transfer_is_noticed() {
     let (mut source, _) = filled(1, 50, 50);

@@ -16,6 +16,13 @@ impl BucketSet {
         BucketSet { words: [0; WORDS] }
     }
 
+    /// Every bucket.
+    pub fn full() -> BucketSet {
+        BucketSet {
+            words: [u64::MAX; WORDS],
+        }
+    }
+
     pub fn insert(&mut self, bucket: Bucket) {
         self.words[bucket.index() / 64] |= 1 << (bucket.index() % 64);
     }

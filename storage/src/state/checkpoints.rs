@@ -62,6 +62,8 @@ struct Hashing {
     unhashed: BucketSet,
     /// Inner nodes above buckets that were hashed: bit i for node i.
     stale_nodes: u64,
+    /// What was hashed is kept until the next freeze: it may be pinned when it is certified.
+    whole: bool,
 }
 
 const _: () = assert!(NODES <= u64::BITS as usize);
@@ -89,7 +91,7 @@ pub struct Checkpoints {
     finished: Option<Summary>,
     untaken: VecDeque<(Slot, Digest)>,
     pub(super) pin: Pin,
-    /// Each checkpoint is pinned until the next one.
+    /// The newest certified checkpoint is pinned until the next one is certified.
     keeps_newest: bool,
     /// As last heard of.
     now: Instant,
@@ -115,21 +117,44 @@ impl Checkpoints {
     /// first.
     pub fn begin(&mut self, head: StateHead, parts: &mut Parts<'_>) {
         self.finish(parts);
-        if self.keeps_newest && self.pin.may_move_on(self.now) {
-            self.release(parts);
-        }
+        parts.each(|holder| holder.versions_mut().release_all());
         if self.keeps_newest && matches!(self.pin, Pin::Free) {
             self.pin.hold(Hold::Newest, head.slot());
         }
         let dirty = parts.dirty();
         let pin = self.pin.is_wanted();
-        parts.each(|holder| holder.versions_mut().freeze(&dirty, pin));
+        let whole = self.keeps_newest && !pin;
+        let watched = if whole {
+            BucketSet::full()
+        } else {
+            dirty.clone()
+        };
+        parts.each(|holder| holder.versions_mut().freeze(&watched, pin));
         self.pin.begin(head.slot());
         self.hashing = Some(Hashing {
             head,
             unhashed: dirty,
             stale_nodes: 0,
+            whole,
         });
+    }
+
+    /// The checkpoint at `slot` is certified. The pin moves there from an older one that nothing but
+    /// [`Hold::Newest`] holds: so there is one to show at any time, also when those who are left
+    /// cannot certify another without the replica that asks for it.
+    pub fn certified(&mut self, slot: Slot, parts: &mut Parts<'_>) {
+        let finished = self.finished.as_ref().map(|summary| summary.head.slot());
+        let is_last = self.hashing.is_none() && finished == Some(slot);
+        let older = self.pin.pinned().is_none_or(|pinned| pinned.slot < slot);
+        if self.keeps_newest
+            && is_last
+            && older
+            && (matches!(self.pin, Pin::Free) || self.pin.may_move_on(self.now))
+            && !parts.any(|versions| versions.lost())
+        {
+            self.release(parts);
+            self.pin(Hold::Newest, slot, parts);
+        }
     }
 
     /// Hashes about `budget_bytes` of the frozen state, at least one bucket. True while there is
@@ -143,7 +168,9 @@ impl Checkpoints {
             self.scratch.clear();
             parts.write_bucket(View::Last, bucket, &mut self.scratch);
             self.tree.set_leaf(bucket, Leaf::of(&self.scratch));
-            parts.each(|holder| holder.versions_mut().release(bucket));
+            if !hashing.whole {
+                parts.each(|holder| holder.versions_mut().release(bucket));
+            }
             hashing.stale_nodes |= 1 << bucket.node();
             spent += self.scratch.len() + BUCKET_COST_BYTES;
             if spent >= budget_bytes {
@@ -256,6 +283,7 @@ impl Checkpoints {
             return;
         }
         self.finish(parts);
+        parts.each(|holder| holder.versions_mut().release_all());
         if parts.kept_bytes() > bytes_max {
             self.release(parts);
         }
@@ -280,9 +308,9 @@ impl Checkpoints {
         self.pin.hold(hold, next)
     }
 
-    /// From now on each checkpoint is kept whole until the next one is begun, so that a replica
-    /// that lags behind finds one also when nothing is executed any more; or no longer. Costs a
-    /// copy of each item at its first write after a checkpoint.
+    /// From now on the newest certified checkpoint is kept whole until the next one is certified, so
+    /// that a replica that lags behind finds one also when nothing is executed any more; or no
+    /// longer. Costs a copy, or two, of each item at its first write after a checkpoint.
     pub fn keep_newest(&mut self, keep: bool, next: Slot, parts: &mut Parts<'_>) {
         if self.keeps_newest == keep {
             return;
@@ -316,6 +344,7 @@ impl Checkpoints {
     pub fn overtaken(&mut self, stable: Slot, distance: u64, parts: &mut Parts<'_>) {
         if self.pin.is_overtaken(stable, distance) {
             self.release(parts);
+            self.certified(stable, parts);
         }
     }
 

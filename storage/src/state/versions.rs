@@ -150,6 +150,13 @@ impl Versions {
         self.lost
     }
 
+    /// Lets all of the last freeze go that is still kept, but for a pin of it.
+    pub(super) fn release_all(&mut self) {
+        for bucket in Bucket::all() {
+            self.release(bucket);
+        }
+    }
+
     /// Freezes all items as they are. The `watched` buckets can be seen until they are released;
     /// with `pin`, for which no pin may be left, all of them until they are unpinned.
     pub(super) fn freeze(&mut self, watched: &BucketSet, pin: bool) {
