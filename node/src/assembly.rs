@@ -377,6 +377,7 @@ pub fn build(
             execution,
             reads: Reads::new(shared.me, committee.n(), committee.epoch()),
             duties,
+            hash_due: now,
             from_order: execute_from_order,
             from_net: execute_from_net,
             to_order: execute_to_order,

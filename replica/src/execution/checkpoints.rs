@@ -66,6 +66,12 @@ impl<M: StateMachine> Execution<M> {
         self.checkpoints.is_hashing()
     }
 
+    /// Slots executed since the checkpoint that is being hashed.
+    pub fn hashing_age(&self) -> Option<u64> {
+        let begun = self.checkpoints.hashing_slot()?;
+        Some(self.executed.0.saturating_sub(begun.0))
+    }
+
     /// The root of a checkpoint that was finished since the last call, each once, oldest first.
     /// At most four wait. An installed state yields none.
     pub fn take_root(&mut self) -> Option<(Slot, Digest)> {

@@ -204,6 +204,11 @@ impl Checkpoints {
         self.hashing.is_some()
     }
 
+    /// The slot of the checkpoint that is being hashed.
+    pub fn hashing_slot(&self) -> Option<Slot> {
+        self.hashing.as_ref().map(|hashing| hashing.head.slot())
+    }
+
     /// Roots that were finished since the last call, oldest first, each once.
     pub fn take_root(&mut self) -> Option<(Slot, Digest)> {
         self.untaken.pop_front()

@@ -82,7 +82,11 @@ impl Execute {
     pub fn wake_at(&self) -> Instant {
         let due = self.duties.wake_at();
         // Before START is durable nothing is asked (R4), and its durability is an arrival.
-        due.filter(|_| self.shared.started.get())
+        let due = due.filter(|_| self.shared.started.get());
+        let hash = self.execution.is_hashing().then_some(self.hash_due);
+        due.into_iter()
+            .chain(hash)
+            .min()
             .unwrap_or(Instant(u64::MAX))
     }
 
