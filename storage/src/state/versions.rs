@@ -28,6 +28,10 @@ const WATCHED: u8 = 2;
 /// Preserved for the pinned freeze.
 const PINNED: u8 = 4;
 
+/// Room that a bucket keeps for the next checkpoint's versions, so that hot threads seldom allocate:
+/// 32 MiB for all of a holder at most.
+const SPARE_BYTES: usize = 8 * 1024;
+
 /// Marks of the buckets and preserved versions of the items of one holder.
 #[derive(Debug)]
 pub struct Versions {
@@ -67,9 +71,15 @@ impl Kept {
 
     /// True when there was something to drop.
     fn drop_bucket(&mut self, bucket: Bucket) -> bool {
-        let items = std::mem::take(&mut self.items[bucket.index()]);
-        self.bytes -= items.len() as u64;
-        !items.is_empty()
+        let items = &mut self.items[bucket.index()];
+        let bytes = items.len() as u64;
+        self.bytes -= bytes;
+        if items.capacity() > SPARE_BYTES {
+            *items = Vec::new();
+        } else {
+            items.clear();
+        }
+        bytes > 0
     }
 }
 
