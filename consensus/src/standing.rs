@@ -7,8 +7,9 @@ use wire::ids::{NodeId, View};
 use wire::seal::{Signed, Signer, Verified};
 
 use crate::change::Change;
-use crate::core::Core;
+use crate::core::{Core, Spoken};
 use crate::input::{NewViewRef, ViewChangeRef};
+use crate::tree::RecordAs;
 
 /// Own durable words about a view that is being entered.
 #[derive(Clone, Debug, Default)]
@@ -59,13 +60,38 @@ impl<S: Signer> Core<S> {
         committed.any(|committed| committed.saturating_add(slots) < self.executed.0)
     }
 
+    /// Own words about the view being entered are on their way to the disk: what they say is in
+    /// [`Core::standing`] only when they are durable, so the log must not be restated now.
+    pub fn is_about_to_speak(&self) -> bool {
+        let waiting = self.awaiting.iter().map(|(_, spoken)| spoken);
+        self.unplaced.iter().chain(waiting).any(|spoken| {
+            matches!(
+                spoken,
+                Spoken::ViewChange(_) | Spoken::NewView(_) | Spoken::Ack(_)
+            )
+        })
+    }
+
+    /// The end of the own chain as far as it is in the log: blocks that wait for room come behind
+    /// what is written now, and extend it there.
+    fn written_tip(&self) -> Place {
+        let mut tip = self.recorded;
+        while let Some(entry) = self.tree.get(tip)
+            && entry.record == Some(RecordAs::Vote)
+            && entry.end.is_none()
+        {
+            tip = entry.parent();
+        }
+        tip
+    }
+
     /// What the log must say again before older records of it are let go.
     pub fn standing(&self) -> Standing {
         let change = self.change.as_ref();
         Standing {
             stage: self.stage,
             installed: self.installed,
-            tip: self.recorded,
+            tip: self.written_tip(),
             voting_stopped: self.voting_stopped,
             decided: self.decided,
             certificate: self.certificate.clone(),

@@ -37,7 +37,8 @@ const OPEN: u64 = 2;
 const READS: u64 = 64;
 
 /// Every holder of a block buffer.
-const BLOCK_BUFFERS: u64 = HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + IN_FLIGHT;
+// Twice what is held above the executed slot: a view change may need another chain beside the own.
+const BLOCK_BUFFERS: u64 = 2 * HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + IN_FLIGHT;
 /// Single sectors for START, COMMIT, EVIDENCE and CLEAN STOP records on their way to the disk.
 const SECTOR_BUFFERS: usize = 64;
 /// Datagrams and fragment headers on their way out.

@@ -263,6 +263,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     padding: Padding,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
+    save_not_before: Instant,
     /// Blocks below are not served.
     retained_from: Slot,
     keeps_newest: bool,
@@ -323,6 +324,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             release: Release::Idle,
             padding: Padding::new(),
             save_after: Slot(0),
+            save_not_before: Instant(0),
             retained_from,
             keeps_newest: retained_from > Slot(1),
             started_in: summary.stage,

@@ -188,11 +188,11 @@ where
     let mut signed = BTreeSet::new();
     let mut refused = None;
     for (index, place) in undecided.iter().enumerate() {
+        if index >= needed.len() && block_buffers.free() < SPARE_BUFFERS {
+            // Abandoned, most likely; whoever needs one asks others for it.
+            break;
+        }
         if block_buffers.free() < 2 {
-            if index >= needed.len() {
-                // Abandoned, most likely; whoever needs one asks others for it.
-                break;
-            }
             return Err(RestartError::TooManyUndecided {
                 blocks: needed.len(),
                 buffers: messages.len(),
@@ -301,6 +301,9 @@ fn needed_blocks(recovered: &Recovered, blocks: &BTreeMap<Place, Known>) -> BTre
     }
     needed
 }
+
+/// Block buffers that a restart leaves for what comes, before it reads blocks that nothing stands on.
+const SPARE_BUFFERS: usize = 128;
 
 /// Reads single records back.
 struct Reader<'a, Src> {

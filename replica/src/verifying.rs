@@ -170,7 +170,8 @@ impl<V: Verifier + Clone> Verifying<V> {
 
     fn reject<Bu: Buffers>(&mut self, from: NodeId, reject: Reject) -> Verdict<Bu> {
         if reject == Reject::BadSignature {
-            self.credit[from.index()] -= CREDIT_OF_BAD;
+            let credit = &mut self.credit[from.index()];
+            *credit = (*credit - CREDIT_OF_BAD).max(-CREDIT_MAX);
         }
         Verdict::Rejected(reject)
     }

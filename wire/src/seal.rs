@@ -303,6 +303,14 @@ pub struct Signed {
 }
 
 impl Signed {
+    /// The view of an NV-ACK.
+    pub fn acked_view(&self) -> Option<View> {
+        match self.statement {
+            Statement::NewViewAck { view, .. } => Some(view),
+            _ => None,
+        }
+    }
+
     /// The base that an NV-ACK acknowledges.
     pub fn acked_base(&self) -> Option<Place> {
         match self.statement {

@@ -78,15 +78,21 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 self.drive(now, consensus::Input::Installed { certificate });
             }
             Input::Saved(slot) => self.on_saved(slot),
-            Input::SaveFailed => self.on_save_failed(),
+            Input::SaveFailed => self.on_save_failed(now),
             Input::Record { read, record } => self.on_record(read, &record),
             Input::ReadDropped => self.reads -= 1,
             Input::Granted { segments } => self.writer.grant(segments),
             Input::Tick => self.drive(now, consensus::Input::Tick),
         }
+        if self.batch.depth() > 0 && !self.may_propose() {
+            // Nobody orders them here any more, and they hold buffers that messages of the view
+            // change need. Followers have them as well, and clients repeat themselves.
+            self.batch.clear();
+            self.seen.clear();
+        }
         self.write_waiting(now);
         self.append_deferred(now);
-        self.tend_log();
+        self.tend_log(now);
         self.note_log_room();
         self.tend_pending(now);
         self.tend_padding(now);

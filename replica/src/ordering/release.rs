@@ -11,8 +11,9 @@ use consensus::Record;
 use storage::record::Kind as RecordKind;
 use wire::bytes::Buffers;
 use wire::canary::planted;
-use wire::certificates::CheckpointCertificate;
-use wire::ids::{Position, Slot};
+use wire::certificates::{CheckpointCertificate, Place};
+use wire::ids::{Instant, Position, Slot};
+use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
 use wire::seal::{Signer, Verifier};
 use zerocopy::IntoBytes;
 
@@ -21,6 +22,9 @@ use crate::recovery::{DecidedRecord, StandingRecord};
 
 /// Intervals below a snapshot whose blocks stay for repair.
 const RETAINED_INTERVALS: u64 = 2;
+
+/// Between a snapshot that failed and the next attempt.
+const SAVE_PAUSE_NS: u64 = 1_000_000_000;
 
 /// How far the release of the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +50,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// No snapshot was made; the log may ask again.
-    pub(super) fn on_save_failed(&mut self) {
+    pub(super) fn on_save_failed(&mut self, now: Instant) {
         if self.release == Release::Asked {
             self.release = Release::Idle;
-            // Not again at once: the next checkpoint may do better.
+            // Not again at once, for the next checkpoint may do better; but a log that takes no
+            // more blocks gets no next one.
             let executed = self.core.summary().executed;
-            self.save_after = Slot(executed.0 + self.config.interval);
+            let pause = if self.log_full.is_some() {
+                0
+            } else {
+                self.config.interval
+            };
+            self.save_after = Slot(executed.0 + pause);
+            self.save_not_before = now.after_ns(SAVE_PAUSE_NS);
         }
     }
 
@@ -81,22 +92,23 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Goes on with the release of the log as far as it can now.
-    pub(super) fn tend_log(&mut self) {
+    pub(super) fn tend_log(&mut self, now: Instant) {
         match self.release {
             Release::Idle => {
                 let full = self.writer.used_bytes() >= self.config.snapshot_log_bytes;
                 let news = || self.core.summary().executed >= self.save_after;
-                if full && news() && self.is_started() {
+                if full && news() && self.is_started() && now >= self.save_not_before {
                     self.release = Release::Asked;
                     self.outputs.push_back(Output::Save);
                 }
             }
             Release::Asked => {}
             Release::Saved(slot) => {
-                // A block that waits for room belongs to the own votes already, and is in no
-                // record yet.
+                // An own word that is not durable yet is in no group, and its record may lie behind
+                // words that this one takes the place of.
                 let before = self.durable;
-                if self.deferred.is_empty()
+                if self.unwritten.is_empty()
+                    && !self.core.is_about_to_speak()
                     && self.is_started()
                     && let Some(end) = self.restate()
                 {
@@ -141,9 +153,14 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if let Some(certificate) = &standing.checkpoint {
             records.push(Record::Checkpoint(certificate.clone()));
         }
-        for record in &records {
-            let (kind, body) = super::records::encode(record);
-            self.record(kind, &body)?;
+        let records = records.iter().map(super::records::encode);
+        let records = records.collect::<Vec<_>>();
+        if !self.has_room_for(&records) {
+            return None;
+        }
+        for (kind, body) in &records {
+            let end = self.record(*kind, body);
+            assert!(end.is_some(), "room for the whole group was checked");
         }
         let (boot, epoch) = (self.config.boot, self.config.epoch);
         let body = StandingRecord::new(boot, epoch, self.started_in, &standing);
@@ -152,9 +169,34 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         Some(end)
     }
 
-    /// Names the decided prefix in the log.
+    /// All of a group or nothing: half of it, again and again, would fill the log.
+    fn has_room_for(&self, records: &[(RecordKind, Vec<u8>)]) -> bool {
+        let long = |body: &Vec<u8>| RECORD_HEADER_BYTES + body.len() > SECTOR_BYTES;
+        let blocks = records.iter().filter(|(_, body)| long(body)).count();
+        let bytes = records.iter().map(|(_, body)| body.len() + SECTOR_BYTES);
+        let bytes = bytes.sum::<usize>() + 4 * SECTOR_BYTES;
+        // STANDING and DECIDED take a sector each.
+        self.block_buffers.free() >= blocks
+            && self.sector_buffers.free() >= records.len() + 2
+            && self.writer.fits(RecordKind::Commit, bytes).is_ok()
+    }
+
+    /// Names the decided prefix in the log, as far as its blocks are in it: a restart looks for them
+    /// before this record.
     pub(super) fn record_decided(&mut self) {
-        let place = self.core.standing().decided;
+        let decided = self.core.summary().decided;
+        let written = if self.deferred.is_empty() {
+            decided
+        } else {
+            self.executed_fed.min(decided)
+        };
+        let Some(digest) = self.core.digest_at(written) else {
+            return;
+        };
+        let place = Place {
+            slot: written,
+            digest,
+        };
         let body = DecidedRecord::new(place.slot, place.digest);
         if self.record(RecordKind::Decided, body.as_bytes()).is_some() {
             self.decided_recorded = place.slot;

@@ -16,7 +16,7 @@ use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, Quoru
 use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Slot, View};
 use wire::limits::{SECTOR_BYTES, WINDOW};
 use wire::messages::{CleanStopRecord, PlaceRecord, StartRecord};
-use wire::seal::{Compound, Signed, Statement, Verifier};
+use wire::seal::{Compound, Signed, Statement, Verified, Verifier};
 use wire::view_change::{NewView, ViewChange, split_signed};
 use zerocopy::FromBytes;
 
@@ -201,15 +201,17 @@ impl<'a, V: Verifier> Walk<'a, V> {
         Some(())
     }
 
-    /// Whatever is not settled after so many blocks never will be.
+    /// What is settled is in the ledger.
     fn prune(&mut self) {
         while self.order.len() > 4 * WINDOW as usize {
             self.note_start();
-            if let Some(oldest) = self.order.pop_front()
-                && oldest.slot <= self.recovered.decided.slot
-            {
-                self.blocks.remove(&oldest);
-            }
+            let decided = self.recovered.decided.slot;
+            let oldest = self.order.front().copied();
+            let Some(oldest) = oldest.filter(|oldest| oldest.slot <= decided) else {
+                return;
+            };
+            self.order.pop_front();
+            self.blocks.remove(&oldest);
         }
     }
 
@@ -291,19 +293,40 @@ impl<'a, V: Verifier> Walk<'a, V> {
         let message = ViewChange::decode(body).ok()?;
         let checked = self.compound.view_change(message, signature).ok()?;
         let view = checked.message.view;
-        if view > self.recovered.stage {
-            self.recovered.stage = view;
-            self.recovered.view_change = Some(Arc::new(checked));
-            (self.recovered.new_view, self.recovered.ack) = (None, None);
+        let recovered = &mut self.recovered;
+        let entered = view > recovered.stage;
+        // STANDING may have told of a stage before the own word about it was written.
+        let told = view == recovered.stage
+            && view > recovered.installed
+            && recovered.view_change.is_none();
+        if entered {
+            recovered.stage = view;
+            // What was said of this very view stands before a group that repeats this record.
+            let of = |ack: &Verified<Signed>| ack.acked_view() == Some(view);
+            recovered.ack = recovered.ack.filter(of);
+            recovered.new_view = recovered
+                .new_view
+                .take()
+                .filter(|nv| nv.message.view == view);
+        }
+        if entered || told {
+            recovered.view_change = Some(Arc::new(checked));
         }
         Some(())
+    }
+
+    /// Where the story begins in its middle, own words may stand before the view change that they
+    /// follow, which is repeated in the group behind them.
+    fn may_be_of_stage(&self, view: View) -> bool {
+        let stage = self.recovered.stage;
+        view == stage || !self.restated && view > stage
     }
 
     fn new_view(&mut self, body: &[u8]) -> Option<()> {
         let (signature, body) = split_signed(body).ok()?;
         let message = NewView::decode(body).ok()?;
         let checked = self.compound.new_view(message, signature).ok()?;
-        if checked.message.view == self.recovered.stage {
+        if self.may_be_of_stage(checked.message.view) {
             self.recovered.new_view = Some(Arc::new(checked));
         }
         Some(())
@@ -323,7 +346,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             signature: record.signature,
         };
         let signed = self.compound.signed(signed).ok()?;
-        if record.view() == self.recovered.stage {
+        if self.may_be_of_stage(record.view()) {
             self.recovered.ack = Some(signed);
         }
         Some(())
