@@ -267,6 +267,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// Blocks below are not served.
     retained_from: Slot,
     keeps_newest: bool,
+    keeps_until: Slot,
     /// Stage named by START.
     started_in: View,
     reads: usize,
@@ -327,6 +328,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             save_not_before: Instant(0),
             retained_from,
             keeps_newest: retained_from > Slot(1),
+            keeps_until: Slot(0),
             started_in: summary.stage,
             reads: 0,
             evidence_in: None,

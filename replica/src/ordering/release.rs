@@ -122,10 +122,15 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Release::Restated { .. } => {}
         }
         let lag = RETAINED_INTERVALS * self.config.interval;
-        let keep = self.core.someone_is_cut_off()
+        let wanted = self.core.someone_is_cut_off()
             || self.release != Release::Idle && self.core.someone_lags(lag);
+        // For an interval at least: what a peer says of itself may change with every datagram, and
+        // pinning looks at every bucket.
+        let executed = self.core.summary().executed;
+        let keep = wanted || self.keeps_newest && executed < self.keeps_until;
         if keep != self.keeps_newest {
             self.keeps_newest = keep;
+            self.keeps_until = Slot(executed.0 + self.config.interval);
             self.outputs.push_back(Output::KeepNewest(keep));
         }
     }
@@ -159,8 +164,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             return None;
         }
         for (kind, body) in &records {
-            let end = self.record(*kind, body);
-            assert!(end.is_some(), "room for the whole group was checked");
+            // Reassembly, on another thread, may have taken a buffer since.
+            self.record(*kind, body)?;
         }
         let (boot, epoch) = (self.config.boot, self.config.epoch);
         let body = StandingRecord::new(boot, epoch, self.started_in, &standing);

@@ -13,6 +13,9 @@ use wire::seal::{Signer, Statement, Verified, Verifier};
 use super::{Ordering, Output};
 use crate::pending::Due;
 
+/// Block buffers that requests which wait here leave to blocks and to the log.
+const SPARE_BUFFERS: usize = 128;
+
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A request of a client, or one that another replica `forwarded`. Those go first and are not
     /// refused when the queue is full: each replica sends one of each client, and holds this one to
@@ -134,6 +137,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     fn order_frame(&mut self, now: Instant, frame: &[u8]) {
+        if self.block_buffers.free() < SPARE_BUFFERS {
+            return;
+        }
         let Some(mut buffer) = self.block_buffers.take() else {
             return;
         };
