@@ -17,9 +17,10 @@ use storage::{Geometry, Writer, recover};
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
 use wire::bytes::{Buffers, HeapBuffers, HeapShared};
 use wire::certificates::{CheckpointCertificate, Place, Signatures};
-use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Slot, View};
+use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Signature, Slot, View};
 use wire::limits::RECORD_HEADER_BYTES;
 use wire::messages::{PlaceRecord, StartRecord};
+use wire::view_change::{ViewChange, signed_body};
 use zerocopy::IntoBytes;
 
 use crate::world::{BAD, Disk, GENESIS, GOOD, IDENTITY, Judge, RULES, Said, buffers};
@@ -365,6 +366,60 @@ fn a_released_log_tells_what_the_whole_one_told() {
         log.restart(Some(&file[..99])).err(),
         Some(RestartError::SnapshotDamaged { .. })
     ));
+}
+
+/// V3, I4: an acknowledgement stands in front of the group, and the view change that it followed was
+/// let go and is repeated behind it. Forgotten, a second one could be given in its view.
+#[test]
+fn an_acknowledgement_before_the_group_is_remembered() {
+    let slots = 2 * SMALL.segment_bytes / 4096;
+    let (headers, places) = chain(slots);
+    let (file, certificate) = snapshot(slots / INTERVAL * INTERVAL - INTERVAL);
+    let base = certificate.place();
+    let view_change = ViewChange {
+        view: View(1),
+        replica: IDENTITY.node,
+        installed: View(0),
+        certificate: None,
+        checkpoint: Some(certificate),
+        suffix: Vec::new(),
+        tip_signature: Signature([0; 64]),
+        quorum: None,
+    };
+    let view_change = signed_body(&GOOD, &view_change.encode());
+    let mut log = Log::new();
+    log.put(Kind::ViewChange, &view_change);
+    log.blocks(&headers);
+    log.decided(base);
+    let ack = PlaceRecord::new(View(1), base.slot, base.digest, GOOD);
+    log.put(Kind::Ack, ack.as_bytes());
+    let acked = |log: &mut Log| {
+        let outcome = log.restart(Some(&file)).unwrap();
+        let recovered = outcome.restarted.recovered;
+        assert_eq!((recovered.stage, recovered.installed), (View(1), View(0)));
+        assert!(recovered.view_change.is_some());
+        recovered.ack.and_then(|ack| ack.acked_base())
+    };
+    assert_eq!(acked(&mut log), Some(base), "of the whole log");
+    log.put(Kind::ViewChange, &view_change);
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    let standing = Standing {
+        stage: View(1),
+        installed: View(0),
+        tip: places[slots as usize],
+        voting_stopped: false,
+        decided: base,
+        certificate: None,
+        change: Default::default(),
+        quorum: None,
+        checkpoint: None,
+    };
+    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), &standing);
+    log.put(Kind::Standing, record.as_bytes());
+    assert_eq!(acked(&mut log), Some(base), "repeated and not yet let go");
+    log.release(Position(SMALL.segment_bytes));
+    log.decided(base);
+    assert_eq!(acked(&mut log), Some(base), "of the released log");
 }
 
 /// Never: records are released after the group is durable.
