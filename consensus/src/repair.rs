@@ -368,7 +368,10 @@ impl<S: Signer> Core<S> {
             let mut held = self.tree.at(slot);
             let orphan = held.find(|entry| {
                 let parent = entry.parent();
-                self.tree.get(parent).is_none() && !self.branch.holds(parent)
+                // One whose parent lost is no reason to ask, and must not hide one that is.
+                parent.slot > self.decided.slot
+                    && self.tree.get(parent).is_none()
+                    && !self.branch.holds(parent)
             });
             orphan.map(|entry| entry.parent())
         });
