@@ -25,13 +25,14 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::seals::Seal;
 
-/// As in production: blocks above the executed slot, those kept for repair, under reassembly, in
-/// the leader's hands, read back, and in flight.
+/// As in production: two chains of blocks above the executed slot, those kept for repair, under
+/// reassembly, in the leader's hands, read back, and in flight.
 const HELD_BLOCKS: u64 = 192;
-const BLOCK_BUFFERS: usize = HELD_BLOCKS as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32;
+const BLOCK_BUFFERS: usize = 2 * HELD_BLOCKS as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32;
 /// As on shared machines.
 const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
+const LONG_BUFFERS: usize = 32;
 const MESSAGE_BUFFERS: usize = 64;
 const WAITING_MAX: usize = 256;
 const JOURNAL: JournalLimits = JournalLimits {
@@ -64,7 +65,7 @@ pub struct Node {
     cookie_secret: [u8; 32],
     seal: Seal,
     random: Random,
-    pools: Option<[Pool; 3]>,
+    pools: Option<[Pool; 4]>,
     /// For one view: view changes (of a liar two), acknowledgements, a NEW-VIEW. They are kept for
     /// the stage and two views above it.
     change_messages_max: usize,
@@ -133,6 +134,7 @@ impl Node {
         let pools = [
             Pool::new(BLOCK_BUFFERS, BLOCK_BUFFER_BYTES),
             Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
+            Pool::new(LONG_BUFFERS, BLOCK_BUFFER_BYTES),
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),
         ];
         self.cookie_secret = self.random.bytes();
@@ -171,7 +173,8 @@ impl Node {
             },
             blocks: pools[0].clone(),
             sectors: pools[1].clone(),
-            messages: pools[2].clone(),
+            longs: pools[2].clone(),
+            messages: pools[3].clone(),
         };
         let snapshot = self.disk.snapshot();
         let mut pieces = snapshot
