@@ -95,7 +95,9 @@ fn table(c: &mut Criterion) {
 /// copy every old entry once, 0.1 us more than a put.
 fn checkpoint(c: &mut Criterion) {
     const KEYS: u64 = 100_000;
-    let key = |number: u64| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS).to_le_bytes();
+    let mixed = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS;
+    let keys = (0..KEYS).map(|number| format!("key-{:012}", mixed(number)));
+    let keys = keys.collect::<Vec<_>>();
     let mut table = MemTable::with_capacity([1, 2], KEYS as usize);
     let mut sessions = MemTable::with_capacity([3, 4], 16);
     let mut checkpoints = Checkpoints::new();
@@ -109,8 +111,8 @@ fn checkpoint(c: &mut Criterion) {
         };
         checkpoints.begin(head, &mut parts);
         let began = Instant::now();
-        for number in 0..KEYS {
-            table.put(&key(number), &[slot as u8; 128]);
+        for key in &keys {
+            table.put(key.as_bytes(), &[slot as u8; 128]);
         }
         let puts = began.elapsed();
         let mut parts = Parts {

@@ -1,7 +1,7 @@
 //! How blocks of other replicas are taken in: linked to the branch, held, or refused with a reason.
 
 use wire::block::BlockHeader;
-use wire::canary::planted;
+use wire::canary::{planted, reach};
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Signature, Slot};
 use wire::limits::IN_FLIGHT;
@@ -136,6 +136,7 @@ impl<S: Signer> Core<S> {
                 .filter(|place| !self.branch.holds(*place) && !claims.contains(&Some(*place)))
                 .collect::<Vec<_>>();
             for place in rivals {
+                reach("rivals-forgotten");
                 self.tree.remove(place);
                 out.push(Effect::Forget { place });
             }

@@ -27,8 +27,10 @@ use crate::seals::Seal;
 
 /// As in production: two chains of blocks above the executed slot, those kept for repair, under
 /// reassembly, in the leader's hands, read back, and in flight.
-const HELD_BLOCKS: u64 = 192;
-const BLOCK_BUFFERS: usize = 2 * HELD_BLOCKS as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32;
+fn block_buffers(held: u64) -> usize {
+    2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32
+}
+
 /// As on shared machines.
 const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
@@ -41,7 +43,7 @@ const JOURNAL: JournalLimits = JournalLimits {
     batch_bytes_max: 4 << 20,
 };
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
-const QUEUED_MAX: usize = 2 * HELD_BLOCKS as usize + 512 + 2 * 1024;
+const QUEUED_MAX: usize = 2 * 192 + 512 + 2 * 1024;
 
 pub type Server = Replica<Pool, Seal, Seal, Kv<MemTable>>;
 
@@ -132,7 +134,7 @@ impl Node {
             quorums.p += 1;
         }
         let pools = [
-            Pool::new(BLOCK_BUFFERS, BLOCK_BUFFER_BYTES),
+            Pool::new(block_buffers(plan.held_blocks), BLOCK_BUFFER_BYTES),
             Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
             Pool::new(LONG_BUFFERS, BLOCK_BUFFER_BYTES),
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),
@@ -158,7 +160,7 @@ impl Node {
                 payload_bytes_max: BLOCK_PAYLOAD_BYTES_MAX,
                 waiting_max: WAITING_MAX,
             },
-            blocks_held_max: HELD_BLOCKS,
+            blocks_held_max: plan.held_blocks,
             interval: plan.interval,
             patience_ns_min: PATIENCE_NS_MIN,
             sign_votes: !plan.votes_by_mac,

@@ -577,6 +577,7 @@ impl Scenario {
             datagram_bytes: 1472,
             batch_delay_ns: 0,
             votes_by_mac: self.votes_by_mac,
+            held_blocks: plan::HELD_BLOCKS,
             interval: self.interval,
             transfer_beyond: 2 * self.interval,
             pace: (usize::MAX, usize::MAX),

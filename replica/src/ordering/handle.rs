@@ -129,6 +129,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Blocks of any size must fit, or none is taken: so nothing is half accepted.
     pub(super) fn note_log_room(&mut self) {
         let fits = self.writer.fits(RecordKind::Block, BLOCK_MESSAGE_BYTES_MAX);
+        if fits.is_err() && self.log_full.is_none() {
+            reach("log-full");
+        }
         self.log_full = fits.err();
         self.core
             .set_log_full(self.log_full.is_some() || !self.deferred.is_empty());
