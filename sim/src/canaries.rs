@@ -105,6 +105,8 @@ canaries! {
     Mixreply, "mixreply", false, Seeds("4"), "clients count unequal results as equal";
     Votefirst, "votefirst", false, Seeds("4"), "votes leave before their records are durable";
     Gcearly, "gcearly", false, Seeds("4"), "the log forgets blocks that are still needed";
+    Decidedahead, "decidedahead", false, Seeds("4"), "the log names a decided block ahead of the block";
+    Holdswaiting, "holdswaiting", false, Seeds("4"), "requests of a leader that is none any more hold their buffers";
     Ckptearly, "ckptearly", false, Seeds("4"), "a state is signed before its blocks are durable";
     Rootblind, "rootblind", false, Unit, "transferred buckets are not checked";
     Stuckpeer, "stuckpeer", false, Unit, "a transfer asks one peer alone";

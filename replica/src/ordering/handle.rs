@@ -5,7 +5,7 @@ use std::sync::Arc;
 use consensus::{Effect, Evidence, Recipient, Source};
 use storage::record::Kind as RecordKind;
 use wire::bytes::Buffers;
-use wire::canary::reach;
+use wire::canary::{planted, reach};
 use wire::certificates::{CheckpointCertificate, Place};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, SessionId, Slot, View};
@@ -90,7 +90,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Granted { segments } => self.writer.grant(segments),
             Input::Tick => self.drive(now, consensus::Input::Tick),
         }
-        if self.batch.depth() > 0 && !self.may_propose() {
+        if self.batch.depth() > 0 && !self.may_propose() && !planted("holdswaiting") {
             // Nobody orders them here any more, and they hold buffers that messages of the view
             // change need. Followers have them as well, and clients repeat themselves.
             self.batch.clear();
