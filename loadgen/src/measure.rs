@@ -26,6 +26,8 @@ const INTERVALS_PER_WORKER: usize = 4;
 /// What one repetition measured.
 #[derive(Debug)]
 pub struct Measured {
+    /// Length of the measured window.
+    pub duration_ns: u64,
     /// Figures of the measured window, all threads merged.
     pub figures: Interval,
     pub seconds: Vec<Second>,
@@ -103,6 +105,8 @@ fn own_use() -> (f64, u64) {
 
 struct Gathering {
     plan: Arc<Plan>,
+    /// When the load ends, after its start.
+    load_end_ns: u64,
     /// Figures of intervals that not all threads have reported.
     partial: BTreeMap<u64, (usize, Interval)>,
     seconds: Vec<Second>,
@@ -136,7 +140,7 @@ impl Gathering {
     fn complete(&mut self, index: u64, interval: Interval) -> Option<&Second> {
         let end_ns = ((index + 1) * INTERVAL_NS).max(self.last_end_ns);
         let length_ns = end_ns - self.last_end_ns;
-        let load_end_ns = self.plan.warmup_ns + self.plan.duration_ns;
+        let load_end_ns = self.load_end_ns;
         // The last slice of the load may be shorter than a second; the drain belongs to no rate.
         let loaded_ns = load_end_ns.min(end_ns).saturating_sub(self.last_end_ns);
         if loaded_ns == 0 {
@@ -209,13 +213,14 @@ fn gather(
     control.start_at(start);
     let bar = progress_bar(plan, progress);
     let window_start = start.after_ns(plan.warmup_ns);
-    let window_end = window_start.after_ns(plan.duration_ns);
+    let mut window_end = window_start.after_ns(plan.duration_ns);
     let mut before = None;
     let mut after = None;
     let mut finished = 0;
     let mut figures = Interval::new();
     let mut gathering = Gathering {
         plan: Arc::clone(plan),
+        load_end_ns: plan.warmup_ns + plan.duration_ns,
         partial: BTreeMap::new(),
         seconds: Vec::new(),
         log: Vec::new(),
@@ -224,6 +229,17 @@ fn gather(
     let mut backend = String::new();
     while finished < plan.threads {
         let now = plan::now();
+        if control.interrupted() && after.is_none() && control.end_ns() == u64::MAX {
+            if before.is_none() {
+                bail!("interrupted before anything was measured");
+            }
+            // A moment from now, so that all threads end at the same one.
+            window_end = window_end.min(now.after_ns(SIGNAL_LOOK_NS));
+            gathering.load_end_ns = window_end.since_ns(start);
+            control.end_at(gathering.load_end_ns);
+            warnings.push("interrupted: what follows is of the time until then".to_string());
+        }
+        let given_up_at = window_end.after_ns(plan.timeout_ns + 10_000_000_000);
         let next = match (&before, &after) {
             (None, _) if now >= window_start => {
                 before = Some((ask(admins, &mut warnings), own_use()));
@@ -235,8 +251,9 @@ fn gather(
             }
             (None, _) => window_start,
             (Some(_), None) => window_end,
-            (Some(_), Some(_)) => window_end.after_ns(plan.timeout_ns + 10_000_000_000),
+            (Some(_), Some(_)) => given_up_at,
         };
+        let next = next.min(now.after_ns(SIGNAL_LOOK_NS));
         match desk.reports.recv_timeout(until(now, next)) {
             Ok((thread, Report::Interval { index, figures })) => {
                 if let Some(second) = gathering.add(index, &figures) {
@@ -269,7 +286,7 @@ fn gather(
                 bail!("generator thread {thread}: {error}");
             }
             Ok((_, Report::Ready | Report::Preloaded)) => {}
-            Err(RecvTimeoutError::Timeout) if before.is_some() && after.is_some() => {
+            Err(RecvTimeoutError::Timeout) if after.is_some() && plan::now() >= given_up_at => {
                 bail!("a generator thread did not finish");
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -294,6 +311,7 @@ fn gather(
     warnings.sort();
     warnings.dedup();
     Ok(Measured {
+        duration_ns: window_end.since_ns(window_start),
         figures,
         seconds: gathering.seconds,
         log: gathering.log,
@@ -306,6 +324,9 @@ fn gather(
         warnings,
     })
 }
+
+/// How often it is looked whether a signal asks for the end.
+const SIGNAL_LOOK_NS: u64 = 50_000_000;
 
 fn until(now: Instant, then: Instant) -> Duration {
     Duration::from_nanos(then.since_ns(now).clamp(1_000, 3_600_000_000_000))

@@ -1,5 +1,6 @@
 //! What all threads of a run share: the plan, the clock, the start.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use wire::ids::Instant;
@@ -40,15 +41,35 @@ pub fn now() -> Instant {
 #[derive(Debug)]
 pub struct Control {
     start: AtomicU64,
+    /// Nanoseconds after the start at which the load ends, if that is sooner than planned.
+    end: AtomicU64,
     stop: AtomicBool,
+    /// A signal asks for the end.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Control {
-    pub fn new() -> Control {
+    pub fn new(interrupted: Arc<AtomicBool>) -> Control {
         Control {
             start: AtomicU64::new(0),
+            end: AtomicU64::new(u64::MAX),
             stop: AtomicBool::new(false),
+            interrupted,
         }
+    }
+
+    pub fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Ends the load of all threads this long after its start, which must not be past.
+    pub fn end_at(&self, elapsed_ns: u64) {
+        self.end.store(elapsed_ns, Ordering::Relaxed);
+    }
+
+    /// When the load ends after its start; never if it ends as planned.
+    pub fn end_ns(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
     }
 
     /// Lets every thread begin its load at the same instant.

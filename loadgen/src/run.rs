@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow};
 use client::{Client, Options};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use wire::committee::Admission;
 use wire::ids::Sequence;
 use wire::limits::SESSION_WINDOW;
@@ -50,6 +53,7 @@ pub fn run(flags: &Run, command: &str) -> anyhow::Result<u8> {
         return Ok(exit::USAGE);
     }
     plan.clients = secrets.len();
+    let interrupted = watch_signals()?;
     let mut repetitions = Vec::new();
     for number in 0..flags.runs {
         if flags.runs > 1 {
@@ -57,13 +61,24 @@ pub fn run(flags: &Run, command: &str) -> anyhow::Result<u8> {
         }
         let mut plan = Plan::clone(&plan);
         plan.seed = plan.seed.wrapping_add(number as u64);
-        match repetition(flags, &network, &secrets, &Arc::new(plan), history.as_ref()) {
+        let history = history.as_ref();
+        match repetition(
+            flags,
+            &network,
+            &secrets,
+            &Arc::new(plan),
+            history,
+            &interrupted,
+        ) {
             Ok(measured) => repetitions.push(measured),
             Err(error) if is_no_quorum(&error) => {
                 eprintln!("hippo-load: {error:#}");
                 return Ok(exit::NO_QUORUM);
             }
             Err(error) => return Err(error),
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            break;
         }
     }
     let summary = summarize(flags, &network, &plan, &repetitions, command)?;
@@ -86,6 +101,19 @@ pub fn run(flags: &Run, command: &str) -> anyhow::Result<u8> {
     }
     let slo_met = summary.result.slo.as_ref().is_none_or(|slo| slo.met);
     Ok(exit_code(summary.result.valid, slo_met))
+}
+
+/// The first signal ends the load, and what was measured until then is told; a second one ends the
+/// process.
+fn watch_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let code = i32::from(exit::FAILURE);
+        flag::register_conditional_shutdown(signal, code, Arc::clone(&interrupted))
+            .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
+            .context("cannot handle signals")?;
+    }
+    Ok(interrupted)
 }
 
 fn is_no_quorum(error: &anyhow::Error) -> bool {
@@ -155,8 +183,9 @@ fn repetition(
     secrets: &[client::Secret],
     plan: &Arc<Plan>,
     history: Option<&HistoryFile>,
+    interrupted: &Arc<AtomicBool>,
 ) -> anyhow::Result<Measured> {
-    let control = Arc::new(Control::new());
+    let control = Arc::new(Control::new(Arc::clone(interrupted)));
     let (desk, worker_channels) = channels(plan.threads);
     let options = Options {
         bundle_max: plan.bundle_max,

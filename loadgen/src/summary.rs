@@ -37,7 +37,6 @@ pub fn summarize(
     repetitions: &[Measured],
     command: &str,
 ) -> anyhow::Result<Summary> {
-    let duration_s = plan.duration_ns as f64 / 1e9;
     let first = repetitions.first().context("nothing was measured")?;
     let last = repetitions.last().context("nothing was measured")?;
     let mut figures = Interval::new();
@@ -46,6 +45,7 @@ pub fn summarize(
     let mut warnings = Vec::new();
     for (number, measured) in repetitions.iter().enumerate() {
         let counts = &measured.figures.counts;
+        let duration_s = measured.duration_ns as f64 / 1e9;
         let evidence = Evidence {
             offered_tps: counts.offered as f64 / duration_s,
             achieved_tps: counts.answered as f64 / duration_s,
@@ -109,7 +109,7 @@ pub fn summarize(
         load: Load {
             loop_kind: if plan.saturate { "closed" } else { "open" }.to_string(),
             rate_tps: if plan.saturate { 0.0 } else { plan.rate_tps },
-            duration_s,
+            duration_s: last.duration_ns as f64 / 1e9,
             warmup_s: plan.warmup_ns as f64 / 1e9,
             clients: plan.clients,
             threads: plan.threads,
@@ -301,6 +301,7 @@ mod tests {
         figures.counts.bundled = answered;
         figures.counts.bundles = answered.div_ceil(10);
         Measured {
+            duration_ns: 1_000_000_000,
             figures,
             seconds: Vec::new(),
             log: Vec::new(),

@@ -296,7 +296,7 @@ impl Engine {
 
     fn load(&mut self, start: Instant) -> anyhow::Result<()> {
         let plan = Arc::clone(&self.worker.plan);
-        let end_ns = plan.warmup_ns + plan.duration_ns;
+        let mut end_ns = plan.warmup_ns + plan.duration_ns;
         self.ledger.window = (start.0 + plan.warmup_ns, start.0 + end_ns);
         let mut schedule = Schedule::new(
             plan.arrival,
@@ -305,8 +305,6 @@ impl Engine {
             plan.threads,
             self.random.word(),
         );
-        let end = start.after_ns(end_ns);
-        let drain_end = end.after_ns(plan.timeout_ns + 1_000_000_000);
         let mut next_interval = 1;
         let mut before: Option<Counts> = None;
         let mut rotated = self.client_counts();
@@ -316,6 +314,12 @@ impl Engine {
         loop {
             let now = plan::now();
             let elapsed_ns = now.since_ns(start);
+            let sooner_ns = self.worker.control.end_ns();
+            if sooner_ns < end_ns {
+                end_ns = sooner_ns;
+                self.ledger.window.1 = start.0 + end_ns;
+            }
+            let end = start.after_ns(end_ns);
             if before.is_none() && elapsed_ns >= plan.warmup_ns {
                 before = Some(self.client_counts());
             }
@@ -337,6 +341,7 @@ impl Engine {
             if !loading && self.ledger.operations.in_flight() == 0 {
                 break;
             }
+            let drain_end = end.after_ns(plan.timeout_ns + 1_000_000_000);
             if now >= drain_end || self.worker.control.stopped() {
                 break;
             }

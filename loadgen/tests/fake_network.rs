@@ -251,6 +251,44 @@ fn saturation_says_that_its_loop_is_closed() {
 }
 
 #[test]
+fn a_signal_ends_the_load_and_its_result_is_of_the_time_until_then() {
+    let network = Network::start("signal", &[]);
+    let out = network.directory.join("out");
+    let child = Command::new(env!("CARGO_BIN_EXE_hippo-load"))
+        .args(["run", "--network"])
+        .arg(&network.directory)
+        .args([
+            "--rate",
+            "1k",
+            "--warmup",
+            "100ms",
+            "--duration",
+            "1h",
+            "--no-progress",
+        ])
+        .arg("--output")
+        .arg(&out)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let pid = child.id().to_string();
+    Command::new("kill").arg(pid).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let shown = text(&output);
+    assert!(shown.contains("interrupted"), "{shown}");
+    let result = json(&out.join("result.json"));
+    let duration = result["load"]["duration_s"].as_f64().unwrap();
+    assert!(duration < 60.0, "{duration}");
+    assert!(
+        (result["offered_tps"].as_f64().unwrap() - 1000.0).abs() < 10.0,
+        "{shown}"
+    );
+    assert_eq!(result["errors"]["wrong_reply"], 0);
+}
+
+#[test]
 fn a_missed_objective_exits_99() {
     let network = Network::start("slo", &[]);
     let output = hippo_load(

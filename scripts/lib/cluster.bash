@@ -218,6 +218,11 @@ stop_network() {
     for ((node = 0; node < nodes; node++)); do rm -f "$(pid_file "$dir" "$node")"; done
 }
 
+# wrong_replies DIR: how many a load generator's result tells of.
+wrong_replies() {
+    grep -o '"wrong_reply": *[0-9]*' "$1/result.json" 2>/dev/null | grep -o '[0-9]*$' || echo unknown
+}
+
 # run_child COMMAND...: runs it so that a signal to this script reaches it; CHILD holds its id.
 CHILD=""
 run_child() {
