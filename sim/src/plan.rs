@@ -248,7 +248,7 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
-            votes_by_mac: false,
+            votes_by_mac: shape.votes_by_mac,
             interval,
             transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),

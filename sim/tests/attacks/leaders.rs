@@ -43,6 +43,39 @@ fn a17_a_slow_leader() {
     borne(attack, &[]);
 }
 
+/// A17, T4: proposals once in 45 ms, which is more than five commits take and less than T1 bears: the
+/// leader keeps its view for as long as T4 leaves any, and no longer.
+#[test]
+fn a17_a_leader_that_is_slow_within_t1_is_replaced() {
+    let attack = || {
+        let scenario = Scenario::new(4).seat(0, SlowLeader::pacing_ms(45));
+        let scenario = load(scenario, 2, 4_900, 7);
+        let scenario = scenario.at_ms(4_900).expect_view(1, 0).expect_view(2, 0);
+        let scenario = load(scenario, 4_900, 10_000, 7);
+        let scenario = scenario.at_ms(10_000).expect_view(1, 1).expect_view(2, 1);
+        scenario.expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
+}
+
+/// T4: a healthy leader is not replaced, however its load goes up and down.
+#[test]
+fn a_healthy_leader_keeps_its_view_under_changing_load() {
+    let attack = || {
+        let mut scenario = Scenario::new(4);
+        for second in 0..12 {
+            let from_ms = 2 + 1_000 * second;
+            let every_ms = [1, 97, 3, 400][second as usize % 4];
+            scenario = load(scenario, from_ms, from_ms + 998, every_ms);
+        }
+        let scenario = (0..4).fold(scenario.at_ms(12_100), |scenario, node| {
+            scenario.expect_view(node, 0)
+        });
+        scenario.expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
+}
+
 /// A18: a leader that ignores one client is left, and the client is served.
 #[test]
 fn a18_a_censoring_leader() {
