@@ -164,8 +164,7 @@ pub struct Scenario {
     pauses: Vec<Pause>,
     clocks: Vec<ClockPlan>,
     votes_by_mac: bool,
-    pace: (usize, usize),
-    lag_ns: u64,
+    batch_delay_ns: u64,
     violation: Option<String>,
     settles: bool,
     trace: bool,
@@ -220,8 +219,7 @@ impl Scenario {
             pauses: Vec::new(),
             clocks: Vec::new(),
             votes_by_mac: SHAPES[shape].votes_by_mac,
-            pace: (usize::MAX, usize::MAX),
-            lag_ns: US,
+            batch_delay_ns: 0,
             violation: None,
             settles: false,
             trace: false,
@@ -361,9 +359,9 @@ impl Scenario {
         self
     }
 
-    /// Each call of a replica verifies one thing, and the next follows so much later.
-    pub fn verifies_every_us(mut self, us: u64) -> Scenario {
-        (self.pace, self.lag_ns) = ((1, usize::MAX), us * US);
+    /// So long a request waits at the leader while a block is undecided.
+    pub fn batch_delay_us(mut self, us: u64) -> Scenario {
+        self.batch_delay_ns = us * US;
         self
     }
 
@@ -519,12 +517,12 @@ impl Scenario {
             users,
             keys: 1,
             datagram_bytes: 1472,
-            batch_delay_ns: 0,
+            batch_delay_ns: self.batch_delay_ns,
             votes_by_mac: self.votes_by_mac,
             interval: self.interval,
             transfer_beyond: 2 * self.interval,
-            pace: self.pace,
-            lag_ns: self.lag_ns,
+            pace: (usize::MAX, usize::MAX),
+            lag_ns: US,
             links: vec![vec![LinkFaults::WHOLE; ends]; ends],
             cuts: Vec::new(),
             faults: FaultPlan {

@@ -56,7 +56,7 @@ where
             slot,
             body,
         } = message;
-        if kind == Kind::Vote && !self.request_jobs.is_empty() && planted("shedvotes") {
+        if planted("shedvotes") && kind == Kind::Vote && self.ordering.depth() > 0 {
             return Err(Reject::QueueFull);
         }
         if is_verified(kind, self.votes_verified) {

@@ -60,11 +60,11 @@ fn votes_count_once() {
     borne(attack, &[Canary::Lowquorum, Canary::Samevoter]);
 }
 
-/// Overload (CLI5): requests wait for their turn, and no vote makes way for them.
+/// CLI5: requests wait for a block, and no vote makes way for them.
 #[test]
 fn votes_do_not_make_way_for_clients() {
     let attack = || {
-        let scenario = Scenario::new(4).verifies_every_us(300);
+        let scenario = Scenario::new(4).batch_delay_us(1_000);
         let scenario = (2..22).fold(scenario, |scenario, ms| {
             let scenario = scenario.at_ms(ms);
             (0..8).fold(scenario, |scenario, client| {
