@@ -1,6 +1,6 @@
 //! BYZ11, A17: a leader that takes its time with every proposal, just under what others bear.
 
-use wire::header::Kind;
+use wire::header::{Direction, Kind};
 
 use super::{Context, Liar, Spoken};
 use crate::plan::MS;
@@ -9,7 +9,7 @@ use crate::random::Random;
 /// See the module's documentation.
 pub struct SlowLeader {
     delay_ns: u64,
-    /// What was proposed leaves together, once in each delay.
+    /// What it says to replicas leaves together, once in each delay.
     paces: bool,
     waiting: Vec<(u64, Spoken)>,
 }
@@ -24,7 +24,7 @@ impl SlowLeader {
         }
     }
 
-    /// Proposals leave together, once in so much time.
+    /// Words to replicas leave together, once in so much time.
     pub fn pacing_ms(pause_ms: u64) -> SlowLeader {
         SlowLeader {
             paces: true,
@@ -47,7 +47,13 @@ impl Liar for SlowLeader {
     }
 
     fn on_send(&mut self, context: &mut Context<'_>, spoken: Spoken) -> Vec<Spoken> {
-        if spoken.kind != Kind::Propose || self.waiting.len() >= WAITING_MAX {
+        let held = if self.paces {
+            // Its votes and answers would bring the proposal as well.
+            spoken.kind.direction() == Direction::BetweenNodes
+        } else {
+            spoken.kind == Kind::Propose
+        };
+        if !held || self.waiting.len() >= WAITING_MAX {
             return vec![spoken];
         }
         let at_ns = if self.paces {

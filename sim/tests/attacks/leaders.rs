@@ -58,8 +58,9 @@ fn a17_a_leader_that_is_slow_within_t1_is_replaced() {
             .drop();
         let scenario = load(scenario, 2, 4_900, 7);
         let scenario = scenario.at_ms(4_900).expect_view(1, 0).expect_view(2, 0);
-        let scenario = load(scenario, 4_900, 10_000, 7);
-        let scenario = scenario.at_ms(10_000).expect_view(1, 1).expect_view(2, 1);
+        // Patience is measured in 64 decisions first, and these come slowly.
+        let scenario = load(scenario, 4_900, 16_000, 7);
+        let scenario = scenario.at_ms(16_000).expect_view(1, 1).expect_view(2, 1);
         scenario.expect_settled_within_ms(5_000)
     };
     borne(attack, &[]);
