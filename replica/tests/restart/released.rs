@@ -421,6 +421,7 @@ fn an_acknowledgement_before_the_group_is_remembered() {
         installed: View(0),
         tip: places[slots as usize],
         voting_stopped: false,
+        diverged: false,
         decided: base,
         certificate: None,
         change: Default::default(),
