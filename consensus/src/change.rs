@@ -132,6 +132,9 @@ impl<S: Signer> Core<S> {
             self.progress_deadline()
         };
         let in_vain = deadline.is_some_and(|deadline| now >= deadline);
+        if self.stage > self.installed {
+            self.pace.change_failed(self.stage);
+        }
         let own = self.own_view_change(view);
         self.stage = view;
         self.timers.entered(now, in_vain);
@@ -209,6 +212,7 @@ impl<S: Signer> Core<S> {
 
     pub(crate) fn on_view_change(&mut self, message: ViewChangeRef) {
         let (view, author) = (message.message.view, message.message.replica);
+        self.hold(author, message.held());
         let far = view.0 > self.stage.0 + VIEWS_AHEAD && !planted("future");
         if view < self.stage || view <= self.installed || far {
             return;
@@ -273,7 +277,7 @@ impl<S: Signer> Core<S> {
         let Some(view) = self.change.as_ref().map(|change| change.view) else {
             return;
         };
-        if self.silent {
+        if self.silent || self.is_recalling() {
             return;
         }
         let written = self.change.as_ref().is_some_and(|c| c.new_view_written);

@@ -13,8 +13,10 @@ use crate::branch::Branch;
 use crate::change::Change;
 use crate::checkpoint::Statements;
 use crate::input::{Effect, Input, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
+use crate::pace::Pace;
 use crate::peers::{OwnWord, Peer};
 use crate::quorum::Quorums;
+use crate::recall::Recall;
 use crate::repair::Repair;
 use crate::restart::Recovered;
 use crate::timers::Timers;
@@ -41,6 +43,10 @@ pub struct Config {
     pub interval: u64,
     /// T_prog is never below this, in nanoseconds.
     pub patience_ns_min: u64,
+    /// T4: wish for another leader when this one is slower than it could be.
+    pub replaces_slow_leaders: bool,
+    /// tau of N1: how long a request waits at the leader for others at most, in nanoseconds.
+    pub batch_delay_ns: u64,
     /// Votes carry signatures; always so where COMMITs are sent.
     pub sign_votes: bool,
     /// A replica that is further behind a certified checkpoint takes the state over, in slots.
@@ -142,6 +148,8 @@ pub struct Core<S: Signer> {
     pub(crate) silent: bool,
     /// The own state differs from a certified one (K3): nothing may be read from it.
     pub(crate) diverged: bool,
+    /// Whether others know more of this replica than its log does (R6).
+    pub(crate) recall: Recall,
     /// The START record of this process is durable (R4); nothing is said before.
     pub(crate) started: bool,
     /// The process is about to end: the leader hands over.
@@ -161,6 +169,8 @@ pub struct Core<S: Signer> {
     pub(crate) peers: Vec<Peer>,
     pub(crate) repair: Repair,
     pub(crate) timers: Timers,
+    /// How the leader serves what waits here (T4).
+    pub(crate) pace: Pace,
     /// When the oldest request that is pending at this replica became so (T1).
     pub(crate) pending_since: Option<Instant>,
     /// A request was not executed in time (T2).
@@ -261,7 +271,7 @@ impl<S: Signer> Core<S> {
     /// by theorem T, for the tip never lies below the base. What is decided here needs no fence, but
     /// costs nothing: it is executed soon.
     pub fn fence(&self) -> Option<Slot> {
-        let answers = self.started && !self.silent && !self.diverged;
+        let answers = self.started && !self.silent && !self.diverged && !self.is_recalling();
         answers.then_some(self.tip.slot.max(self.decided.slot))
     }
 
@@ -417,6 +427,7 @@ impl<S: Signer> Core<S> {
         }
         self.now = now;
         self.dispatch(now, input, out);
+        self.recall_if_due(now);
         self.speak(out);
         self.gather_checkpoint(out);
         self.find_final_elsewhere();
@@ -507,6 +518,7 @@ impl<S: Signer> Core<S> {
 
     fn on_signed(&mut self, now: Instant, signed: Verified<Signed>) {
         let by = signed.by;
+        self.hold(by, signed.held());
         match signed.statement {
             Statement::Commit { view, slot, digest } => {
                 let block = wire::block::BlockRef { view, slot, digest };
@@ -533,6 +545,7 @@ impl<S: Signer> Core<S> {
         self.repair_wake_at()
             .min(self.wish_wake_at())
             .min(self.change_wake_at())
+            .min(self.recall_wake_at())
     }
 
     /// I1-I7 in this crate's terms; always on.

@@ -67,6 +67,8 @@ impl<S: Signer> Core<S> {
             durable_position: _,
             voting_stopped,
             silent,
+            // Off: searches start from empty logs.
+            recall: _,
             started,
             stopping,
             log_full,
@@ -81,6 +83,7 @@ impl<S: Signer> Core<S> {
             peers,
             repair: _,
             timers: _,
+            pace: _,
             pending_since: _,
             request_overdue: _,
             wishing: _,

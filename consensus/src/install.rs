@@ -90,7 +90,8 @@ impl<S: Signer> Core<S> {
         (self.tip, self.recorded) = (base, base);
         (self.voted, self.own_vote, self.own_commit) = (None, None, None);
         self.quorum = None;
-        self.voting_stopped = false;
+        // K3: what is wrong with the own state is so in every view.
+        self.voting_stopped = self.diverged;
         self.decided_in = None;
         self.change = None;
         self.open_book(view);
@@ -99,6 +100,7 @@ impl<S: Signer> Core<S> {
         self.new_views.retain(|known| known.message.view > view);
         self.acks.retain(|ack| view_of_ack(ack) > view);
         self.timers.installed(now);
+        self.pace.installed(view, now);
         self.go_to_base(out);
         out.push(Effect::Installed { view });
         self.link_all(None, out);

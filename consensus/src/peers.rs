@@ -2,7 +2,7 @@
 
 use wire::block::BlockRef;
 use wire::ids::{Boot, Instant, Signature, View};
-use wire::messages::Status;
+use wire::messages::{Held, Status};
 
 use crate::words::Words;
 
@@ -22,6 +22,8 @@ pub(crate) struct Peer {
     /// DECIDED claims.
     pub claims: Words,
     pub status: Option<Status>,
+    /// Its highest statement (R6).
+    pub held: Option<Held>,
     pub heard_at: Option<Instant>,
     pub wish: Option<PeerWish>,
     /// When our vote was last repeated to it.

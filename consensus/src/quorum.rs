@@ -71,6 +71,12 @@ impl Quorums {
         self.fast() > self.slow()
     }
 
+    /// N2: whether votes after a jump to a block that is not shown to descend from the old tip could
+    /// break a quorum (L2).
+    pub fn jumps_are_risky(&self) -> bool {
+        self.has_slow_path() && self.u >= self.b + 2
+    }
+
     /// p + b - e: view changes that may miss a block which was decided fast; `excluded` of the
     /// liars are known (SELECT-5).
     pub fn missing_at_most(&self, excluded: usize) -> usize {

@@ -122,10 +122,12 @@ impl<S: Signer> Core<S> {
                 STATUS_IDLE_NS
             };
             self.repair.status_due = now.after_ns(period);
-            let status = self.status();
-            out.push(Effect::Status {
-                to: Recipient::All,
-                status,
+            self.each_other(|to| {
+                let status = self.status_to(to);
+                out.push(Effect::Status {
+                    to: Recipient::One(to),
+                    status,
+                });
             });
         }
     }
@@ -170,7 +172,15 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    pub(crate) fn status(&self) -> Status {
+    /// What a replica is told: with it the highest of its own statements that was heard here (R6).
+    fn status_to(&self, to: NodeId) -> Status {
+        Status {
+            held: self.peers[to.index()].held,
+            ..self.status()
+        }
+    }
+
+    fn status(&self) -> Status {
         let voted = self.own_vote.map(|own| own.block);
         Status {
             stage: self.stage,
@@ -182,6 +192,7 @@ impl<S: Signer> Core<S> {
             checkpoint: self.low,
             retained_from: self.retained_from,
             lease: Slot(0),
+            held: None,
             flags: self.hello() | if self.log_full { STATUS_LOG_FULL } else { 0 },
         }
     }
@@ -211,9 +222,10 @@ impl<S: Signer> Core<S> {
         }
         self.help(now, from, &status, out);
         if status.flags & STATUS_HELLO != 0 {
+            let status = self.status_to(from);
             let answer = Status {
-                flags: self.status().flags & !STATUS_HELLO,
-                ..self.status()
+                flags: status.flags & !STATUS_HELLO,
+                ..status
             };
             out.push(Effect::Status {
                 to: Recipient::One(from),

@@ -14,7 +14,9 @@ use crate::change::Change;
 use crate::checkpoint::Statements;
 use crate::core::{Config, Core};
 use crate::input::{NewViewRef, ViewChangeRef};
+use crate::pace::Pace;
 use crate::peers::Peer;
+use crate::recall::Recall;
 use crate::repair::Repair;
 use crate::timers::Timers;
 use crate::tree::{Entry, RecordAs, Tree, Validity};
@@ -84,6 +86,8 @@ pub struct Recovered {
     pub retained_from: Slot,
     /// The log holds a vote for a block that was found invalid: no further vote in this view.
     pub voting_stopped: bool,
+    /// The own state differed from a certified one (K3): it votes no more, in any view.
+    pub diverged: bool,
     /// Everything in the log is durable up to here.
     pub durable_position: Position,
 }
@@ -110,6 +114,7 @@ impl Recovered {
             blocks: Vec::new(),
             retained_from: Slot(1),
             voting_stopped: false,
+            diverged: false,
             durable_position: Position(0),
         }
     }
@@ -173,9 +178,10 @@ pub(crate) fn restore<S: Signer>(
         transferring: None,
         final_place: None,
         durable_position: recovered.durable_position,
-        voting_stopped: recovered.voting_stopped,
+        voting_stopped: recovered.voting_stopped || recovered.diverged,
         silent: false,
-        diverged: false,
+        recall: Recall::default(),
+        diverged: recovered.diverged,
         started: true,
         stopping: false,
         log_full: false,
@@ -186,6 +192,7 @@ pub(crate) fn restore<S: Signer>(
         peers: vec![Peer::default(); n],
         repair: Repair::new(now, decided),
         timers: Timers::new(config.patience_ns_min, now),
+        pace: Pace::new(config.replaces_slow_leaders, n, recovered.installed, now),
         pending_since: None,
         request_overdue: false,
         wishing: Wishing::default(),

@@ -27,6 +27,8 @@ pub struct Standing {
     /// End of the chain of own block records in the installed view.
     pub tip: Place,
     pub voting_stopped: bool,
+    /// The own state differs from a certified one (K3).
+    pub diverged: bool,
     pub decided: Place,
     pub certificate: Option<Arc<NewViewCertificate>>,
     /// Own durable words about the stage, while it is not installed.
@@ -93,6 +95,7 @@ impl<S: Signer> Core<S> {
             installed: self.installed,
             tip: self.written_tip(),
             voting_stopped: self.voting_stopped,
+            diverged: self.diverged,
             decided: self.decided,
             certificate: self.certificate.clone(),
             change: change.map(Change::own_words).unwrap_or_default(),

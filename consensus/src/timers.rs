@@ -73,6 +73,12 @@ impl Timers {
         (8 * (self.mean_ns + 4 * self.deviation_ns)).max(self.floor_ns)
     }
 
+    /// What nearly every commit takes, with the floor of T_prog: T_prog / 8. None until enough were
+    /// measured.
+    pub fn commit_ns(&self) -> Option<u64> {
+        (self.measured >= MEASURED_MIN).then(|| self.progress_ns() / 8)
+    }
+
     /// T1: when patience with the leader ends, given the oldest pending work.
     pub fn progress_deadline(&self, pending_since: Instant) -> Instant {
         let since = self.last_decision.max(pending_since);

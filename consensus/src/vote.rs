@@ -7,7 +7,7 @@ use wire::canary::{planted, reach};
 use wire::certificates::{CertifiedVote, CompactHeader, Place, QuorumCertificate};
 use wire::ids::{Instant, NodeId, Position, Signature, Slot};
 use wire::limits::{CERTIFICATE_HEADERS_MAX, IN_FLIGHT};
-use wire::messages::EVIDENCE_INVALID_PAYLOAD;
+use wire::messages::{EVIDENCE_INVALID_PAYLOAD, Held};
 use wire::seal::{Signed, Signer, Statement};
 
 use crate::core::{Core, Spoken};
@@ -94,6 +94,16 @@ impl<S: Signer> Core<S> {
 
     /// N3: keeps the deepest linked and the newest unlinked vote of each replica.
     pub(crate) fn on_vote(&mut self, from: NodeId, vote: BlockRef, signature: Signature) {
+        if self.config.sign_votes {
+            let BlockRef { view, slot, digest } = vote;
+            let statement = Statement::Vote { view, slot, digest };
+            // Its signature may be bad; whom it concerns, verifies it.
+            let held = Held {
+                statement,
+                signature,
+            };
+            self.hold(from, held);
+        }
         self.hear(from, vote, signature, true);
     }
 
@@ -122,7 +132,7 @@ impl<S: Signer> Core<S> {
     /// Whether this replica takes part in the installed view at all (I2).
     pub(crate) fn is_active(&self) -> bool {
         let left = self.stage > self.installed && !planted("voteafter");
-        !left && !self.silent && self.started
+        !left && !self.silent && !self.is_recalling() && self.started
     }
 
     /// Whether blocks may still become votes in the installed view.
@@ -405,9 +415,7 @@ impl<S: Signer> Core<S> {
     /// N2: with a slow path and u >= b + 2, a jump to a block that is not shown to descend from the
     /// own tip lets this replica vote on only if that block was decided in this very view.
     pub(crate) fn jump_is_risky(&self) -> bool {
-        let quorums = &self.config.quorums;
-        let shown = self.branch.holds(self.tip);
-        quorums.has_slow_path() && quorums.u >= quorums.b + 2 && !shown
+        self.config.quorums.jumps_are_risky() && !self.branch.holds(self.tip)
     }
 
     /// The tip goes to `place` without a vote; durable before any later vote or view change.

@@ -13,6 +13,7 @@ use wire::seal::{Signed, Signer, Statement, Verified};
 
 use crate::core::Core;
 use crate::input::{Effect, Large, Outbox, Recipient};
+use crate::pace::Look;
 use crate::peers::PeerWish;
 use crate::quorum::reached_by;
 
@@ -33,6 +34,8 @@ pub enum WishReason {
     Evidence,
     /// Y5: the leader resigned.
     Resigned,
+    /// T4: the leader serves worse than it could.
+    Pace,
     /// T5: a view change takes too long.
     Change,
     /// Y2: b + 1 others wish.
@@ -40,11 +43,12 @@ pub enum WishReason {
 }
 
 impl WishReason {
-    pub const ALL: [WishReason; 6] = [
+    pub const ALL: [WishReason; 7] = [
         WishReason::Progress,
         WishReason::Request,
         WishReason::Evidence,
         WishReason::Resigned,
+        WishReason::Pace,
         WishReason::Change,
         WishReason::Others,
     ];
@@ -56,6 +60,7 @@ impl WishReason {
             WishReason::Request => "request-waits",
             WishReason::Evidence => "evidence",
             WishReason::Resigned => "resigned",
+            WishReason::Pace => "slow-leader",
             WishReason::Change => "change-takes-long",
             WishReason::Others => "others-wish",
         }
@@ -133,7 +138,8 @@ impl<S: Signer> Core<S> {
         certificate: Verified<WishCertificate>,
         out: &mut Outbox,
     ) {
-        if certificate.view > self.stage {
+        // R6: a VIEW-CHANGE would count. The certificate comes again.
+        if certificate.view > self.stage && !self.is_recalling() {
             let view = certificate.view;
             self.wishing.certificate = Some(Arc::new(certificate.into_inner()));
             self.enter(now, view, out);
@@ -143,6 +149,7 @@ impl<S: Signer> Core<S> {
     /// Wishes, withdraws, repeats; enters a view for which enough wish.
     pub(crate) fn wish_if_due(&mut self, now: Instant, out: &mut Outbox) {
         self.resign_if_due(now, out);
+        self.look_at_pace(now);
         let desired = self.desired_view(now);
         let own = self.wishing.own.filter(|own| own.until.is_none());
         match (own, desired) {
@@ -162,6 +169,25 @@ impl<S: Signer> Core<S> {
         self.gather_wishes(now, out);
     }
 
+    /// So many bytes of payload were decided (T4).
+    pub fn note_committed(&mut self, bytes: u64) {
+        self.pace.committed(bytes);
+    }
+
+    /// T4: how the leader serves what waits here.
+    fn look_at_pace(&mut self, now: Instant) {
+        let leads = self.leader(self.installed) == self.config.me;
+        let tau_ns = self.timers.commit_ns();
+        let look = Look {
+            // While the state is taken over, what waits here waits for that.
+            judged: !leads && self.stage == self.installed && self.transferring.is_none(),
+            oldest: self.pending_since,
+            top: self.branch.top().slot,
+            tau_ns: tau_ns.map(|tau_ns| tau_ns.max(self.config.batch_delay_ns)),
+        };
+        self.pace.look(now, look);
+    }
+
     /// The view that the reasons of this moment ask for.
     fn desired_view(&self, now: Instant) -> Option<(View, WishReason)> {
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
@@ -173,8 +199,10 @@ impl<S: Signer> Core<S> {
             Some(WishReason::Resigned)
         } else if self.request_overdue {
             Some(WishReason::Request)
+        } else if is_over(self.progress_deadline()) {
+            Some(WishReason::Progress)
         } else {
-            is_over(self.progress_deadline()).then_some(WishReason::Progress)
+            self.pace.wishes().then_some(WishReason::Pace)
         };
         let next = reason.map(|reason| (View(self.stage.0 + 1), reason));
         // Y2: b + 1 others include a correct one.
@@ -280,7 +308,7 @@ impl<S: Signer> Core<S> {
         let stage = self.stage;
         let views = own.into_iter().chain(others.clone());
         let view = View(reached_by(need, views.map(|wish| wish.view.0)));
-        if view <= stage {
+        if view <= stage || self.is_recalling() {
             return;
         }
         let mut wishes = own.into_iter().chain(others).collect::<Vec<_>>();
@@ -300,7 +328,8 @@ impl<S: Signer> Core<S> {
     fn resign_if_due(&mut self, now: Instant, out: &mut Outbox) {
         let view = self.installed;
         let leads = self.leader(view) == self.config.me && self.stage == view;
-        if !leads || self.may_lead() && !self.stopping {
+        // K3: whoever votes no more proposes no more.
+        if !leads || self.may_lead() && !self.stopping && !self.diverged {
             return;
         }
         self.wishing.resigned = Some(view);

@@ -118,6 +118,8 @@ fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
         blocks_held_max: HELD_BLOCKS,
         interval: CHECKPOINT_INTERVAL,
         patience_ns_min: node.config.consensus.patience_ns_min,
+        replaces_slow_leaders: node.config.consensus.replaces_slow_leaders,
+        batch_delay_ns: node.config.consensus.batch_delay_ns,
         sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
         transfer_beyond: TRANSFER_BEYOND,
     }
@@ -145,7 +147,8 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
     let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
     let replicas = node.committee.n();
     let mut execution = Execution::new(node.shared.me, replicas, machine, reply_bytes);
-    let rules = Core::<Ed25519Signer>::rules(&core_config(node, Boot(0)));
+    let core_config = core_config(node, Boot(0));
+    let rules = Core::<Ed25519Signer>::rules(&core_config);
     let mut verifying = Verifying::new(Ed25519Verifier::new(node.committee), rules);
     let superblock = &node.directory.superblock;
     let files = &node.directory.snapshots;
@@ -156,6 +159,7 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
     });
     let restarted = restart(
         node.shared.me,
+        &core_config.quorums,
         segments,
         &superblock.geometry,
         &superblock.identity(),
@@ -284,6 +288,7 @@ pub fn build(
         Ed25519Verifier::new(committee),
     );
     ordering.resume(now, durable, restarted.undecided);
+    ordering.recall(restarted.clean);
     shared.fence.publish(ordering.core().fence());
     let mut saving = Saving::new(committee.cluster(), shared.me);
     if let Some(certificate) = ordering.core().checkpoint() {
@@ -359,6 +364,7 @@ pub fn build(
             to_verify: order_to_verify,
             stalled: None,
             stop_marker: None,
+            lost: None,
             shared: shared.clone(),
         }),
         journal: Some(JournalStage::new(

@@ -106,6 +106,8 @@ pub struct ConsensusConfig {
     pub batch_delay_ns: u64,
     /// Patience with a leader is never below this.
     pub patience_ns_min: u64,
+    /// T4: a leader that is slower than it could be is replaced.
+    pub replaces_slow_leaders: bool,
     pub block_bytes_max: usize,
 }
 
@@ -260,6 +262,7 @@ impl Config {
             consensus: ConsensusConfig {
                 batch_delay_ns: number(value("consensus", "batch_delay")),
                 patience_ns_min: number(value("consensus", "patience_min")),
+                replaces_slow_leaders: switch(value("consensus", "replace_slow_leader")),
                 block_bytes_max: number(value("consensus", "block_bytes_max")) as usize,
             },
         };

@@ -301,10 +301,11 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
                 telemetry.phase.set(Phase::Failed);
-                return Err(Refusal::new(
-                    Exit::Failure,
-                    format!("thread {name}: {failure}"),
-                ));
+                let exit = match failure {
+                    Failure::DiskLost(_) => Exit::Damaged,
+                    Failure::Platform(_) | Failure::Journal(_) => Exit::Failure,
+                };
+                return Err(Refusal::new(exit, format!("thread {name}: {failure}")));
             }
             Err(_) => {
                 telemetry.phase.set(Phase::Failed);

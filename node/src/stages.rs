@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use platform::PlatformError;
 use storage::wal::JournalFailed;
 use wire::ids::{NodeId, Slot};
+use wire::seal::Statement;
 
 use crate::telemetry::Telemetry;
 
@@ -116,6 +117,8 @@ impl Switch {
 pub enum Failure {
     Platform(PlatformError),
     Journal(JournalFailed),
+    /// R6.
+    DiskLost(Statement),
 }
 
 impl std::fmt::Display for Failure {
@@ -123,6 +126,12 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Platform(error) => error.fmt(f),
             Failure::Journal(error) => error.fmt(f),
+            Failure::DiskLost(found) => write!(
+                f,
+                "another node holds a statement of this one that its log does not know ({found:?}): \
+                 the data directory is an old copy, or its disk lost what it had flushed. This node \
+                 must not vote again; start it anew as a new member"
+            ),
         }
     }
 }

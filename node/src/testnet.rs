@@ -11,7 +11,9 @@ use std::thread;
 use storage::record::LogId;
 use storage::superblock::{DIRECTORY_VERSION, Superblock};
 use storage::wal::Geometry;
-use wire::committee::{Committee, CommitteeParts, Member, Preset, StateMachine};
+use wire::committee::{
+    Committee, CommitteeParts, Member, Preset, StateMachine, VoteAuthentication,
+};
 use wire::ids::{ClusterId, NodeId};
 use wire::keys::NodeSecret;
 use wire::limits::DATAGRAM_BYTES_MAX;
@@ -43,6 +45,7 @@ pub struct Plan {
     pub output: PathBuf,
     pub addresses: Addresses,
     pub state_machine: StateMachine,
+    pub vote_authentication: VoteAuthentication,
     /// Processors: node i gets the i-th, modulo their number; empty pins nobody.
     pub cores: Vec<usize>,
     /// Settings written into every node.toml, checked.
@@ -141,6 +144,7 @@ pub fn create(plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> Result<Committee,
     let parts = CommitteeParts {
         operator: Some(operator.public_key()),
         state_machine: plan.state_machine,
+        vote_authentication: plan.vote_authentication,
         ..CommitteeParts::with_preset(cluster, members, Preset::Balanced)
             .or_exit(Exit::Usage, "--nodes")?
     };

@@ -28,7 +28,7 @@ use wire::ids::{
 use wire::limits::WINDOW;
 use wire::messages::{CleanStopRecord, EvidenceBody, StartRecord};
 use wire::reject::Reject;
-use wire::seal::{Signer, Verified, Verifier};
+use wire::seal::{Signer, Statement, Verified, Verifier};
 use zerocopy::IntoBytes;
 
 use crate::batch::{Batch, BatchLimits, Seen};
@@ -49,6 +49,8 @@ const READS_MAX: usize = 64;
 const FORWARD_NS_MAX: u64 = 125_000_000;
 /// Between two records that name the decided prefix, in slots.
 pub const DECIDED_RECORD_EVERY: u64 = 64;
+/// Statements of this replica that peers show and its log does not know, checked at most.
+const RECALLS_MAX: u32 = 1024;
 /// Outputs that one input leaves without more memory.
 const EFFECTS_MAX: usize = 4096;
 
@@ -192,6 +194,9 @@ pub enum Output<Bu: Buffers> {
         first: Sequence,
         log_full: bool,
     },
+    /// A peer holds this statement of the own replica, which the log does not know: the disk was put
+    /// back or lost what was durable (R6). The process must end; nothing leaves after this.
+    DiskLost(Statement),
     /// A block was refused; for the counters.
     Refused(Reject),
 }
@@ -263,6 +268,9 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     settled: Slot,
     decided_recorded: Slot,
     release: Release,
+    /// What this replica stands for is to be said again in the log, for older records do not tell
+    /// it (K3).
+    restate_due: bool,
     padding: Padding,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
@@ -274,6 +282,10 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// Stage named by START.
     started_in: View,
     reads: usize,
+    /// What peers say of own statements is looked at so often more (R6): a liar's word costs a
+    /// signature check.
+    recalls_left: u32,
+    disk_lost: bool,
     /// Newest view against whose leader evidence was stored.
     evidence_in: Option<View>,
     counts: Counts,
@@ -329,6 +341,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             settled: summary.decided,
             decided_recorded: summary.decided,
             release: Release::Idle,
+            restate_due: false,
             padding: Padding::new(),
             save_after: Slot(0),
             save_not_before: Instant(0),
@@ -337,6 +350,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             keeps_until: Slot(0),
             started_in: summary.stage,
             reads: 0,
+            recalls_left: RECALLS_MAX,
+            disk_lost: false,
             evidence_in: None,
             counts: Counts::default(),
             log_full: None,
@@ -364,6 +379,14 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub fn stop(&mut self) -> Option<Position> {
         let body = CleanStopRecord::new(self.config.boot);
         self.record(RecordKind::CleanStop, body.as_bytes())
+    }
+
+    /// R6: asks others what they hold of this replica, if it ran before. An earlier process stopped
+    /// cleanly or not.
+    pub fn recall(&mut self, clean: bool) {
+        if self.config.boot > Boot(1) {
+            self.core.recall(clean);
+        }
     }
 
     /// Everything below is durable.
@@ -454,7 +477,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// The next thing to do, oldest first.
     pub fn next_output(&mut self) -> Option<Output<Bu>> {
-        self.outputs.pop_front()
+        while let Some(output) = self.outputs.pop_front() {
+            if !self.disk_lost || matches!(output, Output::DiskLost(_)) {
+                return Some(output);
+            }
+        }
+        None
     }
 
     /// Says whether more requests are about to come out of verification. A leader that has nothing

@@ -13,7 +13,7 @@ use wire::state::{FetchStateBody, Part};
 use zerocopy::IntoBytes;
 
 /// Largest body of a small message.
-pub const SMALL_BODY_BYTES_MAX: usize = 192;
+pub const SMALL_BODY_BYTES_MAX: usize = 256;
 const _: () = assert!(size_of::<FetchBlockBody>() <= SMALL_BODY_BYTES_MAX);
 const _: () = assert!(size_of::<StatusBody>() <= SMALL_BODY_BYTES_MAX);
 const _: () = assert!(size_of::<CheckpointBody>() <= SMALL_BODY_BYTES_MAX);
@@ -319,6 +319,7 @@ impl PeerMessage {
 mod tests {
     use super::*;
     use wire::ids::Boot;
+    use wire::messages::Held;
 
     #[test]
     fn every_message_round_trips() {
@@ -335,6 +336,7 @@ mod tests {
             retained_from: Slot(1),
             lease: Slot(0),
             flags: 0,
+            held: None,
         };
         let grains = Grains {
             count: 9,
@@ -350,6 +352,13 @@ mod tests {
         let signed = |statement| PeerMessage::Signed {
             statement,
             signature,
+        };
+        let held = |statement| {
+            let held = Some(Held {
+                statement,
+                signature,
+            });
+            PeerMessage::Status(Status { held, ..status })
         };
         let messages = [
             PeerMessage::Vote {
@@ -375,6 +384,14 @@ mod tests {
             }),
             PeerMessage::Decided { slot, digest },
             PeerMessage::Status(status),
+            held(Statement::Vote { view, slot, digest }),
+            held(Statement::Commit { view, slot, digest }),
+            held(Statement::ViewChange { view, digest }),
+            held(Statement::NewViewAck {
+                view,
+                base_slot: slot,
+                base: digest,
+            }),
             fetch(None),
             fetch(Some(grains)),
             PeerMessage::FetchRange {

@@ -9,6 +9,7 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use consensus::quorum::Quorums;
 use consensus::{BlockCheck, Recovered, RecoveredBlock};
 use storage::machine::StateMachine;
 use storage::record::{Identity, Kind as RecordKind};
@@ -94,6 +95,7 @@ impl Replies for Nowhere {
 /// snapshot of `saved` that can be used: newest first.
 pub fn restart<'s, Bu, Src, M, V>(
     me: NodeId,
+    quorums: &Quorums,
     source: &mut Src,
     geometry: &Geometry,
     identity: &Identity,
@@ -132,7 +134,7 @@ where
     }
     let first = Slot((start.slot.0 + 1).saturating_sub(2 * WINDOW).max(1));
     let ledger = Ledger::new(*geometry, first);
-    let mut walk = Walk::new(compound, me, genesis, start, certificate, ledger);
+    let mut walk = Walk::new(compound, me, quorums, genesis, start, certificate, ledger);
     let recovery = recover(source, geometry, identity, &mut |entry| walk.visit(&entry))?;
     let low = recovery.tail.low();
     let walked = match certificate {

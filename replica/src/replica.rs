@@ -10,6 +10,8 @@ mod incoming;
 mod outgoing;
 mod writing;
 
+pub use writing::Halted;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -17,9 +19,7 @@ use consensus::quorum::Quorums;
 use consensus::{Core, Summary};
 use storage::machine::StateMachine;
 use storage::record::Identity;
-use storage::wal::{
-    Geometry, Journal, JournalFailed, JournalLimits, Sealed, SegmentSource, Verdict, Writer,
-};
+use storage::wal::{Geometry, Journal, JournalLimits, Sealed, SegmentSource, Verdict, Writer};
 use thiserror::Error;
 use wire::bytes::Buffers;
 use wire::committee::Committee;
@@ -97,8 +97,8 @@ pub enum Effect<Sh> {
     Read(ReadBack),
     /// A step of writing a snapshot file; all but an abort are answered by [`Input::PieceWritten`].
     Snapshot(Piece),
-    /// The process must end: the log is in doubt.
-    Halt(JournalFailed),
+    /// The process must end.
+    Halt(Halted),
 }
 
 /// Work of one call at most; a pause between calls lets other inputs in between.
@@ -135,6 +135,10 @@ pub struct Setup<'a, Bu: Buffers, S, V, M> {
     pub interval: u64,
     /// Patience with a leader is never below this, in nanoseconds.
     pub patience_ns_min: u64,
+    /// T4: a leader that is slower than it could be is replaced.
+    pub replaces_slow_leaders: bool,
+    /// Others are asked what they hold of this replica (R6).
+    pub recalls: bool,
     /// Votes carry signatures.
     pub sign_votes: bool,
     /// A replica that is further behind a checkpoint takes the state over, in slots.
@@ -258,12 +262,15 @@ where
             blocks_held_max: setup.blocks_held_max,
             interval: setup.interval,
             patience_ns_min: setup.patience_ns_min,
+            replaces_slow_leaders: setup.replaces_slow_leaders,
+            batch_delay_ns: setup.batch.delay_ns,
             sign_votes: setup.sign_votes,
             transfer_beyond: setup.transfer_beyond,
         };
         let mut verifying = Verifying::new(setup.verifier.clone(), Core::<S>::rules(&core));
         let restarted = restart(
             me,
+            &setup.quorums,
             source,
             &setup.geometry,
             &setup.identity,
@@ -309,6 +316,9 @@ where
             setup.verifier,
         );
         ordering.resume(now, durable, restarted.undecided);
+        if setup.recalls {
+            ordering.recall(restarted.clean);
+        }
         let mut saving = Saving::new(committee.cluster(), me);
         if let Some(certificate) = ordering.core().checkpoint() {
             saving.certified(certificate.clone(), execution.pinned());
@@ -503,6 +513,7 @@ where
             Output::KeepNewest(keep) => self.execution.keep_newest(keep),
             Output::Transfer(certificate) => self.takeover.begin(certificate, &mut self.execution),
             Output::Diverged { .. } => {}
+            Output::DiskLost(found) => self.halt(Halted::DiskLost(found), out),
             Output::Execute { slot, message } => {
                 assert!(
                     self.execute.len() < EXECUTE_MAX,

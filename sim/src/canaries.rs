@@ -98,6 +98,7 @@ canaries! {
     Wishstops, "wishstops", false, Scenario("views"), "who wishes for another view stops voting";
     Onewish, "onewish", false, Scenario("views"), "b wishes are followed";
     Bothrun, "bothrun", false, Seeds("4"), "a repeated sequence number runs again";
+    Rollbackok, "rollbackok", false, Scenario("restarts"), "an own statement above the own log is ignored";
     Noreplay, "noreplay", false, Scenario("restarts"), "links take a datagram twice";
     Future, "future", false, Seeds("4"), "messages of any later view are kept";
     Nofence, "nofence", false, Seeds("5"), "a fenced read is answered before its fence is executed";
@@ -114,6 +115,9 @@ canaries! {
     Localevict, "localevict", false, Unit, "each replica evicts another session";
     Cutany, "cutany", false, Unit, "a log is cut at any damage";
     Sameboot, "sameboot", false, Unit, "links of every process begin with one boot";
+    Reflect, "reflect", false, Unit, "both directions of a link have one key, and whoever has it may have sent";
+    Longlen, "longlen", false, Unit, "a length is trusted before there is room for it";
+    Shedvotes, "shedvotes", false, Scenario("clients"), "votes make way for clients";
     Fragmix, "fragmix", false, Unit, "fragments of two messages are joined";
     Fragleak, "fragleak", false, Unit, "incomplete messages are never given up";
     Trailing, "trailing", false, Unit, "bytes behind a request are accepted";

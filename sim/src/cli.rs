@@ -71,7 +71,7 @@ struct WorldArgs {
     /// Replicas, in their usual committee.
     #[arg(long, default_value_t = 4)]
     nodes: usize,
-    /// A named committee instead: 4, 5, 6, 7, 7-fast, 10, 4-strict, 4-safe.
+    /// A named committee instead: 4, 5, 6, 7, 7-fast, 10, 4-strict, 4-safe, 4-mac.
     #[arg(long)]
     shape: Option<String>,
     /// core: simulated signatures of replicas; full: Ed25519 everywhere, several times slower.

@@ -7,7 +7,7 @@ use storage::machine::Kv;
 use storage::record::{Identity, LogId};
 use storage::table::MemTable;
 use storage::wal::{Geometry, JournalLimits};
-use wire::committee::{Committee, Exclusion};
+use wire::committee::{Committee, Exclusion, VoteAuthentication};
 use wire::ids::{Instant, NodeId};
 use wire::keys::NodeSecret;
 use wire::limits::{
@@ -63,6 +63,8 @@ pub struct Node {
     pub wanted: u32,
     /// What this replica takes for the time.
     pub clock: Clock,
+    /// It is no liar, so it asks others what they hold of it (R6).
+    pub honest: bool,
     /// Of the present process.
     cookie_secret: [u8; 32],
     seal: Seal,
@@ -91,6 +93,7 @@ impl Node {
                 .clocks
                 .get(id.index())
                 .map_or_else(Clock::exact, Clock::new),
+            honest: true,
             cookie_secret: [0; 32],
             seal,
             random,
@@ -163,7 +166,9 @@ impl Node {
             blocks_held_max: plan.held_blocks,
             interval: plan.interval,
             patience_ns_min: PATIENCE_NS_MIN,
-            sign_votes: !plan.votes_by_mac,
+            replaces_slow_leaders: true,
+            recalls: self.honest,
+            sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
             transfer_beyond: plan.transfer_beyond,
             snapshot_log_bytes: plan.disk.snapshot_log_bytes,
             datagram_bytes: plan.datagram_bytes,
@@ -199,6 +204,7 @@ impl Node {
         plan.faults.clocks.clear();
         let seal = self.seal.clone();
         let mut twin = Node::new(self.id, &plan, self.secret.clone(), seal, random.fork(17));
+        twin.honest = false;
         let started = twin.start(Instant(crate::plan::BEGIN_NS), &plan, committee);
         started.ok().map(|()| twin)
     }

@@ -279,7 +279,7 @@ impl Plan {
             keys: random.within(1, 8),
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
-            votes_by_mac: false,
+            votes_by_mac: shape.votes_by_mac,
             held_blocks,
             interval,
             transfer_beyond,

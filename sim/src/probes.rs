@@ -55,6 +55,7 @@ probes! {
     InputsHeld, "inputs-held", "inputs waited for a paused process";
     LeaderPaused, "leader-paused", "the leader's process was paused";
     ClockJumped, "clock-jumped", "a replica's clock jumped while it ran";
+    DiskLost, "disk-lost", "a replica found that its disk was put back";
     WriteFailed, "write-failed", "a write failed and the replica halted";
     ReadFailed, "read-failed", "an old block could not be read back";
     SegmentGranted, "segment-granted", "a log grew beyond its first files";
@@ -109,9 +110,12 @@ pub const PLACES: &[&str] = &[
     "final-off-branch",
     "late-install",
     "leader-resigned",
+    "leader-too-slow",
     "log-full",
+    "own-word-found",
     "padded-for-a-laggard",
     "read-waits",
+    "recalled",
     "restart-in-view-change",
     "rivals-forgotten",
     "select-conflict",

@@ -47,6 +47,7 @@
 
 mod clients;
 pub mod director;
+mod expect;
 mod filter;
 
 use wire::ids::{Slot, View};
@@ -57,7 +58,7 @@ use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
 use crate::canaries::Canary;
 use crate::faults::FaultSet;
-use crate::faults::draw::{ClockPlan, FaultPlan, Pause, StepCrash};
+use crate::faults::draw::{ClockPlan, Damage, FaultPlan, Harm, Pause, StepCrash};
 use crate::liars::clients::ClientKind;
 use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
@@ -159,9 +160,11 @@ pub struct Scenario {
     crashes: Vec<(usize, u64)>,
     restarts: Vec<(usize, u64)>,
     steps: Vec<StepCrash>,
+    damages: Vec<Damage>,
     pauses: Vec<Pause>,
     clocks: Vec<ClockPlan>,
     votes_by_mac: bool,
+    batch_delay_ns: u64,
     violation: Option<String>,
     settles: bool,
     trace: bool,
@@ -212,9 +215,11 @@ impl Scenario {
             crashes: Vec::new(),
             restarts: Vec::new(),
             steps: Vec::new(),
+            damages: Vec::new(),
             pauses: Vec::new(),
             clocks: Vec::new(),
-            votes_by_mac: false,
+            votes_by_mac: SHAPES[shape].votes_by_mac,
+            batch_delay_ns: 0,
             violation: None,
             settles: false,
             trace: false,
@@ -311,6 +316,16 @@ impl Scenario {
         (0..self.nodes).fold(self, Scenario::restart)
     }
 
+    /// The disk of a replica is put back to what it is now when the replica starts the next time.
+    pub fn restore_later(mut self, node: usize) -> Scenario {
+        self.damages.push(Damage {
+            node,
+            at_ns: self.now_ns,
+            harm: Harm::Rollback,
+        });
+        self
+    }
+
     /// In its next call with more than one effect the process ends after a part of them; it starts
     /// again after `down_ms`.
     pub fn crash_between_effects(
@@ -341,6 +356,12 @@ impl Scenario {
     /// Votes bear no signatures: links alone authenticate them (N4).
     pub fn votes_by_mac(mut self) -> Scenario {
         self.votes_by_mac = true;
+        self
+    }
+
+    /// So long a request waits at the leader while a block is undecided.
+    pub fn batch_delay_us(mut self, us: u64) -> Scenario {
+        self.batch_delay_ns = us * US;
         self
     }
 
@@ -401,85 +422,6 @@ impl Scenario {
 
     fn check(mut self, check: Check) -> Scenario {
         self.checks.push((self.now_ns, check));
-        self
-    }
-
-    /// By now some honest replica has decided this slot.
-    pub fn expect_decided(self, slot: u64) -> Scenario {
-        self.check(Check::Decided(None, Slot(slot)))
-    }
-
-    /// By now this replica has decided this slot in its present process.
-    pub fn expect_decided_by(self, node: usize, slot: u64) -> Scenario {
-        self.check(Check::Decided(Some(node), Slot(slot)))
-    }
-
-    /// By now no honest replica has decided this slot.
-    pub fn expect_undecided(self, slot: u64) -> Scenario {
-        self.check(Check::Undecided(Slot(slot)))
-    }
-
-    /// By now this replica is in this view.
-    pub fn expect_view(self, node: usize, view: u64) -> Scenario {
-        self.check(Check::View(node, View(view)))
-    }
-
-    /// By now everything that this client asked is answered.
-    pub fn expect_answered(self, client: usize) -> Scenario {
-        self.check(Check::Answered(client))
-    }
-
-    /// By now exactly so many reads of this client ended by their fence, without the order.
-    pub fn expect_fenced(self, client: usize, reads: u64) -> Scenario {
-        self.check(Check::Fenced(client, reads))
-    }
-
-    /// By now this replica's present process has refused so many datagrams at least.
-    pub fn expect_refused(self, node: usize, least: u64) -> Scenario {
-        self.check(Check::Refused(node, least))
-    }
-
-    /// By now the decided log has executed so many operations.
-    pub fn expect_executed(self, operations: u64) -> Scenario {
-        self.check(Check::Executed(operations))
-    }
-
-    /// The table of the decided log holds this now.
-    pub fn expect_value(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Scenario {
-        let (key, value) = (key.as_ref().into(), value.as_ref().into());
-        self.check(Check::Value(key, value))
-    }
-
-    /// From now on, some client is answered within this time.
-    pub fn expect_progress_within_ms(mut self, ms: u64) -> Scenario {
-        let until_ns = self.now_ns + ms * MS;
-        let name = self.checks.len();
-        self.checks.push((self.now_ns, Check::Remember(name)));
-        self.checks.push((until_ns, Check::Progress(name, true)));
-        self.ends_ns = self.ends_ns.max(until_ns);
-        self
-    }
-
-    /// From now on, nothing is decided for this time.
-    pub fn expect_no_progress_for_ms(mut self, ms: u64) -> Scenario {
-        let until_ns = self.now_ns + ms * MS;
-        let name = self.checks.len();
-        self.checks.push((self.now_ns, Check::Remember(name)));
-        self.checks.push((until_ns, Check::Progress(name, false)));
-        self.ends_ns = self.ends_ns.max(until_ns);
-        self
-    }
-
-    /// The run ends with a violation that holds this text.
-    pub fn expect_violation(mut self, text: &str) -> Scenario {
-        self.violation = Some(text.to_owned());
-        self
-    }
-
-    /// From now on, within this time everyone is up, caught up, and every operation is answered.
-    pub fn expect_settled_within_ms(mut self, ms: u64) -> Scenario {
-        self.settles = true;
-        self.ends_ns = self.ends_ns.max(self.now_ns + ms * MS);
         self
     }
 
@@ -575,7 +517,7 @@ impl Scenario {
             users,
             keys: 1,
             datagram_bytes: 1472,
-            batch_delay_ns: 0,
+            batch_delay_ns: self.batch_delay_ns,
             votes_by_mac: self.votes_by_mac,
             held_blocks: plan::HELD_BLOCKS,
             interval: self.interval,
@@ -586,6 +528,7 @@ impl Scenario {
             cuts: Vec::new(),
             faults: FaultPlan {
                 steps: self.steps.clone(),
+                damages: self.damages.clone(),
                 pauses: self.pauses.clone(),
                 clocks: self.clocks.clone(),
                 liars: self.liars.clone(),

@@ -13,6 +13,8 @@ pub struct Shape {
     pub p: usize,
     /// A leader caught lying is not counted in a view change.
     pub exclusion: bool,
+    /// Votes bear no signatures: links alone prove them.
+    pub votes_by_mac: bool,
     /// Votes that decide; COMMITs, acknowledgements and equal states that do; view changes.
     pub fast: usize,
     pub slow: usize,
@@ -31,6 +33,7 @@ pub const SHAPES: &[Shape] = &[
     shape("10", [10, 3, 3, 1], true, [9, 7, 7], [4, 3]),
     shape("4-strict", [4, 1, 1, 0], false, [4, 3, 3], [1, 1]),
     shape("4-safe", [4, 2, 0, 0], true, [4, 4, 4], [2, 1]),
+    by_mac(shape("4-mac", [4, 1, 1, 1], true, [3, 3, 3], [2, 1])),
 ];
 
 const fn shape(
@@ -47,10 +50,18 @@ const fn shape(
         u,
         p,
         exclusion,
+        votes_by_mac: false,
         fast,
         slow,
         change,
         missing,
+    }
+}
+
+const fn by_mac(shape: Shape) -> Shape {
+    Shape {
+        votes_by_mac: true,
+        ..shape
     }
 }
 

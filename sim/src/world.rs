@@ -24,7 +24,7 @@ use std::sync::Arc;
 use replica::ordering::ReadBack;
 use replica::replica::{Effect, Input};
 use storage::wal::SegmentSource;
-use wire::committee::{Committee, CommitteeParts, Member, Parameters, Preset};
+use wire::committee::{Committee, CommitteeParts, Member, Parameters, Preset, VoteAuthentication};
 use wire::ids::{ClusterId, Instant, NodeId};
 use wire::keys::NodeSecret;
 use wire::seal::Rules;
@@ -182,6 +182,9 @@ fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>
     let mut parts = CommitteeParts::with_preset(ClusterId([7; 16]), members, first)
         .expect("a size that can be judged");
     (parts.preset, parts.parameters) = (preset, parameters);
+    if plan.votes_by_mac {
+        parts.vote_authentication = VoteAuthentication::Mac;
+    }
     let committee = Committee::new(parts);
     (committee.expect("drawn members are good"), secrets)
 }

@@ -11,7 +11,7 @@ use sim::faults::{Fault, FaultSet};
 use sim::plan::Options;
 use sim::world;
 use storage::state::empty_leaf;
-use wire::bytes::HeapBuffers;
+use wire::bytes::{HeapBuffers, HeapShared};
 use wire::committee::{Committee, CommitteeParts, Member, Preset};
 use wire::fragment::{MessagePlace, Origin, Reassembler, ReassemblyLimits};
 use wire::header::{Fragment, HEADER_BYTES, Kind};
@@ -35,6 +35,8 @@ const CHECKS: &[(Canary, Check)] = &[
     (Canary::Weakverify, |_| a_weak_key_signs_nothing()),
     (Canary::Trailing, |_| nothing_follows_a_request()),
     (Canary::Fragmix, |_| fragments_of_two_messages_stay_apart()),
+    (Canary::Reflect, |_| nobody_hears_itself()),
+    (Canary::Longlen, |_| a_long_message_is_refused()),
     (Canary::Fragleak, |_| incomplete_messages_are_given_up()),
     (Canary::Sameboot, |_| two_boots_never_share_a_counter()),
     (Canary::Localevict, |_| everyone_evicts_the_oldest_session()),
@@ -226,6 +228,39 @@ fn status(from: &mut Endpoint<HeapBuffers>, to: u16) -> Vec<u8> {
 fn two_boots_never_share_a_counter() -> bool {
     let (mut first, mut second) = (endpoint(0, 1), endpoint(0, 2));
     status(&mut first, 1) != status(&mut second, 1)
+}
+
+/// ATK1: what a replica said is no word of the other end, whoever sends it back.
+fn nobody_hears_itself() -> bool {
+    let (mut one, mut other) = (endpoint(0, 1), endpoint(1, 1));
+    let hear = |by: &mut Endpoint<HeapBuffers>, datagram: &[u8]| {
+        let datagram = HeapShared::copy_from(datagram);
+        by.receive(Instant(1), address(1), &datagram).is_ok()
+    };
+    // Each names the other's boot once it has heard of it.
+    let greeting = status(&mut one, 1);
+    let heard = hear(&mut other, &greeting);
+    let answer = status(&mut other, 0);
+    let heard = heard && hear(&mut one, &answer);
+    assert!(heard, "they know each other");
+    let said = status(&mut one, 1);
+    !hear(&mut one, &said)
+}
+
+/// CLI3: what does not fit is refused before anything is done with it.
+fn a_long_message_is_refused() -> bool {
+    let fragment = Fragment {
+        message: 1,
+        offset_grains: 40,
+        total: 64 * GRAIN_BYTES as u32,
+    };
+    let insert = || {
+        let (origin, kind) = (Origin::Node(NodeId(1)), Kind::Forward);
+        let grain = [7; GRAIN_BYTES];
+        reassembler().insert(Instant(1), origin, kind, PLACE, fragment, &grain)
+    };
+    let refused = std::panic::catch_unwind(|| insert().is_err());
+    refused.unwrap_or(false)
 }
 
 fn client(number: u16) -> PublicKey {

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::ids::{Boot, Digest, Epoch, Signature, Slot, View};
 use crate::limits::GRAINS_MAX;
 use crate::reject::Reject;
+use crate::seal::Statement;
 
 /// Words of a bitmap over the grains of a message.
 pub const GRAIN_WORDS: usize = GRAINS_MAX.div_ceil(64);
@@ -136,10 +137,46 @@ pub struct StatusBody {
     retained_from: U64,
     lease: U64,
     flags: U32,
-    reserved: U32,
+    /// One of the `HELD_` kinds; with none the four fields behind it are zero.
+    held_kind: U32,
+    held_view: U64,
+    held_slot: U64,
+    held_digest: Digest,
+    held_signature: Signature,
 }
 
-const _: () = assert!(size_of::<StatusBody>() == 128);
+const _: () = assert!(size_of::<StatusBody>() == 240);
+
+const HELD_NONE: u32 = 0;
+const HELD_VOTE: u32 = 1;
+const HELD_COMMIT: u32 = 2;
+const HELD_ACK: u32 = 3;
+const HELD_VIEW_CHANGE: u32 = 4;
+
+/// A statement that the sender of a STATUS holds of its receiver, with the receiver's signature (R6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// VOTE, COMMIT, NV-ACK or VIEW-CHANGE.
+    pub statement: Statement,
+    pub signature: Signature,
+}
+
+impl Held {
+    fn parts(&self) -> (u32, View, Slot, Digest) {
+        match self.statement {
+            Statement::Vote { view, slot, digest } => (HELD_VOTE, view, slot, digest),
+            Statement::Commit { view, slot, digest } => (HELD_COMMIT, view, slot, digest),
+            Statement::NewViewAck {
+                view,
+                base_slot,
+                base,
+            } => (HELD_ACK, view, base_slot, base),
+            Statement::ViewChange { view, digest } => (HELD_VIEW_CHANGE, view, Slot(0), digest),
+            // Of no use to its author: nothing of the kind is kept.
+            _ => (HELD_NONE, View(0), Slot(0), Digest::ZERO),
+        }
+    }
+}
 
 /// The sender has not heard us since its start: answer with a STATUS at once.
 pub const STATUS_HELLO: u32 = 1;
@@ -159,10 +196,16 @@ pub struct Status {
     pub retained_from: Slot,
     pub lease: Slot,
     pub flags: u32,
+    /// The highest statement of the receiver that the sender holds (R6).
+    pub held: Option<Held>,
 }
 
 impl StatusBody {
     pub fn encode(status: &Status) -> StatusBody {
+        let none = (HELD_NONE, View(0), Slot(0), Digest::ZERO);
+        let (kind, view, slot, digest) = status.held.map_or(none, |held| held.parts());
+        let signature = status.held.filter(|_| kind != HELD_NONE);
+        let signature = signature.map_or(Signature([0; 64]), |held| held.signature);
         StatusBody {
             stage: U64::new(status.stage.0),
             installed: U64::new(status.installed.0),
@@ -174,13 +217,17 @@ impl StatusBody {
             retained_from: U64::new(status.retained_from.0),
             lease: U64::new(status.lease.0),
             flags: U32::new(status.flags),
-            reserved: U32::new(0),
+            held_kind: U32::new(kind),
+            held_view: U64::new(view.0),
+            held_slot: U64::new(slot.0),
+            held_digest: digest,
+            held_signature: signature,
         }
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Status, Reject> {
         let body: &StatusBody = parse(bytes)?;
-        if body.reserved.get() != 0 || body.flags.get() & !(STATUS_HELLO | STATUS_LOG_FULL) != 0 {
+        if body.flags.get() & !(STATUS_HELLO | STATUS_LOG_FULL) != 0 {
             return Err(Reject::ReservedNotZero);
         }
         Ok(Status {
@@ -194,7 +241,35 @@ impl StatusBody {
             retained_from: Slot(body.retained_from.get()),
             lease: Slot(body.lease.get()),
             flags: body.flags.get(),
+            held: body.held()?,
         })
+    }
+
+    fn held(&self) -> Result<Option<Held>, Reject> {
+        let view = View(self.held_view.get());
+        let (slot, digest) = (Slot(self.held_slot.get()), self.held_digest);
+        let blank = (slot, digest) == (Slot(0), Digest::ZERO);
+        let statement = match self.held_kind.get() {
+            HELD_NONE => {
+                let signed = self.held_signature != Signature([0; 64]);
+                let nothing = blank && view == View(0) && !signed;
+                return nothing.then_some(None).ok_or(Reject::ReservedNotZero);
+            }
+            HELD_VOTE => Statement::Vote { view, slot, digest },
+            HELD_COMMIT => Statement::Commit { view, slot, digest },
+            HELD_ACK => Statement::NewViewAck {
+                view,
+                base_slot: slot,
+                base: digest,
+            },
+            HELD_VIEW_CHANGE if slot == Slot(0) => Statement::ViewChange { view, digest },
+            _ => return Err(Reject::BodyMalformed),
+        };
+        let signature = self.held_signature;
+        Ok(Some(Held {
+            statement,
+            signature,
+        }))
     }
 }
 
@@ -399,6 +474,7 @@ mod tests {
             retained_from: Slot(8),
             lease: Slot(9),
             flags: STATUS_HELLO,
+            held: None,
         }
     }
 
@@ -416,9 +492,20 @@ mod tests {
         for number in [7u64, 8, 9, 1] {
             golden.extend(number.to_le_bytes());
         }
+        golden.extend([0; 112]);
         assert_eq!(body.as_bytes(), golden);
-        golden[127] = 1;
+        golden[128] = 1;
         assert_eq!(StatusBody::decode(&golden), Err(Reject::ReservedNotZero));
+        golden[124] = 9;
+        assert_eq!(StatusBody::decode(&golden), Err(Reject::BodyMalformed));
+        golden[124] = 1;
+        let statement = Statement::Vote {
+            view: View(1),
+            slot: Slot(0),
+            digest: Digest::ZERO,
+        };
+        let held = StatusBody::decode(&golden).unwrap().held;
+        assert_eq!(held.map(|held| held.statement), Some(statement));
         golden.push(0);
         assert_eq!(StatusBody::decode(&golden), Err(Reject::BodyMalformed));
     }

@@ -26,6 +26,7 @@ use crate::canary::planted;
 use crate::certificates::Place;
 use crate::committee::Committee;
 use crate::ids::{Boot, ClusterId, Digest, Epoch, NodeId, PublicKey, Signature, Slot, View};
+use crate::messages::Held;
 use crate::reject::Reject;
 use crate::request::{RequestView, requests, set_signature};
 
@@ -303,6 +304,14 @@ pub struct Signed {
 }
 
 impl Signed {
+    /// As others keep it (R6).
+    pub fn held(&self) -> Held {
+        Held {
+            statement: self.statement,
+            signature: self.signature,
+        }
+    }
+
     /// The view of an NV-ACK.
     pub fn acked_view(&self) -> Option<View> {
         match self.statement {

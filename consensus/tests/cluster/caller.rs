@@ -481,6 +481,8 @@ pub fn config(shape: &Shape, me: u16, boot: u32, transfer_beyond: u64) -> Config
         blocks_held_max: 128,
         interval: K,
         patience_ns_min: 10 * MS,
+        replaces_slow_leaders: true,
+        batch_delay_ns: 0,
         sign_votes: shape.fast > shape.slow,
         transfer_beyond,
     }

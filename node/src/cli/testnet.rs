@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use wire::committee::{Committee, StateMachine};
+use wire::committee::{Committee, StateMachine, VoteAuthentication};
 use wire::limits::REPLICAS_MAX;
 
 use super::output::print;
@@ -22,6 +22,16 @@ enum Machine {
     Kv,
     /// Nothing: measures ordering alone
     Noop,
+}
+
+/// What proves that a vote is its sender's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Votes {
+    /// Ed25519
+    Signature,
+    /// The links' MAC: cheaper; votes cannot be shown to others, and committees with a slow path
+    /// (6 nodes, for example) refuse it
+    Mac,
 }
 
 /// Shape of a new cluster.
@@ -40,6 +50,9 @@ pub struct Shape {
     /// What decided transactions do
     #[arg(long, value_enum, default_value = "kv")]
     state_machine: Machine,
+    /// What proves that a vote is its sender's
+    #[arg(long, value_enum, default_value = "signature")]
+    vote_authentication: Votes,
     /// Largest UDP payload [default: 65507 on loopback, otherwise 1472]
     #[arg(long, value_name = "SIZE")]
     datagram_bytes: Option<String>,
@@ -132,6 +145,10 @@ impl Shape {
             state_machine: match self.state_machine {
                 Machine::Kv => StateMachine::Kv,
                 Machine::Noop => StateMachine::Noop,
+            },
+            vote_authentication: match self.vote_authentication {
+                Votes::Signature => VoteAuthentication::Signature,
+                Votes::Mac => VoteAuthentication::Mac,
             },
             cores: self.cores.clone().map_or_else(Vec::new, |list| list.0),
             settings: written,

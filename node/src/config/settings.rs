@@ -332,6 +332,16 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "consensus",
+        "replace_slow_leader",
+        Kind::Switch,
+        Some("true"),
+        "Wish for another leader when this one, while transactions that this node forwarded wait, \
+         pauses between proposals for five times what nearly every commit takes, or commits less \
+         than nine tenths of what an earlier one did, for seconds. Once in 5 s at most; b+1 nodes \
+         must agree before anything follows.",
+    ),
+    setting(
+        "consensus",
         "block_bytes_max",
         Kind::Size {
             min: REQUEST_BYTES_MAX as u64,

@@ -3,13 +3,13 @@
 use replica::ordering::{Input, Ordering, Output};
 use replica::verifying::Job;
 use wire::ids::Instant;
-use wire::seal::{Ed25519Signer, Ed25519Verifier};
+use wire::seal::{Ed25519Signer, Ed25519Verifier, Statement};
 
-use super::Shared;
 use super::execute::ExecuteInput;
 use super::journal::JournalInput;
 use super::links::{Inlet, Outlet};
 use super::net::NetInput;
+use super::{Failure, Shared};
 use crate::buffers::Pooled;
 use crate::telemetry::{LogFull, Stage};
 
@@ -30,12 +30,14 @@ pub struct Order {
     pub stalled: Option<Output<Pooled>>,
     /// End of the marker of a clean stop, once it was written.
     pub stop_marker: Option<wire::ids::Position>,
+    /// A statement that proves the disk lost (R6): the process ends.
+    pub lost: Option<Statement>,
     pub shared: Shared,
 }
 
 impl Order {
     /// Takes a bounded number of inputs; true when there was one.
-    pub fn turn(&mut self, now: Instant) -> bool {
+    pub fn turn(&mut self, now: Instant) -> Result<bool, Failure> {
         let mut progress = self.hand_out();
         let verifying = self.shared.telemetry.queue_depth.of(Stage::Verify).get();
         self.ordering.expect_more(verifying > 0);
@@ -57,7 +59,10 @@ impl Order {
         self.to_journal.wake();
         self.to_execute.wake();
         self.to_verify.wake();
-        progress
+        match self.lost {
+            Some(found) => Err(Failure::DiskLost(found)),
+            None => Ok(progress),
+        }
     }
 
     /// Inputs that wait.
@@ -188,6 +193,10 @@ impl Order {
                      of nodes: this node has diverged and votes no more; keep its directory for \
                      inspection and start it anew from an empty one"
                 );
+                Ok(())
+            }
+            Output::DiskLost(found) => {
+                self.lost = Some(found);
                 Ok(())
             }
             Output::Refused(reject) => {

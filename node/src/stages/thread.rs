@@ -115,7 +115,10 @@ impl HotThread {
                 .as_mut()
                 .is_some_and(|net| net.send_turn(&mut *self.driver)),
             Stage::Verify => stages.verify.as_mut().is_some_and(Verify::turn),
-            Stage::Order => stages.order.as_mut().is_some_and(|order| order.turn(now)),
+            Stage::Order => match &mut stages.order {
+                Some(order) => order.turn(now)?,
+                None => false,
+            },
             Stage::Journal => match &mut stages.journal {
                 Some(journal) => journal.turn(now.0, &mut *self.driver)?,
                 None => false,

@@ -58,6 +58,8 @@ fn bad_shapes_are_refused() {
         "--base-port 65535",
         "--cores x",
         "--datagram-bytes 100",
+        // It has a slow path, whose certificates are made of votes.
+        "--nodes 6 --vote-authentication mac",
     ] {
         let said = hippo(&format!("testnet --output {} {flags}", output.display()));
         assert_eq!(said.code, 2, "{flags}: {}", said.err);

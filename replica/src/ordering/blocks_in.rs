@@ -7,7 +7,7 @@ use wire::bytes::Buffers;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, Slot};
-use wire::limits::RECORD_HEADER_BYTES;
+use wire::limits::{BLOCK_PREFIX_BYTES, RECORD_HEADER_BYTES};
 use wire::seal::{Signer, Verifier};
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
@@ -186,8 +186,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let Some(digest) = self.core.digest_at(slot) else {
                 continue;
             };
-            if let Some((start, sectors)) = self.blocks.location(Place { slot, digest }) {
+            let place = Place { slot, digest };
+            if let Some((start, sectors)) = self.blocks.location(place) {
                 self.ledger.note(slot, start, sectors);
+            }
+            if let Some(message) = self.blocks.get(place) {
+                let payload = message.len().saturating_sub(BLOCK_PREFIX_BYTES);
+                self.core.note_committed(payload as u64);
             }
         }
         self.feed_execution();

@@ -10,7 +10,7 @@ use wire::certificates::{CheckpointCertificate, Place};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, SessionId, Slot, View};
 use wire::limits::{BLOCK_MESSAGE_BYTES_MAX, EVIDENCE_MAX, IN_FLIGHT};
-use wire::messages::{EVIDENCE_INVALID_PAYLOAD, EvidenceBody};
+use wire::messages::{EVIDENCE_INVALID_PAYLOAD, EvidenceBody, Held};
 use wire::seal::{Signer, Statement, Verifier};
 use zerocopy::IntoBytes;
 
@@ -173,7 +173,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             PeerMessage::Decided { slot, digest } => {
                 consensus::Input::Decided { from, slot, digest }
             }
-            PeerMessage::Status(status) => consensus::Input::Status { from, status },
+            PeerMessage::Status(status) => {
+                if let Some(held) = &status.held {
+                    self.check_held(held);
+                }
+                consensus::Input::Status { from, status }
+            }
             PeerMessage::FetchBlock {
                 slot,
                 digest,
@@ -199,6 +204,21 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             PeerMessage::Signed { .. } | PeerMessage::FetchState { .. } => return,
         };
         self.drive(now, input);
+    }
+
+    /// R6: with its own signature on something that its log does not know a replica ends.
+    fn check_held(&mut self, held: &Held) {
+        if self.recalls_left == 0 || !self.core.is_beyond_log(&held.statement) {
+            return;
+        }
+        self.recalls_left -= 1;
+        let (me, statement) = (self.config.me, &held.statement);
+        let own = self.verifier.member(me, statement, &held.signature);
+        if own.is_ok() && !self.disk_lost {
+            reach("own-word-found");
+            self.disk_lost = true;
+            self.outputs.push_back(Output::DiskLost(held.statement));
+        }
     }
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
@@ -250,11 +270,14 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 slot,
                 own,
                 certified,
-            } => self.outputs.push_back(Output::Diverged {
-                slot,
-                own,
-                certified,
-            }),
+            } => {
+                self.restate_due = true;
+                self.outputs.push_back(Output::Diverged {
+                    slot,
+                    own,
+                    certified,
+                });
+            }
         }
     }
 

@@ -93,6 +93,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// Goes on with the release of the log as far as it can now.
     pub(super) fn tend_log(&mut self, now: Instant) {
+        if self.restate_due && self.may_restate() && self.restate().is_some() {
+            self.restate_due = false;
+        }
         match self.release {
             Release::Idle => {
                 let full = self.writer.used_bytes() >= self.config.snapshot_log_bytes;
@@ -104,12 +107,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             }
             Release::Asked => {}
             Release::Saved(slot) => {
-                // An own word that is not durable yet is in no group, and its record may lie behind
-                // words that this one takes the place of.
                 let before = self.durable;
-                if self.unwritten.is_empty()
-                    && !self.core.is_about_to_speak()
-                    && self.is_started()
+                if self.may_restate()
                     && let Some(end) = self.restate()
                 {
                     self.release = Release::Restated { slot, end, before };
@@ -133,6 +132,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.keeps_until = Slot(executed.0 + self.config.interval);
             self.outputs.push_back(Output::KeepNewest(keep));
         }
+    }
+
+    /// An own word that is not durable yet is in no group, and its record may lie behind words that
+    /// this one takes the place of.
+    fn may_restate(&self) -> bool {
+        self.unwritten.is_empty() && !self.core.is_about_to_speak() && self.is_started()
     }
 
     /// Writes the group; its end, or none when the log has no room for all of it.

@@ -48,17 +48,17 @@ pub struct StandingRecord {
 const _: () = assert!(size_of::<StandingRecord>() == 80);
 
 const VOTING_STOPPED: u32 = 1;
+const DIVERGED: u32 = 2;
 
 impl StandingRecord {
     /// `boot`, `epoch` and `started_in` repeat the START record of the process.
     pub fn new(boot: Boot, epoch: Epoch, started_in: View, standing: &Standing) -> StandingRecord {
         StandingRecord {
             boot: U32::new(boot.0),
-            flags: U32::new(if standing.voting_stopped {
-                VOTING_STOPPED
-            } else {
-                0
-            }),
+            flags: U32::new(
+                VOTING_STOPPED * u32::from(standing.voting_stopped)
+                    + DIVERGED * u32::from(standing.diverged),
+            ),
             epoch: U64::new(epoch.0),
             started_in: U64::new(started_in.0),
             stage: U64::new(standing.stage.0),
@@ -95,5 +95,10 @@ impl StandingRecord {
 
     pub fn voting_stopped(&self) -> bool {
         self.flags.get() & VOTING_STOPPED != 0
+    }
+
+    /// K3.
+    pub fn diverged(&self) -> bool {
+        self.flags.get() & DIVERGED != 0
     }
 }

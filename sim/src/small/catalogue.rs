@@ -87,6 +87,8 @@ pub fn config(me: usize) -> Config {
         blocks_held_max: 128,
         interval: 8,
         patience_ns_min: 1_000_000,
+        replaces_slow_leaders: true,
+        batch_delay_ns: 0,
         sign_votes: false,
         transfer_beyond: 40,
     }

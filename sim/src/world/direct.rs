@@ -91,6 +91,19 @@ impl World {
                 }
                 Ok(())
             }
+            Check::NoneRefused(node) => {
+                let server = self.nodes[node].server.as_ref();
+                match server.map_or(0, |server| server.rejected()) {
+                    0 => Ok(()),
+                    refused => unmet(format!("nothing refused by {node}, not {refused}")),
+                }
+            }
+            Check::Lost(node) => {
+                if !self.strikes.found_lost.contains(&node) {
+                    return unmet(format!("replica {node} to find that its disk is lost"));
+                }
+                Ok(())
+            }
             Check::Answered(user) => {
                 let open = self.users[user].open().count();
                 if open > 0 {

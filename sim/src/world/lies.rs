@@ -23,6 +23,7 @@ impl World {
     /// Makes a liar of a replica; before anything was sent.
     pub(super) fn seat(&mut self, node: usize, liar: Box<dyn Liar>) {
         self.judge.distrust(NodeId(node as u16));
+        self.nodes[node].honest = false;
         self.seats[node] = Some(Seat {
             liar,
             authentic: None,

@@ -1,7 +1,6 @@
 //! How faults of processes, clocks and disks strike a world.
 
-use replica::replica::Input;
-use storage::wal::JournalFailed;
+use replica::replica::{Halted, Input};
 use wire::ids::NodeId;
 
 use super::{Event, World};
@@ -26,6 +25,9 @@ pub(super) struct Strikes {
     damages: Vec<Damage>,
     /// The replica whose write failed just now, and whether it halted.
     failing: Option<(usize, bool)>,
+    /// Replicas whose disk was put back, and those of them that found out (R6).
+    rolled_back: Vec<usize>,
+    pub(super) found_lost: Vec<usize>,
     /// Inputs that wait, by replica.
     held: Vec<usize>,
 }
@@ -166,14 +168,22 @@ impl World {
         self.crash(node, error.down_ns).map(drop)
     }
 
-    /// A replica says that it must end: right after a failed write, and at no other time.
-    pub(super) fn halts(&mut self, node: usize, failed: JournalFailed) -> Result<(), String> {
+    /// A replica says that it must end: right after a failed write, or since its disk was put back,
+    /// and at no other time.
+    pub(super) fn halts(&mut self, node: usize, why: Halted) -> Result<(), String> {
+        if let Halted::DiskLost(_) = why
+            && self.strikes.rolled_back.contains(&node)
+        {
+            self.strikes.found_lost.push(node);
+            self.probes.hit(Probe::DiskLost);
+            return Ok(());
+        }
         match &mut self.strikes.failing {
             Some((failing, halted)) if *failing == node => {
                 *halted = true;
                 Ok(())
             }
-            _ => Err(format!("replica {node} halts: {failed}")),
+            _ => Err(format!("replica {node} halts: {why}")),
         }
     }
 
@@ -223,7 +233,12 @@ impl World {
                 Harm::Zero(sectors) => disk.zero(&mut random, sectors),
                 Harm::Swap => disk.swap(&mut random),
                 Harm::Stale(sectors) => disk.bring_back(&mut random, sectors),
-                Harm::Rollback => disk.roll_back(),
+                Harm::Rollback => {
+                    disk.roll_back();
+                    // Its disk is lost: nothing it says counts, and it must notice.
+                    self.strikes.rolled_back.push(node);
+                    self.judge.distrust(NodeId(node as u16));
+                }
                 Harm::Blank => disk.erase(),
             }
         }

@@ -59,3 +59,22 @@ fn votes_count_once() {
     };
     borne(attack, &[Canary::Lowquorum, Canary::Samevoter]);
 }
+
+/// CLI5: requests wait for a block, and no vote makes way for them.
+#[test]
+fn votes_do_not_make_way_for_clients() {
+    let attack = || {
+        let scenario = Scenario::new(4).batch_delay_us(1_000);
+        let scenario = (2..22).fold(scenario, |scenario, ms| {
+            let scenario = scenario.at_ms(ms);
+            (0..8).fold(scenario, |scenario, client| {
+                scenario
+                    .client(client)
+                    .put(format!("key {client}"), format!("{ms}"))
+            })
+        });
+        let scenario = scenario.at_ms(30).expect_none_refused(0);
+        scenario.expect_settled_within_ms(20_000)
+    };
+    borne(attack, &[Canary::Shedvotes]);
+}

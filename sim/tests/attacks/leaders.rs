@@ -3,7 +3,7 @@
 use sim::canaries::Canary;
 use sim::liars::{BadBatch, Censor, HalfHeard, SlowLeader, Starver, Timestamps, Twin};
 use sim::network::End;
-use sim::scenario::Scenario;
+use sim::scenario::{Scenario, any};
 
 use crate::{borne, load};
 
@@ -39,6 +39,47 @@ fn a17_a_slow_leader() {
         let scenario = Scenario::new(4).seat(0, SlowLeader::by_ms(300));
         let scenario = load(scenario, 2, 100, 20);
         scenario.at_ms(100).expect_settled_within_ms(30_000)
+    };
+    borne(attack, &[]);
+}
+
+/// A17, T4: proposals once in 45 ms, which is more than five commits take and less than T1 bears: the
+/// leader keeps its view for as long as T4 leaves any, and no longer. Its clients reach followers
+/// alone: others would wait longer before they turn to all, and what followers do not hold is no
+/// backlog.
+#[test]
+fn a17_a_leader_that_is_slow_within_t1_is_replaced() {
+    let attack = || {
+        let scenario = Scenario::new(4)
+            .seat(0, SlowLeader::pacing_ms(45))
+            .when(any().from_client(0).to(0))
+            .drop()
+            .when(any().from_client(1).to(0))
+            .drop();
+        let scenario = load(scenario, 2, 4_900, 7);
+        let scenario = scenario.at_ms(4_900).expect_view(1, 0).expect_view(2, 0);
+        // Patience is measured in 64 decisions first, and these come slowly.
+        let scenario = load(scenario, 4_900, 16_000, 7);
+        let scenario = scenario.at_ms(16_000).expect_view(1, 1).expect_view(2, 1);
+        scenario.expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
+}
+
+/// T4: a healthy leader is not replaced, however its load goes up and down.
+#[test]
+fn a_healthy_leader_keeps_its_view_under_changing_load() {
+    let attack = || {
+        let mut scenario = Scenario::new(4);
+        for second in 0..12 {
+            let from_ms = 2 + 1_000 * second;
+            let every_ms = [1, 97, 3, 400][second as usize % 4];
+            scenario = load(scenario, from_ms, from_ms + 998, every_ms);
+        }
+        let scenario = (0..4).fold(scenario.at_ms(12_100), |scenario, node| {
+            scenario.expect_view(node, 0)
+        });
+        scenario.expect_settled_within_ms(5_000)
     };
     borne(attack, &[]);
 }

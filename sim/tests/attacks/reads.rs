@@ -167,13 +167,16 @@ fn a29_a_restarted_a_lagging_and_a_lying_replica() {
     let attack = || {
         let liar = Scenario::new(4)
             .when(kind(Kind::ReadReply).from(3))
-            .mutate(|spoken| says(spoken, None));
-        // Replica 1 has voted: its log tells the next process so.
-        let scenario = written_where_few_know(liar, &[1, 2], 400).crash(1);
+            .mutate(|spoken| says(spoken, None))
+            .when(kind(Kind::Wish).until_ms(1_400))
+            .drop();
+        // Replica 1 has voted: its log tells the next process so. That answers once it has waited
+        // for what others hold of it (R6).
+        let scenario = written_where_few_know(liar, &[1, 2], 1_400).crash(1);
         let scenario = scenario.at_ms(95).restart(1);
-        let scenario = scenario.at_ms(120).client(1).get_fenced("a");
-        let scenario = scenario.at_ms(600).client(1).get_fenced("a");
-        scenario.at_ms(610).expect_settled_within_ms(10_000)
+        let scenario = scenario.at_ms(1_150).client(1).get_fenced("a");
+        let scenario = scenario.at_ms(1_600).client(1).get_fenced("a");
+        scenario.at_ms(1_610).expect_settled_within_ms(10_000)
     };
     borne(attack, &[Canary::Nofence]);
 }

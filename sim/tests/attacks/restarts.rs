@@ -75,3 +75,30 @@ fn a11_datagrams_come_twice() {
     };
     borne(attack, &[Canary::Noreplay]);
 }
+
+/// R6: a replica comes back with an old directory. Others hold votes of it that are not in its log:
+/// it ends before it speaks.
+#[test]
+fn a_directory_that_was_put_back_is_noticed() {
+    let attack = || {
+        let scenario = load(Scenario::new(4), 2, 30, 4);
+        let scenario = load(scenario.at_ms(30).restore_later(2), 30, 100, 4);
+        let scenario = scenario.at_ms(100).crash(2).at_ms(120).restart(2);
+        let scenario = load(scenario, 130, 200, 8);
+        let scenario = scenario.at_ms(1_500).expect_lost(2);
+        scenario.expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[Canary::Rollbackok]);
+}
+
+/// R6: all restart, and nobody remembers anything of anybody: they go on.
+#[test]
+fn everyone_restarts_and_nobody_knows_anything() {
+    let attack = || {
+        let scenario = load(Scenario::new(4), 2, 40, 4);
+        let scenario = scenario.at_ms(41).crash_all().at_ms(50).restart_all();
+        let scenario = load(scenario, 60, 100, 4);
+        scenario.at_ms(600).expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
+}

@@ -178,3 +178,47 @@ fn a_dead_leader_stops_the_cluster_and_status_says_so() {
     );
     assert!(text.contains("leader"), "{text}");
 }
+
+/// R6: the others hold votes that an old copy of the directory does not know.
+#[test]
+fn a_node_with_an_old_copy_of_its_directory_ends_with_its_code() {
+    let mut cluster = Cluster::start("old-copy", &[]);
+    let put = |cluster: &Cluster, round: &str| {
+        for key in 0..8 {
+            assert_ok(
+                &cluster.hippo(&["put", &format!("{round}-{key}"), "v"]),
+                "put",
+            );
+        }
+    };
+    put(&cluster, "first");
+    cluster.kill(3);
+    let data = cluster.node_directory(3).join("data");
+    let copy = cluster.node_directory(3).join("copy");
+    let mut copying = std::process::Command::new("cp");
+    assert!(
+        copying
+            .arg("-a")
+            .args([&data, &copy])
+            .status()
+            .expect("cp runs")
+            .success()
+    );
+    cluster.spawn(3);
+    cluster.wait_ready(3);
+    put(&cluster, "second");
+    cluster.wait("node 3 has voted", Duration::from_secs(10), || {
+        cluster.executed(3) >= cluster.executed(0)
+    });
+    cluster.kill(3);
+    std::fs::remove_dir_all(&data).expect("removed");
+    std::fs::rename(&copy, &data).expect("put back");
+    cluster.spawn(3);
+    assert_eq!(cluster.wait_end(3), Some(6), "{}", cluster.log(3));
+    assert!(
+        cluster.log(3).contains("log does not know"),
+        "{}",
+        cluster.log(3)
+    );
+    put(&cluster, "third");
+}

@@ -12,6 +12,7 @@ use crate::certificates::{
 };
 use crate::ids::{Digest, Epoch, NodeId, Signature, Slot, View};
 use crate::limits::{SLOT_MAX, VIEW_MAX, WINDOW};
+use crate::messages::Held;
 use crate::reject::Reject;
 use crate::view_change::{NewView, ViewChange};
 
@@ -62,6 +63,15 @@ pub struct CheckedViewChange {
 }
 
 impl CheckedViewChange {
+    /// The statement of its author in it.
+    pub fn held(&self) -> Held {
+        let (view, digest) = (self.message.view, self.digest);
+        Held {
+            statement: Statement::ViewChange { view, digest },
+            signature: self.signature,
+        }
+    }
+
     /// The deepest block that the replica claims; the anchor when it claims none.
     pub fn tip(&self) -> Place {
         let last = self.headers.last();

@@ -1,0 +1,365 @@
+//! T4: a leader that serves, though worse than it could, and never so badly that T1 fires.
+//!
+//! Only time with a backlog is judged: a request that this replica forwarded to the leader waits for
+//! longer than a commit takes. A leader puts forwarded requests first into its next block, and sends
+//! that when the one before it is decided at the latest; so a healthy one under any load shows
+//! little backlog, and none at all of it with long pauses between proposals.
+//!
+//! What is measured is this replica's alone and decides about nothing but its wish: others follow
+//! b + 1 of these, and a view is left by them once in [`VIEW_NS_MIN`] at most.
+
+use std::collections::VecDeque;
+
+use wire::canary::reach;
+use wire::ids::{Instant, Slot, View};
+
+/// A new leader is not judged for so long: it fetches, fills its caches, takes over what waits.
+const GRACE_NS: u64 = 2_000_000_000;
+/// T_minview: a view is not left by T4 sooner, and one replica wishes so once in this time.
+const VIEW_NS_MIN: u64 = 5_000_000_000;
+/// The leader is judged once in this time, and is slow after so many bad verdicts in a row: a pause
+/// of the machine of up to a second spoils two.
+const WINDOW_NS: u64 = 1_000_000_000;
+const BAD_WINDOWS: u32 = 3;
+/// Backlog must have lasted for this part of a window.
+const BACKLOG_SHARE: u64 = 4;
+/// A turn that comes later says something of this replica, not of the leader.
+const TURN_NS_MAX: u64 = 100_000_000;
+/// A wish is withdrawn after so long if it moved nothing; those of others overlap with it.
+const WISH_NS: u64 = 2_000_000_000;
+/// Pauses between proposals that are borne, in multiples of tau.
+const GAP: u64 = 5;
+/// theta = 9/10.
+const THETA: (u64, u64) = (9, 10);
+
+/// What a turn shows of the leader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// The leader is another replica, and no other view is being entered.
+    pub judged: bool,
+    /// Since when the oldest forwarded request waits.
+    pub oldest: Option<Instant>,
+    /// Highest block on the branch.
+    pub top: Slot,
+    /// See [`Pace::new`]; none while too few commits were measured.
+    pub tau_ns: Option<u64>,
+}
+
+/// Time with a backlog, and what was committed in it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Served {
+    waiting_ns: u64,
+    bytes: u64,
+}
+
+impl Served {
+    fn bytes_per_s(&self) -> u64 {
+        let bytes = u128::from(self.bytes) * 1_000_000_000;
+        (bytes / u128::from(self.waiting_ns.max(1))) as u64
+    }
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub(crate) struct Pace {
+    enabled: bool,
+    /// n: so many views are remembered, and so many skipped after a failed change.
+    views: usize,
+    view: View,
+    installed_at: Instant,
+    seen_at: Instant,
+    seen_top: Slot,
+    /// At the last look some request waited for too long.
+    backlogged: bool,
+    window_from: Instant,
+    window: Served,
+    /// Proposals in the window. What comes within tau is one: a leader that lets many go together,
+    /// now and then, pauses in between.
+    proposals: u64,
+    proposed_at: Instant,
+    bad_windows: u32,
+    /// The whole view.
+    total: Served,
+    /// Bytes committed since the last look.
+    committed_bytes: u64,
+    /// What earlier leaders sustained, in bytes a second.
+    past: VecDeque<(View, u64)>,
+    off_until: Option<View>,
+    wished_at: Option<Instant>,
+    wishes: bool,
+}
+
+impl Pace {
+    /// For a committee of `replicas`. Of tau the protocol says only what it is at the leader: the
+    /// longest wait for a batch. A block also waits for the one before it (N1), so the tau by which
+    /// a pause is judged is T_prog / 8, the p99 of a commit with the floor that T1 has, and never
+    /// less than the batch delay: 5 tau lies well above what an honest leader needs, and below T1.
+    pub fn new(enabled: bool, replicas: usize, view: View, now: Instant) -> Pace {
+        Pace {
+            enabled,
+            views: replicas,
+            view,
+            installed_at: now,
+            seen_at: now,
+            seen_top: Slot(0),
+            backlogged: false,
+            window_from: now,
+            window: Served::default(),
+            proposals: 0,
+            proposed_at: now,
+            bad_windows: 0,
+            total: Served::default(),
+            committed_bytes: 0,
+            past: VecDeque::with_capacity(replicas + 1),
+            off_until: None,
+            wished_at: None,
+            wishes: false,
+        }
+    }
+
+    /// So many bytes of payload are decided.
+    pub fn committed(&mut self, bytes: u64) {
+        self.committed_bytes += bytes;
+    }
+
+    /// A view change came to nothing (T5). Whatever was slow then, it was not one leader alone: the
+    /// next n views are not left for their pace.
+    pub fn change_failed(&mut self, stage: View) {
+        self.off_until = Some(View(stage.0 + self.views as u64));
+    }
+
+    /// A view is installed: its leader gets its time, and is measured by those before it.
+    pub fn installed(&mut self, view: View, now: Instant) {
+        // Less says little of what a leader sustains.
+        if self.total.waiting_ns >= GRACE_NS {
+            if self.past.len() == self.views {
+                self.past.pop_front();
+            }
+            self.past.push_back((self.view, self.total.bytes_per_s()));
+        }
+        (self.view, self.installed_at) = (view, now);
+        self.total = Served::default();
+        self.wishes = false;
+        self.begin_window(now);
+        self.bad_windows = 0;
+    }
+
+    fn begin_window(&mut self, now: Instant) {
+        self.window_from = now;
+        self.window = Served::default();
+        self.proposals = 0;
+    }
+
+    /// The most that a leader of the last n views sustained.
+    fn expected(&self) -> Option<u64> {
+        let views = self.views as u64;
+        let recent = self.past.iter();
+        let recent = recent.filter(|(view, _)| view.0 + views >= self.view.0);
+        recent.map(|(_, bytes_per_s)| *bytes_per_s).max()
+    }
+
+    /// Takes one turn into account.
+    pub fn look(&mut self, now: Instant, look: Look) {
+        let bytes = std::mem::take(&mut self.committed_bytes);
+        let passed_ns = now.since_ns(self.seen_at).min(TURN_NS_MAX);
+        let proposed = look.top > self.seen_top;
+        let was_backlogged = self.backlogged;
+        (self.seen_at, self.seen_top) = (now, look.top);
+        let Some(tau_ns) = look.tau_ns.filter(|_| self.enabled && look.judged) else {
+            (self.backlogged, self.wishes, self.bad_windows) = (false, false, 0);
+            return self.begin_window(now);
+        };
+        self.backlogged = look.oldest.is_some_and(|at| now.since_ns(at) > tau_ns);
+        if now.since_ns(self.installed_at) < GRACE_NS {
+            return self.begin_window(now);
+        }
+        if was_backlogged {
+            for served in [&mut self.window, &mut self.total] {
+                served.waiting_ns += passed_ns;
+                served.bytes += bytes;
+            }
+        }
+        if proposed && now.since_ns(self.proposed_at) >= tau_ns {
+            self.proposals += 1;
+            self.proposed_at = now;
+        }
+        let window_ns = now.since_ns(self.window_from);
+        if window_ns >= WINDOW_NS {
+            self.judge(tau_ns, window_ns);
+            self.begin_window(now);
+        }
+        self.wish_if_due(now);
+    }
+
+    fn judge(&mut self, tau_ns: u64, window_ns: u64) {
+        let served = self.window;
+        let backlog = served.waiting_ns >= WINDOW_NS / BACKLOG_SHARE;
+        let pauses = window_ns > GAP * tau_ns * self.proposals;
+        let worse = self.expected().is_some_and(|expected| {
+            let (part, of) = THETA;
+            u128::from(served.bytes_per_s()) * u128::from(of)
+                < u128::from(expected) * u128::from(part)
+        });
+        if backlog && (pauses || worse) {
+            self.bad_windows += 1;
+        } else {
+            self.bad_windows = 0;
+        }
+    }
+
+    fn wish_if_due(&mut self, now: Instant) {
+        if self.bad_windows == 0 {
+            self.wishes = false;
+        }
+        if let Some(at) = self.wished_at {
+            self.wishes &= now.since_ns(at) < WISH_NS;
+            if now.since_ns(at) < VIEW_NS_MIN {
+                return;
+            }
+        }
+        let off = self.off_until.is_some_and(|until| self.view <= until);
+        let young = now.since_ns(self.installed_at) < VIEW_NS_MIN;
+        if self.bad_windows >= BAD_WINDOWS && !off && !young {
+            reach("leader-too-slow");
+            self.wishes = true;
+            self.wished_at = Some(now);
+        }
+    }
+
+    /// Whether the leader is to be replaced for its pace.
+    pub fn wishes(&self) -> bool {
+        self.wishes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const TAU_NS: u64 = 5 * MS;
+
+    /// A replica and its leader, millisecond by millisecond.
+    struct Story {
+        pace: Pace,
+        now_ns: u64,
+        top: u64,
+        wishes: u32,
+    }
+
+    impl Story {
+        fn new() -> Story {
+            Story {
+                pace: Pace::new(true, 4, View(0), Instant(0)),
+                now_ns: 0,
+                top: 0,
+                wishes: 0,
+            }
+        }
+
+        /// One proposal of so many bytes every so many milliseconds, while a request has waited for
+        /// `waits_ms`, or none waits.
+        fn run(&mut self, ms: u64, every_ms: u64, bytes: u64, waits_ms: Option<u64>) {
+            for _ in 0..ms {
+                self.now_ns += MS;
+                if (self.now_ns / MS).is_multiple_of(every_ms) {
+                    self.top += 1;
+                    self.pace.committed(bytes);
+                }
+                let now = Instant(self.now_ns);
+                let oldest = waits_ms.map(|ms| Instant(self.now_ns.saturating_sub(ms * MS)));
+                let wished = self.pace.wishes();
+                self.pace.look(
+                    now,
+                    Look {
+                        judged: true,
+                        oldest,
+                        top: Slot(self.top),
+                        tau_ns: Some(TAU_NS),
+                    },
+                );
+                self.wishes += u32::from(self.pace.wishes() && !wished);
+            }
+        }
+
+        fn install(&mut self, view: u64) {
+            self.pace.installed(View(view), Instant(self.now_ns));
+        }
+    }
+
+    #[test]
+    fn pauses_with_a_backlog_are_a_reason_and_alone_they_are_not() {
+        let mut story = Story::new();
+        story.run(20_000, 200, 100, None);
+        assert_eq!(story.wishes, 0, "nobody waits");
+        // Each request is served within a commit.
+        story.run(20_000, 200, 100, Some(4));
+        assert_eq!(story.wishes, 0, "nobody waits for long");
+        story.run(20_000, 4, 100, Some(40));
+        assert_eq!(story.wishes, 0, "the leader proposes as fast as it can");
+        story.run(5_000, 40, 100, Some(40));
+        assert_eq!(story.wishes, 1);
+    }
+
+    #[test]
+    fn one_pause_of_the_machine_is_no_reason() {
+        let mut story = Story::new();
+        for _ in 0..20 {
+            story.run(900, 500, 100, Some(40));
+            story.run(1_600, 4, 100, None);
+        }
+        assert_eq!(story.wishes, 0);
+    }
+
+    #[test]
+    fn wishes_are_rare_and_end() {
+        let mut story = Story::new();
+        story.run(4_900, 40, 100, Some(40));
+        assert_eq!(story.wishes, 0, "the view is young");
+        story.run(60_000, 40, 100, Some(40));
+        assert!((11..=13).contains(&story.wishes), "{}", story.wishes);
+        story.run(3_000, 4, 100, Some(40));
+        assert!(!story.pace.wishes(), "it serves again");
+    }
+
+    #[test]
+    fn a_leader_is_measured_by_those_before_it() {
+        let mut story = Story::new();
+        story.run(10_000, 4, 1_000, Some(40));
+        story.install(1);
+        story.run(10_000, 4, 950, Some(40));
+        assert_eq!(story.wishes, 0, "nearly as good");
+        story.run(5_000, 4, 800, Some(40));
+        assert_eq!(story.wishes, 1, "worse");
+        // Less load is no backlog.
+        story.install(2);
+        story.run(20_000, 4, 10, Some(3));
+        assert_eq!(story.wishes, 1);
+        // What was long ago is no measure.
+        story.install(9);
+        story.run(20_000, 4, 10, Some(40));
+        assert_eq!(story.wishes, 1);
+    }
+
+    #[test]
+    fn after_a_failed_change_n_views_are_left_alone() {
+        let mut story = Story::new();
+        story.pace.change_failed(View(3));
+        for view in 4..=7 {
+            story.install(view);
+            story.run(20_000, 40, 100, Some(40));
+        }
+        assert_eq!(story.wishes, 0);
+        story.install(8);
+        story.run(10_000, 40, 100, Some(40));
+        assert!(story.wishes > 0);
+    }
+
+    #[test]
+    fn switched_off_it_says_nothing() {
+        let mut story = Story::new();
+        story.pace.enabled = false;
+        story.run(20_000, 40, 100, Some(40));
+        assert_eq!(story.wishes, 0);
+    }
+}
