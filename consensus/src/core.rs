@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
-use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Slot, View};
+use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Signature, Slot, View};
 use wire::limits::{IN_FLIGHT, WINDOW};
 use wire::seal::{Rules, Signed, Signer, Statement, Verified};
 
@@ -17,6 +17,7 @@ use crate::peers::{OwnWord, Peer};
 use crate::quorum::Quorums;
 use crate::repair::Repair;
 use crate::restart::Recovered;
+use crate::signing::Noting;
 use crate::timers::Timers;
 use crate::tree::Tree;
 use crate::wish::{WishReason, Wishing};
@@ -93,7 +94,7 @@ pub(crate) enum Spoken {
 pub struct Core<S: Signer> {
     pub(crate) config: Config,
     pub(crate) rules: Rules,
-    pub(crate) signer: S,
+    pub(crate) signer: Noting<S>,
     /// Highest view entered, and highest installed.
     pub(crate) stage: View,
     pub(crate) installed: View,
@@ -207,8 +208,22 @@ impl<S: Signer> Core<S> {
         self.rules.leader(view)
     }
 
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     pub fn signer(&self) -> &S {
-        &self.signer
+        &self.signer.inner
+    }
+
+    /// Notes every signature that the core makes from now on, for [`Core::signatures_made`].
+    pub fn note_signatures(&mut self) {
+        self.signer.note();
+    }
+
+    /// What was signed since the last call, oldest first.
+    pub fn signatures_made(&mut self, each: impl FnMut(&Signature)) {
+        self.signer.noted(each);
     }
 
     pub(crate) fn genesis(&self) -> Place {
@@ -274,6 +289,14 @@ impl<S: Signer> Core<S> {
     pub fn has_written(&self, place: Place) -> bool {
         let entry = self.tree.get(place);
         entry.is_some_and(|entry| entry.end.is_some())
+    }
+
+    /// Whether the leader's signature on the copy of this block that the caller keeps is known to be
+    /// good.
+    pub fn is_signed(&self, place: Place) -> bool {
+        self.tree
+            .get(place)
+            .is_some_and(|entry| entry.signature_good)
     }
 
     /// Members of the committee.

@@ -328,6 +328,11 @@ impl Outbox {
         self.effects.drain(..)
     }
 
+    /// Effects that wait.
+    pub fn effects(&self) -> &[Effect] {
+        &self.effects
+    }
+
     pub fn is_empty(&self) -> bool {
         self.effects.is_empty()
     }

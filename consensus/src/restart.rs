@@ -16,6 +16,7 @@ use crate::core::{Config, Core};
 use crate::input::{NewViewRef, ViewChangeRef};
 use crate::peers::Peer;
 use crate::repair::Repair;
+use crate::signing::Noting;
 use crate::timers::Timers;
 use crate::tree::{Entry, RecordAs, Tree, Validity};
 use crate::wish::Wishing;
@@ -144,7 +145,7 @@ pub(crate) fn restore<S: Signer>(
     let mut core = Core {
         rules: Core::<S>::rules(&config),
         config,
-        signer,
+        signer: Noting::new(signer),
         stage: recovered.stage,
         installed: recovered.installed,
         restarted_in: recovered.restarted_in,

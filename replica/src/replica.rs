@@ -36,6 +36,7 @@ use crate::batch::BatchLimits;
 use crate::execution::{Execution, Replies};
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
 use crate::reads::Reads;
+use crate::recorder::Tape;
 use crate::recovery::{RestartError, Saved, restart};
 use crate::saving::{Piece, Saving};
 use crate::takeover::Takeover;
@@ -438,7 +439,7 @@ where
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
         let input = match self.verifying.handle(job) {
             Verified::Request(request) => ordering::Input::Request(request),
-            Verified::Forwarded(request) => ordering::Input::Forwarded(request),
+            Verified::Forwarded { from, request } => ordering::Input::Forwarded { from, request },
             Verified::Agreement(input) => ordering::Input::Agreement(input),
             Verified::Evidence(body) => ordering::Input::Evidence(body),
             Verified::Fetched { from, raw } => ordering::Input::Fetched { from, raw },
@@ -541,6 +542,11 @@ where
 
     pub fn summary(&self) -> Summary {
         self.ordering.summary()
+    }
+
+    /// Records what the core is told and answers; before the first [`Replica::handle`].
+    pub fn record_to(&mut self, tape: Box<dyn Tape>) {
+        self.ordering.record_to(tape);
     }
 
     pub fn ordering(&self) -> &Ordering<Bu, S, V> {

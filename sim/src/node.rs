@@ -1,6 +1,7 @@
 //! One simulated server: a disk that stays, and a process that comes and goes.
 
 use replica::batch::BatchLimits;
+use replica::recording::Reel;
 use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
 use storage::machine::Kv;
@@ -23,6 +24,7 @@ use crate::disk::Disk;
 use crate::liars::{Authentic, Origin};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::recordings::Reels;
 use crate::seals::Seal;
 
 /// As in production: blocks above the executed slot, those kept for repair, under reassembly, in
@@ -34,6 +36,8 @@ const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
 const MESSAGE_BUFFERS: usize = 64;
 const WAITING_MAX: usize = 256;
+/// Of a flight recording: some images, so that reels turn within a run.
+const REEL_BYTES: usize = 2 << 20;
 const JOURNAL: JournalLimits = JournalLimits {
     queued_max: 512,
     batch_parts_max: 64,
@@ -65,6 +69,8 @@ pub struct Node {
     seal: Seal,
     random: Random,
     pools: Option<[Pool; 3]>,
+    /// The flight recording of the present process, in some runs.
+    reels: Option<Reels>,
     /// For one view: view changes (of a liar two), acknowledgements, a NEW-VIEW. They are kept for
     /// the stage and two views above it.
     change_messages_max: usize,
@@ -92,6 +98,7 @@ impl Node {
             seal,
             random,
             pools: None,
+            reels: None,
             change_messages_max: 3 * plan.options.nodes + 1,
         }
     }
@@ -182,7 +189,12 @@ impl Node {
             pieces: &mut pieces,
         });
         let disk = &mut self.disk;
-        self.server = Some(Replica::start(now, setup, disk, saved, |_| Ok(()))?);
+        let mut server = Replica::start(now, setup, disk, saved, |_| Ok(()))?;
+        self.reels = plan.records().then(|| Reels::new(REEL_BYTES));
+        if let Some(reels) = &self.reels {
+            server.record_to(Box::new(reels.clone()));
+        }
+        self.server = Some(server);
         self.pools = Some(pools);
         Ok(())
     }
@@ -226,10 +238,27 @@ impl Node {
         }))
     }
 
+    /// Runs the recording of this process again, if there is one: it must come to the same.
+    pub fn check_recording(&self) -> Result<(), String> {
+        match &self.reels {
+            Some(reels) if self.server.is_some() => {
+                reels.check(self.id, self.seal.clone()).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What this process has recorded, and who judges signatures in it.
+    pub fn recorded(&self) -> Option<(NodeId, Vec<Reel>, Seal)> {
+        let reels = self.reels.as_ref()?;
+        Some((self.id, reels.kept(), self.seal.clone()))
+    }
+
     /// The process is gone, and of what it had not flushed some part reaches the disk.
     pub fn crash(&mut self, random: &mut Random, canary: Option<Canary>) {
         self.server = None;
         self.pools = None;
+        self.reels = None;
         self.writing = None;
         self.wake = Instant(u64::MAX);
         self.disk.crash(random);

@@ -11,6 +11,8 @@ use crate::random::Random;
 use crate::seals::Profile;
 use crate::shapes::{SHAPES, Shape};
 
+/// One run of so many keeps flight recordings: a replay costs as much as the cores did.
+const RECORDED_EVERY: u64 = 8;
 /// Nanoseconds in a microsecond, a millisecond, a second.
 pub const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
@@ -166,6 +168,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the replicas of this run keep flight recordings, which are replayed when they end.
+    pub fn records(&self) -> bool {
+        self.seed % RECORDED_EVERY == RECORDED_EVERY - 1
+    }
+
     pub fn new(seed: u64, options: Options) -> Plan {
         let mut random = Random::new(seed);
         let random = &mut random;

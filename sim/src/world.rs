@@ -29,7 +29,7 @@ use wire::ids::{ClusterId, Instant, NodeId};
 use wire::keys::NodeSecret;
 use wire::seal::Rules;
 
-pub use outcome::{Outcome, run, run_caught, run_plan, run_recorded};
+pub use outcome::{Outcome, run, run_caught, run_for_recordings, run_plan, run_recorded};
 
 use crate::buffers::Shared;
 use crate::canaries::Canary;
@@ -275,6 +275,8 @@ impl World {
     /// Runs to the end.
     pub fn run(mut self) -> Outcome {
         let mut violation = self.run_inner().err();
+        let mut recordings = self.nodes.iter().map(Node::check_recording);
+        violation = violation.or_else(|| recordings.find_map(Result::err));
         match self.judge.linearizable(&self.users) {
             Ok(checked) => self.checked = checked,
             Err(unordered) => violation = violation.or(Some(unordered)),

@@ -186,8 +186,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let Some(digest) = self.core.digest_at(slot) else {
                 continue;
             };
-            if let Some((start, sectors)) = self.blocks.location(Place { slot, digest }) {
+            let place = Place { slot, digest };
+            if let Some((start, sectors)) = self.blocks.location(place) {
                 self.ledger.note(slot, start, sectors);
+                if self.core.is_signed(place) {
+                    self.ledger.note_signed(slot);
+                }
             }
         }
         self.feed_execution();
