@@ -116,6 +116,8 @@ impl Switch {
 pub enum Failure {
     Platform(PlatformError),
     Journal(JournalFailed),
+    /// A snapshot could not be written.
+    Snapshot(String),
 }
 
 impl std::fmt::Display for Failure {
@@ -123,6 +125,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Platform(error) => error.fmt(f),
             Failure::Journal(error) => error.fmt(f),
+            Failure::Snapshot(error) => error.fmt(f),
         }
     }
 }

@@ -55,9 +55,10 @@ struct Forwarded<Sh> {
 /// The open block and what waits behind it.
 pub struct Batch<Bu: Buffers> {
     limits: BatchLimits,
+    me: NodeId,
     open: Option<Open<Bu::Unique>>,
     waiting: VecDeque<Waiting<Bu::Shared>>,
-    /// By replica, the own requests among them (§9.4: a leader that was a follower).
+    /// By replica. A leader that was a follower forwards to itself what waited there (§9.4).
     forwarded: Vec<Forwarded<Bu::Shared>>,
     /// Requests in all of these, and whose turn it is.
     forwarded_count: usize,
@@ -84,7 +85,7 @@ pub struct Closed<U> {
 }
 
 impl<Bu: Buffers> Batch<Bu> {
-    pub fn new(limits: BatchLimits, replicas: usize) -> Batch<Bu> {
+    pub fn new(limits: BatchLimits, me: NodeId, replicas: usize) -> Batch<Bu> {
         assert!(limits.payload_bytes_max <= BLOCK_PAYLOAD_BYTES_MAX && replicas > 1);
         let share = limits.share(replicas);
         let forwarded = || Forwarded {
@@ -93,6 +94,7 @@ impl<Bu: Buffers> Batch<Bu> {
         };
         Batch {
             limits,
+            me,
             open: None,
             waiting: VecDeque::with_capacity(limits.waiting_max),
             forwarded: (0..replicas).map(|_| forwarded()).collect(),
@@ -145,8 +147,13 @@ impl<Bu: Buffers> Batch<Bu> {
         if self.forwarded_count == 0 && self.copy(&waiting, blocks) {
             return true;
         }
-        let share = self.limits.share(self.forwarded.len());
-        let bytes_max = self.limits.payload_bytes_max;
+        let (share, bytes_max) = if from == self.me {
+            // Nobody else fills it, and what is refused here has to be sent anew by its client.
+            (self.limits.waiting_max, usize::MAX)
+        } else {
+            let share = self.limits.share(self.forwarded.len());
+            (share, self.limits.payload_bytes_max)
+        };
         let queue = &mut self.forwarded[from.index()];
         let bytes = queue.bytes + waiting.request.len();
         if queue.waiting.len() >= share || bytes > bytes_max {
@@ -366,7 +373,7 @@ mod tests {
             waiting_max: 2,
         };
         (
-            Batch::new(limits, 4),
+            Batch::new(limits, NodeId(0), 4),
             HeapBuffers {
                 bytes_each: BLOCK_BUFFER_BYTES,
             },
@@ -428,6 +435,7 @@ mod tests {
                 payload_bytes_max: 10,
                 waiting_max: 2,
             },
+            NodeId(0),
             4,
         );
         assert!(batch.push(
@@ -464,7 +472,7 @@ mod tests {
         let mut blocks = HeapBuffers {
             bytes_each: BLOCK_BUFFER_BYTES,
         };
-        let mut batch: Batch<HeapBuffers> = Batch::new(limits, 4);
+        let mut batch: Batch<HeapBuffers> = Batch::new(limits, NodeId(0), 4);
         let mut forward = |batch: &mut Batch<HeapBuffers>, from: u16, byte: u8, size: usize| {
             let request = HeapShared::copy_from(&vec![byte; size]);
             let from = NodeId(from);

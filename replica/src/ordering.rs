@@ -300,7 +300,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     ) -> Self {
         let summary = core.summary();
         let retained_from = core.retained_from();
-        let batch = Batch::new(config.batch, core.replicas());
+        let batch = Batch::new(config.batch, config.me, core.replicas());
         let mut ordering = Ordering {
             config,
             core: Recorded::new(core),

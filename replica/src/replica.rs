@@ -134,6 +134,8 @@ pub struct Setup<'a, Bu: Buffers, S, V, M> {
     pub blocks_held_max: u64,
     /// K: slots between checkpoints.
     pub interval: u64,
+    /// S_max: sessions of clients.
+    pub sessions_max: usize,
     /// Patience with a leader is never below this, in nanoseconds.
     pub patience_ns_min: u64,
     /// Votes carry signatures.
@@ -247,6 +249,7 @@ where
         let replicas = committee.n();
         let reply_bytes = setup.datagram_bytes - HEADER_BYTES;
         let execution = Execution::new(me, replicas, setup.machine, reply_bytes);
+        let execution = execution.with_sessions_max(setup.sessions_max);
         let mut execution = execution.with_checkpoint_interval(setup.interval);
         let mut core = consensus::Config {
             me,

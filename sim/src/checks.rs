@@ -22,7 +22,7 @@ use crate::linear::History;
 use crate::model::{Model, table_hash};
 use crate::network::End;
 use crate::node::{Node, Server};
-use crate::plan::Scenario;
+use crate::plan::{Plan, Scenario};
 use crate::seals::Seal;
 use crate::shapes::Shape;
 use crate::user::{User, key_of};
@@ -85,8 +85,8 @@ enum Written {
 }
 
 impl Judge {
-    /// Judges a committee of this shape, and users of so many keys; `seal` judges signatures.
-    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, keys: u64) -> Judge {
+    /// Judges a committee of this shape, and the users of a plan; `seal` judges signatures.
+    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, plan: &Plan) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
             agreement: Agreement::new(shape, rules.genesis),
@@ -94,12 +94,12 @@ impl Judge {
             window: rules.window,
             blocks: BTreeMap::new(),
             decided: Slot(0),
-            model: Model::new(),
+            model: Model::new(plan.sessions_max),
             acknowledged: 0,
             results_lost: 0,
             acknowledged_slot: Slot(0),
             history: History::default(),
-            keys: (0..keys).map(key_of).collect(),
+            keys: (0..plan.keys).map(key_of).collect(),
             beyond: false,
         }
     }

@@ -165,6 +165,7 @@ impl Node {
             },
             blocks_held_max: HELD_BLOCKS,
             interval: plan.interval,
+            sessions_max: plan.sessions_max,
             patience_ns_min: PATIENCE_NS_MIN,
             sign_votes: !plan.votes_by_mac,
             transfer_beyond: plan.transfer_beyond,

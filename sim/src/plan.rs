@@ -155,6 +155,9 @@ pub struct Plan {
     pub votes_by_mac: bool,
     /// Slots between checkpoints.
     pub interval: u64,
+    /// S_max: sessions of clients.
+    #[serde(default = "sessions_max")]
+    pub sessions_max: usize,
     /// Slots behind a checkpoint from which on the state is taken over.
     pub transfer_beyond: u64,
     /// Verifications and executions of one call; the rest waits for the next.
@@ -165,6 +168,10 @@ pub struct Plan {
     pub links: Vec<Vec<LinkFaults>>,
     pub cuts: Vec<Cut>,
     pub faults: FaultPlan,
+}
+
+fn sessions_max() -> usize {
+    wire::limits::SESSIONS_MAX
 }
 
 impl Plan {
@@ -257,6 +264,7 @@ impl Plan {
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
             votes_by_mac: false,
             interval,
+            sessions_max: sessions_max(),
             transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
             lag_ns: random.within(1, 100) * US,

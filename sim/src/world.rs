@@ -230,7 +230,7 @@ impl World {
             random.fork(1000),
         );
         let mut world = World {
-            judge: Judge::new(plan.options.shape(), seal, rules, plan.keys),
+            judge: Judge::new(plan.options.shape(), seal, rules, &plan),
             committee,
             now: BEGIN_NS,
             next_event: 0,

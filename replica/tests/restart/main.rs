@@ -3,6 +3,7 @@
 //! whose session is gone.
 
 mod released;
+mod serving;
 mod world;
 
 use replica::execution::Execution;

@@ -11,5 +11,6 @@ mod garbage;
 mod peers;
 mod proxy;
 mod reads;
+mod recordings;
 mod restarts;
 mod snapshots;
