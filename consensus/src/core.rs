@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
-use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Signature, Slot, View};
+use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Slot, View};
 use wire::limits::{IN_FLIGHT, WINDOW};
 use wire::seal::{Rules, Signed, Signer, Statement, Verified};
 
@@ -214,16 +214,6 @@ impl<S: Signer> Core<S> {
 
     pub fn signer(&self) -> &S {
         &self.signer.inner
-    }
-
-    /// Notes every signature that the core makes from now on, for [`Core::signatures_made`].
-    pub fn note_signatures(&mut self) {
-        self.signer.note();
-    }
-
-    /// What was signed since the last call, oldest first.
-    pub fn signatures_made(&mut self, each: impl FnMut(&Signature)) {
-        self.signer.noted(each);
     }
 
     pub(crate) fn genesis(&self) -> Place {

@@ -6,6 +6,8 @@ use std::cell::RefCell;
 use wire::ids::{NodeId, Signature};
 use wire::seal::{Signer, Statement};
 
+use crate::core::Core;
+
 /// Signatures of one input at most that are noted: own words of one view, twice.
 const NOTED_MAX: usize = 64;
 
@@ -47,5 +49,17 @@ impl<S: Signer> Signer for Noting<S> {
             made.borrow_mut().push(signature);
         }
         signature
+    }
+}
+
+impl<S: Signer> Core<S> {
+    /// Notes every signature that the core makes from now on, for [`Core::signatures_made`].
+    pub fn note_signatures(&mut self) {
+        self.signer.note();
+    }
+
+    /// What was signed since the last call, oldest first.
+    pub fn signatures_made(&mut self, each: impl FnMut(&Signature)) {
+        self.signer.noted(each);
     }
 }

@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
@@ -77,10 +78,18 @@ impl Flight {
         (flight, Box::new(writer))
     }
 
-    /// What is on the tape, oldest first.
+    /// What is on the tape, oldest first, without a gap.
     pub fn reels(&self) -> Vec<Reel> {
-        let mut reels: Vec<Reel> = self.reels.iter().filter_map(Cells::copy).collect();
+        let number = |cells: &Cells| cells.number.load(Ordering::Acquire);
+        // The older one first: when the newer one is copied, it is certainly whole.
+        let mut cells = [&self.reels[0], &self.reels[1]];
+        if number(cells[0]) > number(cells[1]) {
+            cells.swap(0, 1);
+        }
+        let mut reels: Vec<Reel> = cells.into_iter().filter_map(Cells::copy).collect();
         reels.sort_by_key(|reel| reel.number);
+        let last = reels.last().map_or(0, |last| last.number);
+        reels.retain(|reel| reel.number + 1 >= last);
         reels
     }
 }
@@ -186,14 +195,20 @@ impl Deck {
             description,
             reels: self.flight.reels(),
         };
-        fs::create_dir_all(&self.directory)?;
+        let mut directory = fs::DirBuilder::new();
+        directory.recursive(true).mode(0o700);
+        directory.create(&self.directory)?;
         let name = format!(
             "{:020}-boot-{}.hrec",
             platform::clock::wall_ns(),
             self.description.boot
         );
         let path = self.directory.join(name);
-        let mut file = fs::File::create_new(&path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         file.write_all(&recording.encode())?;
         file.sync_all()?;
         self.prune();

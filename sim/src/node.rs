@@ -36,8 +36,6 @@ const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
 const MESSAGE_BUFFERS: usize = 64;
 const WAITING_MAX: usize = 256;
-/// Of a flight recording: some images, so that reels turn within a run.
-const REEL_BYTES: usize = 2 << 20;
 const JOURNAL: JournalLimits = JournalLimits {
     queued_max: 512,
     batch_parts_max: 64,
@@ -191,7 +189,7 @@ impl Node {
         });
         let disk = &mut self.disk;
         let mut server = Replica::start(now, setup, disk, saved, |_| Ok(()))?;
-        self.reels = plan.records().then(|| Reels::new(REEL_BYTES));
+        self.reels = plan.records().then(|| Reels::new(plan.reel_bytes()));
         if let Some(reels) = &self.reels {
             server.record_to(Box::new(reels.clone()));
         }

@@ -175,6 +175,11 @@ fn sessions_max() -> usize {
 }
 
 impl Plan {
+    /// Of a flight recording: small, so that reels turn within a run.
+    pub fn reel_bytes(&self) -> usize {
+        128 << 10 << (self.seed / RECORDED_EVERY % 4)
+    }
+
     /// Whether the replicas of this run keep flight recordings, which are replayed when they end.
     pub fn records(&self) -> bool {
         self.seed % RECORDED_EVERY == RECORDED_EVERY - 1
