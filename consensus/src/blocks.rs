@@ -1,7 +1,7 @@
 //! How blocks of other replicas are taken in: linked to the branch, held, or refused with a reason.
 
 use wire::block::BlockHeader;
-use wire::canary::planted;
+use wire::canary::{planted, reach};
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Signature, Slot};
 use wire::limits::IN_FLIGHT;
@@ -85,30 +85,12 @@ impl<S: Signer> Core<S> {
 
     /// Puts a block into the tree; one that it supersedes is forgotten.
     pub(crate) fn insert(&mut self, entry: Entry, out: &mut Outbox) -> Result<(), Crowded> {
-        let (branch, tree) = (&self.branch, &self.tree);
-        let (tip, sought) = (self.tip, self.sought());
         let slot = entry.header.slot();
-        let claimed = tree.down_from(tip).take_while(|e| e.header.slot() >= slot);
-        let claimed = claimed.last().map(Entry::place);
-        let sought = sought.and_then(|(target, _)| {
-            let chain = tree.down_from(target);
-            chain
-                .take_while(|e| e.header.slot() >= slot)
-                .last()
-                .map(Entry::place)
-        });
-        // V3: what this replica acknowledged must be had from it.
-        let acked = self.change.as_ref().and_then(Change::acked);
-        let acked = acked.and_then(|base| {
-            let chain = tree.down_from(base);
-            chain
-                .take_while(|e| e.header.slot() >= slot)
-                .last()
-                .map(Entry::place)
-        });
+        let branch = &self.branch;
+        let claims = self.claims_at(slot);
         let needs = |held: &Entry| {
-            let place = Some(held.place());
-            branch.holds(held.place()) || [claimed, sought, acked].contains(&place)
+            let place = held.place();
+            branch.holds(place) || claims.contains(&Some(place))
         };
         let stage = self.stage;
         let recent = |held: &Entry| needs(held) || held.header.view() == stage;
@@ -124,6 +106,41 @@ impl<S: Signer> Core<S> {
         }
         self.look_elsewhere = true;
         Ok(())
+    }
+
+    /// Blocks of a slot that are needed off the branch: on the chain of the own tip, of what is
+    /// chased, and of what this replica acknowledged and must give to others (V3).
+    fn claims_at(&self, slot: Slot) -> [Option<Place>; 3] {
+        let acked = self.change.as_ref().and_then(Change::acked);
+        let sought = self.sought().map(|(target, _)| target);
+        [Some(self.tip), sought, acked].map(|top| {
+            let chain = self.tree.down_from(top?);
+            let above = chain.take_while(|entry| entry.header.slot() >= slot);
+            above.last().map(Entry::place)
+        })
+    }
+
+    /// Buffers are scarce: drops blocks that share a slot with another and that nothing here needs.
+    /// A leader can send several of each slot, and words of a liar make others wanted; should one
+    /// of them turn out to be the chain of the others after all, it is asked for again (§11).
+    pub fn forget_rivals(&mut self, out: &mut Outbox) {
+        let first = self.decided.slot.next().0;
+        let last = self.executed.0 + self.config.blocks_held_max;
+        for slot in (first..=last).map(Slot) {
+            if self.tree.at(slot).count() < 2 {
+                continue;
+            }
+            let claims = self.claims_at(slot);
+            let rivals = self.tree.at(slot).map(Entry::place);
+            let rivals = rivals
+                .filter(|place| !self.branch.holds(*place) && !claims.contains(&Some(*place)))
+                .collect::<Vec<_>>();
+            for place in rivals {
+                reach("rivals-forgotten");
+                self.tree.remove(place);
+                out.push(Effect::Forget { place });
+            }
+        }
     }
 
     fn admissible(

@@ -315,6 +315,13 @@ impl Outbox {
         }
     }
 
+    /// For what has no effects; takes no memory.
+    pub fn without_room() -> Outbox {
+        Outbox {
+            effects: Vec::new(),
+        }
+    }
+
     pub(crate) fn push(&mut self, effect: Effect) {
         assert!(
             self.effects.len() < EFFECTS_PER_INPUT_MAX,

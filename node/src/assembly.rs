@@ -282,6 +282,7 @@ pub fn build(
         writer,
         Pooled(pools.blocks.clone()),
         Pooled(pools.sectors.clone()),
+        Pooled(pools.longs.clone()),
         Ed25519Verifier::new(committee),
     );
     ordering.resume(now, durable, restarted.undecided);

@@ -41,6 +41,9 @@ const READS: u64 = 64;
 const BLOCK_BUFFERS: u64 = 2 * HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + IN_FLIGHT;
 /// Single sectors for START, COMMIT, EVIDENCE and CLEAN STOP records on their way to the disk.
 const SECTOR_BUFFERS: usize = 64;
+/// View changes, certificates and the like on their way to the disk and out: apart from the blocks,
+/// for a view change must be able to go on when those have run out.
+const LONG_BUFFERS: usize = 32;
 /// Datagrams and fragment headers on their way out.
 const SEND_BUFFERS: usize = 4096;
 pub const SEND_BUFFER_BYTES: usize = 4096;
@@ -67,6 +70,7 @@ pub struct Pools {
     pub receive: Pool,
     pub blocks: Pool,
     pub sectors: Pool,
+    pub longs: Pool,
     pub send: Pool,
     pub messages: Pool,
     pub results: Pool,
@@ -85,6 +89,7 @@ impl Pools {
             receive: pool("receive", receive_buffers, RECEIVE_BUFFER_BYTES)?,
             blocks: pool("blocks", BLOCK_BUFFERS as usize, BLOCK_BUFFER_BYTES)?,
             sectors: pool("sectors", SECTOR_BUFFERS, SECTOR_BYTES)?,
+            longs: pool("longs", LONG_BUFFERS, BLOCK_BUFFER_BYTES)?,
             send: pool("send", SEND_BUFFERS, SEND_BUFFER_BYTES)?,
             messages: pool("messages", MESSAGE_BUFFERS, MESSAGE_BUFFER_BYTES)?,
             results: pool("results", MESSAGE_BUFFERS, MESSAGE_BUFFER_BYTES)?,

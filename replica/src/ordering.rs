@@ -241,9 +241,12 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     pub(crate) blocks: Blocks<Bu>,
     pub(crate) ledger: Ledger,
     writer: Writer,
-    /// Block buffers, and single sectors for small records.
+    /// Block buffers, single sectors for small records, and buffers as large as a block's for long
+    /// records and messages.
     block_buffers: Bu,
     sector_buffers: Bu,
+    long_buffers: Bu,
+    rivals_forgotten_at: Instant,
     verifier: V,
     outputs: VecDeque<Output<Bu>>,
     /// The raw block being offered to the core.
@@ -296,6 +299,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         writer: Writer,
         block_buffers: Bu,
         sector_buffers: Bu,
+        long_buffers: Bu,
         verifier: V,
     ) -> Self {
         let summary = core.summary();
@@ -314,6 +318,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             writer,
             block_buffers,
             sector_buffers,
+            long_buffers,
+            rivals_forgotten_at: Instant(0),
             verifier,
             outputs: VecDeque::with_capacity(EFFECTS_MAX),
             offered: None,

@@ -45,6 +45,8 @@ pub(crate) enum Setting {
     Started(bool),
     Pending(Option<Instant>, bool),
     RetainedFrom(Slot),
+    /// Not a setting: an order, each time anew.
+    ForgetRivals,
 }
 
 impl Setting {
@@ -56,15 +58,17 @@ impl Setting {
                 (2u8, u64::from(overdue), since).put(into);
             }
             Setting::RetainedFrom(slot) => (3u8, slot.0).put(into),
+            Setting::ForgetRivals => (4u8, 0u64).put(into),
         }
     }
 
-    pub(crate) fn apply<S: Signer>(self, core: &mut Core<S>) {
+    pub(crate) fn apply<S: Signer>(self, core: &mut Core<S>, out: &mut Outbox) {
         match self {
             Setting::LogFull(full) => core.set_log_full(full),
             Setting::Started(started) => core.set_started(started),
             Setting::Pending(since, overdue) => core.set_pending(since, overdue),
             Setting::RetainedFrom(slot) => core.set_retained_from(slot),
+            Setting::ForgetRivals => core.forget_rivals(out),
         }
     }
 }
@@ -156,15 +160,18 @@ impl Recorder {
 
     fn set<S: Signer>(&mut self, core: &Core<S>, setting: Setting) {
         let last = match setting {
-            Setting::LogFull(_) => &mut self.set[0],
-            Setting::Started(_) => &mut self.set[1],
-            Setting::Pending(..) => &mut self.set[2],
-            Setting::RetainedFrom(_) => &mut self.set[3],
+            Setting::LogFull(_) => Some(&mut self.set[0]),
+            Setting::Started(_) => Some(&mut self.set[1]),
+            Setting::Pending(..) => Some(&mut self.set[2]),
+            Setting::RetainedFrom(_) => Some(&mut self.set[3]),
+            Setting::ForgetRivals => None,
         };
-        if *last != Some(setting) {
-            *last = Some(setting);
-            self.put_or_turn(core, FrameKind::Set, |frame| setting.put(frame));
+        if let Some(last) = last
+            && last.replace(setting) == Some(setting)
+        {
+            return;
         }
+        self.put_or_turn(core, FrameKind::Set, |frame| setting.put(frame));
     }
 }
 
@@ -258,10 +265,19 @@ impl<S: Signer> Recorded<S> {
     }
 
     fn set(&mut self, setting: Setting) {
+        self.set_with(setting, &mut Outbox::without_room());
+    }
+
+    fn set_with(&mut self, setting: Setting, out: &mut Outbox) {
         if let Some(recorder) = &mut self.recorder {
             recorder.set(&self.core, setting);
         }
-        setting.apply(&mut self.core);
+        setting.apply(&mut self.core, out);
+    }
+
+    /// See [`Core::forget_rivals`]. What it forgets shows in the state.
+    pub(crate) fn forget_rivals(&mut self, out: &mut Outbox) {
+        self.set_with(Setting::ForgetRivals, out);
     }
 
     pub(crate) fn set_log_full(&mut self, full: bool) {

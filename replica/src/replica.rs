@@ -150,9 +150,11 @@ pub struct Setup<'a, Bu: Buffers, S, V, M> {
     pub cookie_secret: [u8; 32],
     pub wall_offset_ns: u64,
     pub pace: Pace,
-    /// Block buffers, single sectors, and buffers for long requests.
+    /// Block buffers, single sectors, buffers for long records and messages of the own, and for
+    /// long requests.
     pub blocks: Bu,
     pub sectors: Bu,
+    pub longs: Bu,
     pub messages: Bu,
 }
 
@@ -307,6 +309,7 @@ where
             Writer::new(setup.geometry, setup.identity, restarted.tail),
             setup.blocks,
             setup.sectors,
+            setup.longs,
             setup.verifier,
         );
         ordering.resume(now, durable, restarted.undecided);

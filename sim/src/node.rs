@@ -27,13 +27,16 @@ use crate::random::Random;
 use crate::recordings::Reels;
 use crate::seals::Seal;
 
-/// As in production: blocks above the executed slot, those kept for repair, under reassembly, in
-/// the leader's hands, read back, and in flight.
-const HELD_BLOCKS: u64 = 192;
-const BLOCK_BUFFERS: usize = HELD_BLOCKS as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32;
+/// As in production: two chains of blocks above the executed slot, those kept for repair, under
+/// reassembly, in the leader's hands, read back, and in flight.
+fn block_buffers(held: u64) -> usize {
+    2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32
+}
+
 /// As on shared machines.
 const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
+const LONG_BUFFERS: usize = 32;
 const MESSAGE_BUFFERS: usize = 64;
 const WAITING_MAX: usize = 256;
 const JOURNAL: JournalLimits = JournalLimits {
@@ -42,7 +45,7 @@ const JOURNAL: JournalLimits = JournalLimits {
     batch_bytes_max: 4 << 20,
 };
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
-const QUEUED_MAX: usize = 2 * HELD_BLOCKS as usize + 512 + 2 * 1024;
+const QUEUED_MAX: usize = 2 * 192 + 512 + 2 * 1024;
 
 pub type Server = Replica<Pool, Seal, Seal, Kv<MemTable>>;
 
@@ -66,7 +69,7 @@ pub struct Node {
     cookie_secret: [u8; 32],
     seal: Seal,
     random: Random,
-    pools: Option<[Pool; 3]>,
+    pools: Option<[Pool; 4]>,
     /// The flight recording of the present process, in some runs.
     reels: Option<Reels>,
     /// For one view: view changes (of a liar two), acknowledgements, a NEW-VIEW. They are kept for
@@ -136,8 +139,9 @@ impl Node {
             quorums.p += 1;
         }
         let pools = [
-            Pool::new(BLOCK_BUFFERS, BLOCK_BUFFER_BYTES),
+            Pool::new(block_buffers(plan.held_blocks), BLOCK_BUFFER_BYTES),
             Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
+            Pool::new(LONG_BUFFERS, BLOCK_BUFFER_BYTES),
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),
         ];
         self.cookie_secret = self.random.bytes();
@@ -161,7 +165,7 @@ impl Node {
                 payload_bytes_max: BLOCK_PAYLOAD_BYTES_MAX,
                 waiting_max: WAITING_MAX,
             },
-            blocks_held_max: HELD_BLOCKS,
+            blocks_held_max: plan.held_blocks,
             interval: plan.interval,
             sessions_max: plan.sessions_max,
             patience_ns_min: PATIENCE_NS_MIN,
@@ -177,7 +181,8 @@ impl Node {
             },
             blocks: pools[0].clone(),
             sectors: pools[1].clone(),
-            messages: pools[2].clone(),
+            longs: pools[2].clone(),
+            messages: pools[3].clone(),
         };
         let snapshot = self.disk.snapshot();
         let mut pieces = snapshot

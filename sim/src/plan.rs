@@ -1,7 +1,7 @@
 //! Everything that the seed decides in advance: sizes, faults and their times, and what is demanded.
 
 use serde::{Deserialize, Serialize};
-use wire::limits::SECTOR_BYTES;
+use wire::limits::{BLOCK_BUFFER_BYTES, SECTOR_BYTES};
 
 use crate::canaries::Canary;
 use crate::faults::draw::{self, FaultPlan, Stage};
@@ -153,6 +153,9 @@ pub struct Plan {
     /// Votes bear no signatures.
     #[serde(default)]
     pub votes_by_mac: bool,
+    /// Blocks above the executed slot whose bytes a replica holds.
+    #[serde(default = "held_blocks")]
+    pub held_blocks: u64,
     /// Slots between checkpoints.
     pub interval: u64,
     /// S_max: sessions of clients.
@@ -172,6 +175,28 @@ pub struct Plan {
 
 fn sessions_max() -> usize {
     wire::limits::SESSIONS_MAX
+}
+
+/// As in production.
+pub const HELD_BLOCKS: u64 = 192;
+
+fn held_blocks() -> u64 {
+    HELD_BLOCKS
+}
+
+impl DiskPlan {
+    /// The smallest log that a cluster with this checkpoint interval does not get stuck with: two
+    /// intervals of large blocks that are kept, one until the next checkpoint, and one while its
+    /// snapshot is written.
+    fn shrink(&mut self, interval: u64) {
+        if self.snapshot_log_bytes > 4 * MIB {
+            return;
+        }
+        let blocks = 4 * interval * (BLOCK_BUFFER_BYTES as u64);
+        let needed = blocks + self.snapshot_log_bytes + MIB;
+        let segments = needed.div_ceil(self.segment_bytes) as u32 + 2;
+        self.segments_max = self.segments_max.min(segments);
+    }
 }
 
 impl Plan {
@@ -254,6 +279,12 @@ impl Plan {
         }
         let interval = *random.pick(&[4, 8, 8, 16, 64, 1024]);
         let transfer_beyond = *random.pick(&[1, interval, 2 * interval, 8 * interval]);
+        // Of a stream of their own: the other seeds stay what they were.
+        let scarce = &mut Random::new(seed ^ 0x5ca7_ce00);
+        let held_blocks = *scarce.pick(&[HELD_BLOCKS, 128]);
+        if scarce.chance(500) {
+            disk.shrink(interval);
+        }
         Plan {
             seed,
             options,
@@ -268,6 +299,7 @@ impl Plan {
             datagram_bytes: *random.pick(&[1472, 1472, 4096, 65_507]),
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
             votes_by_mac: false,
+            held_blocks,
             interval,
             sessions_max: sessions_max(),
             transfer_beyond,

@@ -579,6 +579,7 @@ impl Scenario {
             datagram_bytes: 1472,
             batch_delay_ns: 0,
             votes_by_mac: self.votes_by_mac,
+            held_blocks: plan::HELD_BLOCKS,
             interval: self.interval,
             sessions_max: self.sessions_max,
             transfer_beyond: 2 * self.interval,

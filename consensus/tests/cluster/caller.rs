@@ -117,11 +117,15 @@ impl World {
                 _ => None,
             };
             let (load, now, limit) = (self.load, self.now, self.overdue);
+            let scarce = self.scarce > 0 && self.random(100) < self.scarce;
             let replica = &mut self.replicas[at.index()];
             let Some(core) = &mut replica.core else { break };
             let overdue = load && now.saturating_sub(replica.decided_at) > limit || replica.starved;
             core.set_pending(load.then_some(Instant(replica.decided_at)), overdue);
             core.handle(Instant(now), input, &mut out);
+            if scarce {
+                core.forget_rivals(&mut out);
+            }
             let effects = out.drain().collect::<Vec<_>>();
             for effect in effects {
                 // A worse copy of the same block may have been forgotten just before.

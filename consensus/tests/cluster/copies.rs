@@ -136,3 +136,38 @@ fn an_unsigned_copy_below_the_base_of_a_new_view_is_borne() {
         world.expect_progress(10, 30 * SECOND);
     }
 }
+
+/// §11: two chains of an equivocating leader fill the buffers of whoever must hold both.
+#[test]
+fn rivals_that_nothing_needs_make_room_when_buffers_are_scarce() {
+    let mut world = World::new(FOUR, 290);
+    world.corrupt(LIAR);
+    let x = world.forge(LIAR, 0, genesis(), 1);
+    let y = world.forge(LIAR, 0, place_of(&x.header), 2);
+    let rival = world.forge(LIAR, 0, place_of(&x.header), 3);
+    propose(&mut world, 3, x);
+    world.run(3 * MS);
+    propose(&mut world, 3, y);
+    world.run(3 * MS);
+    // A vote names the rival, so it is fetched, and held beside the block that was voted for.
+    world.lie_vote(LIAR, 3, &rival);
+    world.run(3 * MS);
+    world.send(LIAR, VICTIM, Message::Block(Source::Fetched, rival));
+    world.run(3 * MS);
+    let holds = |w: &World, signed: &SignedHeader| {
+        let bytes = &w.replicas[VICTIM.index()].bytes;
+        bytes.contains_key(&place_of(&signed.header))
+    };
+    assert!(holds(&world, &x) && holds(&world, &y) && holds(&world, &rival));
+    world.scarce = 100;
+    world.run(MS);
+    assert!(holds(&world, &x) && holds(&world, &y) && !holds(&world, &rival));
+    // Whichever of the two the next view begins on, what it lacks is fetched anew.
+    for to in [1, 2] {
+        propose(&mut world, to, x);
+        world.run(3 * MS);
+        propose(&mut world, to, rival);
+    }
+    world.load = true;
+    world.expect_progress(10, 30 * SECOND);
+}

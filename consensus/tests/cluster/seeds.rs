@@ -17,6 +17,8 @@ fn story(shape: Shape, seed: u64) {
     let mut world = World::new(shape, seed);
     world.overdue = 25 * MS;
     world.load = true;
+    // Buffers last in half of the stories.
+    world.scarce = [0, 0, 3, 50][world.random(4) as usize];
     world.net.delay = (MS / 10, MS);
     let warm = world.random(90);
     world.run_until(2 * SECOND, |world| world.lowest() >= warm);

@@ -182,6 +182,8 @@ pub struct World {
     /// Payload digest of the next block begins with this.
     pub payload: u64,
     pub poison: bool,
+    /// How often, in percent of turns, callers find that block buffers are scarce.
+    pub scarce: u64,
     /// Every message that was sent, where a test wants to replay it.
     pub recording: Option<Vec<(NodeId, NodeId, Message)>>,
     /// Messages that the test does not let through.
@@ -263,6 +265,7 @@ impl World {
             transfer_beyond: 40,
             payload: 0,
             poison: false,
+            scarce: 0,
             recording: None,
             filter: None,
             queue: BinaryHeap::new(),

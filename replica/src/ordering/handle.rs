@@ -9,13 +9,19 @@ use wire::canary::reach;
 use wire::certificates::{CheckpointCertificate, Place};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, NodeId, SessionId, Slot, View};
-use wire::limits::{BLOCK_MESSAGE_BYTES_MAX, EVIDENCE_MAX};
+use wire::limits::{BLOCK_MESSAGE_BYTES_MAX, EVIDENCE_MAX, IN_FLIGHT};
 use wire::messages::{EVIDENCE_INVALID_PAYLOAD, EvidenceBody};
 use wire::seal::{Signer, Statement, Verifier};
 use zerocopy::IntoBytes;
 
 use super::{Input, Ordering, Output};
 use crate::peer::PeerMessage;
+
+/// With fewer free block buffers, rivals of needed blocks are dropped: room for what is under
+/// reassembly.
+const SCARCE_BUFFERS: usize = 2 * IN_FLIGHT as usize;
+/// Looking for rivals walks the chains of all slots.
+const RIVALS_PAUSE_NS: u64 = 10_000_000;
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Takes one input in; what follows from it waits in [`Ordering::next_output`].
@@ -92,11 +98,24 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         self.write_waiting(now);
         self.append_deferred(now);
+        self.tend_buffers(now);
         self.tend_log(now);
         self.note_log_room();
         self.tend_pending(now);
         self.tend_padding(now);
         self.propose_if_due(now);
+    }
+
+    /// Whoever runs out of block buffers takes no block in, and none of a view change either.
+    fn tend_buffers(&mut self, now: Instant) {
+        if self.block_buffers.free() >= SCARCE_BUFFERS
+            || now < self.rivals_forgotten_at.after_ns(RIVALS_PAUSE_NS)
+        {
+            return;
+        }
+        self.rivals_forgotten_at = now;
+        self.core.forget_rivals(&mut self.outbox);
+        self.carry_out_all(now);
     }
 
     /// Certificates of old checkpoints change nothing here; a transfer may want one.
@@ -110,6 +129,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Blocks of any size must fit, or none is taken: so nothing is half accepted.
     pub(super) fn note_log_room(&mut self) {
         let fits = self.writer.fits(RecordKind::Block, BLOCK_MESSAGE_BYTES_MAX);
+        if fits.is_err() && self.log_full.is_none() {
+            reach("log-full");
+        }
         self.log_full = fits.err();
         self.core
             .set_log_full(self.log_full.is_some() || !self.deferred.is_empty());

@@ -50,7 +50,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let mut buffer = if small {
             self.sector_buffers.take()?
         } else {
-            self.block_buffers.take()?
+            self.long_buffers.take()?
         };
         buffer[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body.len()].copy_from_slice(body);
         let sealed = self.writer.seal(kind, buffer, body.len()).ok()?;
@@ -87,7 +87,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.send_long(to, kind, view, slot, name, &body);
     }
 
-    /// Copies a body into a block buffer and sends it from there; dropped when none is free, for
+    /// Copies a body into a long buffer and sends it from there; dropped when none is free, for
     /// everything of this kind is repeated.
     pub(super) fn send_long(
         &mut self,
@@ -101,7 +101,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if !self.is_started() {
             return;
         }
-        let Some(mut buffer) = self.block_buffers.take() else {
+        let Some(mut buffer) = self.long_buffers.take() else {
             return;
         };
         buffer[..body.len()].copy_from_slice(body);

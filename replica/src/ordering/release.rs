@@ -164,8 +164,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             return None;
         }
         for (kind, body) in &records {
-            // Reassembly, on another thread, may have taken a buffer since.
-            self.record(*kind, body)?;
+            self.record(*kind, body)
+                .expect("room and buffers were counted, and nobody else takes them");
         }
         let (boot, epoch) = (self.config.boot, self.config.epoch);
         let body = StandingRecord::new(boot, epoch, self.started_in, &standing);
@@ -177,11 +177,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// All of a group or nothing: half of it, again and again, would fill the log.
     fn has_room_for(&self, records: &[(RecordKind, Vec<u8>)]) -> bool {
         let long = |body: &Vec<u8>| RECORD_HEADER_BYTES + body.len() > SECTOR_BYTES;
-        let blocks = records.iter().filter(|(_, body)| long(body)).count();
+        let longs = records.iter().filter(|(_, body)| long(body)).count();
         let bytes = records.iter().map(|(_, body)| body.len() + SECTOR_BYTES);
         let bytes = bytes.sum::<usize>() + 4 * SECTOR_BYTES;
         // STANDING and DECIDED take a sector each.
-        self.block_buffers.free() >= blocks
+        self.long_buffers.free() >= longs
             && self.sector_buffers.free() >= records.len() + 2
             && self.writer.fits(RecordKind::Commit, bytes).is_ok()
     }

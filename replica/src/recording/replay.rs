@@ -282,7 +282,8 @@ impl<V: Verifier> Player<V> {
                 Some((FrameKind::Set, content)) => {
                     let mut source = Source::new(content, &mut self.judge);
                     let setting = take_setting(&mut source).map_err(|_| malformed)?;
-                    setting.apply(&mut self.core);
+                    setting.apply(&mut self.core, &mut self.out);
+                    self.out.drain().for_each(drop);
                     self.report.end = self.core.summary();
                 }
                 Some((FrameKind::Input, content)) => {
@@ -390,6 +391,7 @@ fn take_setting<V: Verifier>(source: &mut Source<'_, V>) -> Result<Setting, BadI
         1 => Setting::Started(on),
         2 => Setting::Pending(Image::take(source)?, on),
         3 => Setting::RetainedFrom(Slot(value)),
+        4 => Setting::ForgetRivals,
         _ => return Err(BadImage),
     };
     source.end()?;

@@ -77,6 +77,7 @@ fn started(
         Writer::new(GEOMETRY, IDENTITY, log.tail),
         buffers(),
         buffers(),
+        buffers(),
         Judge,
     );
     ordering.resume(now, durable, log.undecided);

@@ -14,6 +14,8 @@ use crate::admin;
 static ALONE: Mutex<()> = Mutex::new(());
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
+/// What depends on the machine's speed may take this long: it ends waits that would never end.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const NODES: usize = 4;
 
 /// Where the built binaries are: beside this test's own profile directory.
@@ -142,11 +144,9 @@ impl Cluster {
 
     /// Waits until the node answers its admin endpoint.
     pub fn wait_ready(&self, node: usize) {
-        self.wait(
-            &format!("node {node} is up"),
-            Duration::from_secs(30),
-            || admin::status(self.admin(node)).is_some_and(|status| status["state"] != "starting"),
-        );
+        self.wait(&format!("node {node} is up"), PATIENCE, || {
+            admin::status(self.admin(node)).is_some_and(|status| status["state"] != "starting")
+        });
     }
 
     /// Waits for a condition; panics with the nodes' logs when it does not come true.

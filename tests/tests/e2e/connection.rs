@@ -23,7 +23,7 @@ pub fn connect(cluster: &Cluster) -> Connection {
     connect_through(
         cluster,
         &cluster.directory.join("committee.toml"),
-        Duration::from_secs(10),
+        Duration::from_secs(60),
     )
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use client::blocking::{CasOutcome, ReadMode};
 
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, NODES, PATIENCE};
 use crate::connection::connect_through;
 use crate::proxy::{Link, Weather};
 
@@ -89,7 +89,7 @@ fn twenty_percent_loss_between_all_replicas_loses_nothing() {
         },
     );
     cluster.start_all();
-    let mut connection = connect_through(&cluster, &file, Duration::from_secs(20));
+    let mut connection = connect_through(&cluster, &file, Duration::from_secs(60));
     for number in 0..200u32 {
         let key = format!("key-{}", number % 20);
         connection
@@ -109,11 +109,9 @@ fn twenty_percent_loss_between_all_replicas_loses_nothing() {
     assert!(dropped > 100, "the proxy lost only {dropped} datagrams");
     let committed = cluster.committed(0);
     for node in 0..NODES {
-        cluster.wait(
-            &format!("node {node} has all blocks"),
-            Duration::from_secs(20),
-            || cluster.executed(node) >= committed,
-        );
+        cluster.wait(&format!("node {node} has all blocks"), PATIENCE, || {
+            cluster.executed(node) >= committed
+        });
     }
 }
 
@@ -133,7 +131,7 @@ fn a_repeated_request_executes_once() {
         },
     );
     cluster.start_all();
-    let mut connection = connect_through(&cluster, &file, Duration::from_secs(20));
+    let mut connection = connect_through(&cluster, &file, Duration::from_secs(60));
     for number in 0..100u32 {
         let key = format!("once-{number}");
         // Executed twice, the second time would find the key present and answer so.

@@ -13,7 +13,7 @@ use wire::keys::NodeSecret;
 use wire::link::{PROBE_MAGIC, ProbeLinks};
 
 use crate::admin;
-use crate::cluster::{Cluster, NODES, assert_ok, stdout};
+use crate::cluster::{Cluster, NODES, PATIENCE, assert_ok, stdout};
 
 /// Puts settings into a section of a node's configuration.
 fn configure(cluster: &Cluster, node: usize, section: &str, settings: &str) {
@@ -78,23 +78,23 @@ fn committee(cluster: &Cluster) -> Committee {
 fn a_node_that_moves_is_followed() {
     let mut cluster = Cluster::start("moves", &[]);
     assert_ok(&cluster.hippo(&["put", "k", "before"]), "put");
-    cluster.wait("every peer is measured", Duration::from_secs(10), || {
+    cluster.wait("every peer is measured", PATIENCE, || {
         (1..NODES).all(|of| follows(&cluster, 0, of, cluster.address(of)))
     });
     assert_eq!(cluster.terminate(3), Some(0));
     let address = move_to(&cluster, 3, cluster.base_port + 60);
     cluster.spawn(3);
     cluster.wait_ready(3);
-    cluster.wait("all follow node 3", Duration::from_secs(10), || {
+    cluster.wait("all follow node 3", PATIENCE, || {
         (0..3).all(|by| follows(&cluster, by, 3, address))
     });
     // Nothing commits now without node 3.
     cluster.kill(2);
     assert_ok(&cluster.hippo(&["put", "k", "after"]), "put with node 3");
-    cluster.wait("node 3 executes", Duration::from_secs(10), || {
+    cluster.wait("node 3 executes", PATIENCE, || {
         cluster.executed(3) == cluster.executed(0)
     });
-    cluster.wait("node 2 is down", Duration::from_secs(20), || {
+    cluster.wait("node 2 is down", PATIENCE, || {
         sight(&cluster, 0, 2).is_some_and(|peer| peer["state"] == "down" && peer["up"] == false)
     });
     let listed = cluster.hippo(&["status"]);
@@ -109,7 +109,7 @@ fn a_node_that_restarts_knows_only_the_file_and_finds_one_that_moved() {
     cluster.kill(1);
     cluster.spawn(1);
     cluster.wait_ready(1);
-    cluster.wait("node 1 finds node 3", Duration::from_secs(10), || {
+    cluster.wait("node 1 finds node 3", PATIENCE, || {
         follows(&cluster, 1, 3, address)
     });
     let listed = std::process::Command::new(crate::cluster::binary("hippo"))
@@ -131,7 +131,7 @@ fn a_cluster_that_moved_as_a_whole_finds_itself_by_beacons() {
     cluster.start_all();
     for by in 0..NODES {
         for of in (0..NODES).filter(|of| *of != by) {
-            cluster.wait(&format!("{by} finds {of}"), Duration::from_secs(20), || {
+            cluster.wait(&format!("{by} finds {of}"), PATIENCE, || {
                 follows(&cluster, by, of, moved[of])
             });
         }

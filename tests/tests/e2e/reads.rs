@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, NODES, assert_ok, stdout};
+use crate::cluster::{Cluster, NODES, PATIENCE, assert_ok, stdout};
 
 #[test]
 fn a_put_is_read_in_order_and_from_every_node() {
@@ -53,7 +53,7 @@ fn sigterm_ends_a_node_cleanly() {
     assert_ok(&cluster.hippo(&["put", "k", "w"]), "put with three nodes");
     cluster.spawn(3);
     cluster.wait_ready(3);
-    cluster.wait("node 3 caught up", Duration::from_secs(10), || {
+    cluster.wait("node 3 caught up", PATIENCE, || {
         let got = cluster.hippo(&["get", "--read", "stale", "--node", "3", "k"]);
         got.status.success() && stdout(&got) == "w"
     });
@@ -75,7 +75,7 @@ fn a_fenced_read_needs_three_of_four_and_no_leader() {
     // A follower, then the leader too late to be replaced: a fenced read needs neither.
     for frozen in [3, 0] {
         cluster.signal(frozen, "STOP");
-        cluster.wait("its fence answers", Duration::from_secs(30), || {
+        cluster.wait("its fence answers", PATIENCE, || {
             let (value, way) = fenced(&cluster, "colour");
             assert_eq!(value, "green");
             way == "fenced"

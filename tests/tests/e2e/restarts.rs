@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, NODES, assert_ok};
+use crate::cluster::{Cluster, NODES, PATIENCE, assert_ok};
 use crate::connection::{connect, stale_get};
 
 /// A write as the history tells it.
@@ -43,13 +43,16 @@ fn a_killed_follower_catches_up_under_load() {
         "load",
         &[
             "--rate",
-            "2000",
+            "500",
             "--warmup",
             "1s",
             "--duration",
             "8s",
             "--bundle",
             "16",
+            // What times out then was lost, also on a machine that is busy with other things.
+            "--timeout",
+            "60s",
         ],
     );
     std::thread::sleep(Duration::from_secs(3));
@@ -57,7 +60,7 @@ fn a_killed_follower_catches_up_under_load() {
     std::thread::sleep(Duration::from_secs(2));
     cluster.spawn(3);
     cluster.wait_ready(3);
-    cluster.wait("node 3 within 100 blocks", Duration::from_secs(40), || {
+    cluster.wait("node 3 within 100 blocks", PATIENCE, || {
         let others = (0..3).map(|node| cluster.executed(node)).max().unwrap_or(0);
         cluster.executed(3) + 100 >= others && others > 0
     });
@@ -74,11 +77,11 @@ fn acknowledged_writes_survive_kill_9_of_all_nodes() {
         "load",
         &[
             "--rate",
-            "2000",
+            "500",
             "--warmup",
             "0s",
             "--duration",
-            "6s",
+            "8s",
             "--bundle",
             "16",
             "--ratio",
@@ -87,7 +90,9 @@ fn acknowledged_writes_survive_kill_9_of_all_nodes() {
             path.to_str().expect("path"),
         ],
     );
-    std::thread::sleep(Duration::from_secs(4));
+    cluster.wait("some blocks", Duration::from_secs(60), || {
+        cluster.executed(0) >= 500
+    });
     for node in 0..NODES {
         cluster.kill(node);
     }
@@ -101,7 +106,7 @@ fn acknowledged_writes_survive_kill_9_of_all_nodes() {
         .filter(|write| write.acknowledged)
         .count();
     assert!(
-        acknowledged > 500,
+        acknowledged > 200,
         "only {acknowledged} writes were acknowledged"
     );
     let last_slot = writes
@@ -114,7 +119,7 @@ fn acknowledged_writes_survive_kill_9_of_all_nodes() {
     for node in 0..NODES {
         cluster.wait(
             &format!("node {node} executed slot {last_slot}"),
-            Duration::from_secs(20),
+            PATIENCE,
             || cluster.executed(node) >= last_slot,
         );
     }
@@ -152,7 +157,7 @@ fn acknowledged_writes_survive_kill_9_of_all_nodes() {
         "{}",
         String::from_utf8_lossy(&written.stderr)
     );
-    cluster.wait("a healthy cluster", Duration::from_secs(10), || {
+    cluster.wait("a healthy cluster", PATIENCE, || {
         cluster.hippo(&["status"]).status.code() == Some(0)
     });
 }
