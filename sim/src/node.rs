@@ -245,9 +245,7 @@ impl Node {
     /// Runs the recording of this process again, if there is one: it must come to the same.
     pub fn check_recording(&self) -> Result<(), String> {
         match &self.reels {
-            Some(reels) if self.server.is_some() => {
-                reels.check(self.id, self.seal.clone()).map(drop)
-            }
+            Some(reels) if self.server.is_some() => reels.check(self.id, self.seal.clone()),
             _ => Ok(()),
         }
     }

@@ -76,7 +76,7 @@ fn lines_in_a_reason_stay_one_field() {
 #[test]
 fn frames_that_are_none_are_refused() {
     let recording = recording();
-    let verifier = std::sync::Arc::new(Ed25519Verifier::new(&recording.description.committee));
+    let verifier = Ed25519Verifier::new(&recording.description.committee);
     let run = |bytes: Vec<u8>| {
         let reel = Reel { number: 0, bytes };
         replay(NodeId(2), &[reel], verifier.clone(), |_| {}).unwrap_err()

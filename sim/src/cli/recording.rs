@@ -175,7 +175,7 @@ pub(super) fn run(args: &RecordingArgs) -> Result<ExitCode, String> {
         about.program,
         about.reason
     ));
-    let verifier = std::sync::Arc::new(Ed25519Verifier::new(&about.committee));
+    let verifier = Ed25519Verifier::new(&about.committee);
     let mut shown = Timeline::new(args.trace);
     let replayed = replay(about.node, &recording.reels, verifier, |step| {
         shown.step(step);
