@@ -65,6 +65,8 @@ pub struct Judge {
     acknowledged_slot: Slot,
     /// What clients asked and were told; says nothing of slots but where to look first.
     history: History,
+    /// There may be more clients than sessions.
+    evicts: bool,
     /// The keys that users fight for, in order.
     keys: Vec<Vec<u8>>,
     /// More replicas lie than the committee bears (BYZ19): nothing is promised but that honest
@@ -95,6 +97,7 @@ impl Judge {
             blocks: BTreeMap::new(),
             decided: Slot(0),
             model: Model::new(plan.sessions_max),
+            evicts: plan.sessions_max < wire::limits::SESSIONS_MAX,
             acknowledged: 0,
             results_lost: 0,
             acknowledged_slot: Slot(0),
