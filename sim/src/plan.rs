@@ -202,7 +202,7 @@ impl DiskPlan {
 impl Plan {
     /// Of a flight recording: small, so that reels turn within a run.
     pub fn reel_bytes(&self) -> usize {
-        256 << 10 << (self.seed / RECORDED_EVERY % 4)
+        64 << 10 << (self.seed / RECORDED_EVERY % 4)
     }
 
     /// Whether the replicas of this run keep flight recordings, which are replayed when they end.

@@ -57,8 +57,9 @@ fn a28_a_request_is_replayed() {
 struct Hoarder {
     frames: Vec<Vec<u8>>,
     turns: usize,
-    /// Forwards in each turn.
-    each: usize,
+    /// Between two forwards.
+    pause_ns: u64,
+    next_ns: u64,
 }
 
 impl Liar for Hoarder {
@@ -80,13 +81,15 @@ impl Liar for Hoarder {
 
     fn on_turn(&mut self, context: &mut Context<'_>) -> Vec<Spoken> {
         let mut said = Vec::new();
-        for _ in 0..self.each.min(self.frames.len()) {
-            self.turns += 1;
-            let frame = &self.frames[self.turns * 7 % self.frames.len()];
-            for to in [NodeId(0), NodeId(1)] {
-                let place = (Kind::Forward, View(0), Slot(0));
-                said.extend(context.authentic.say_long(to, place, frame));
-            }
+        if self.frames.is_empty() || context.now_ns < self.next_ns {
+            return said;
+        }
+        self.next_ns = context.now_ns + self.pause_ns;
+        self.turns += 1;
+        let frame = &self.frames[self.turns * 7 % self.frames.len()];
+        for to in [NodeId(0), NodeId(1)] {
+            let place = (Kind::Forward, View(0), Slot(0));
+            said.extend(context.authentic.say_long(to, place, frame));
         }
         said
     }
@@ -99,7 +102,7 @@ impl Liar for Hoarder {
 fn a28_what_evicted_clients_said_is_replayed() {
     let attack = || {
         let hoarder = Hoarder {
-            each: 2,
+            pause_ns: 2_000_000,
             ..Hoarder::default()
         };
         let scenario = Scenario::new(4)
