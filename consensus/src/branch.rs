@@ -6,6 +6,7 @@
 use wire::certificates::Place;
 use wire::ids::{Digest, Slot};
 
+use crate::image::image;
 use crate::tree::Tree;
 
 /// See the module's documentation.
@@ -16,6 +17,11 @@ pub(crate) struct Branch {
     lowest: Slot,
     top: Place,
 }
+image!(Branch {
+    digests,
+    lowest,
+    top
+});
 
 impl Branch {
     /// A branch that ends at `top`; nothing below is remembered.

@@ -10,6 +10,7 @@ use wire::view_change::{NewView, ViewChange};
 
 use crate::chase::Chain;
 use crate::core::{Core, Spoken};
+use crate::image::image;
 use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
 use crate::select::select;
 use crate::standing::OwnWords;
@@ -47,6 +48,22 @@ pub(crate) struct Change {
     pub(crate) ask_at: Instant,
     pub(crate) asks: usize,
 }
+image!(Change {
+    view,
+    own,
+    new_view,
+    new_view_written,
+    ack,
+    ack_written,
+    candidate,
+    lacking,
+    unavailable,
+    refused,
+    resend_at,
+    pause_ns,
+    ask_at,
+    asks
+});
 
 impl Change {
     pub fn new(view: View, now: Instant) -> Change {

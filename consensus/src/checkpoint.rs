@@ -8,6 +8,7 @@ use wire::ids::{Digest, NodeId, Slot};
 use wire::seal::{Signed, Signer, Statement, Verified, sign};
 
 use crate::core::{Core, Spoken};
+use crate::image::image;
 use crate::input::{Effect, Outbox, Recipient, Record};
 
 /// Newest statements kept of each replica.
@@ -22,6 +23,7 @@ pub(crate) struct Statements {
     /// By replica, the newest ones.
     said: Vec<[Option<Verified<Signed>>; KEPT]>,
 }
+image!(Statements { said });
 
 fn parts(signed: &Signed) -> (Slot, Digest, Digest) {
     match signed.statement {

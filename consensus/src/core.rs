@@ -19,6 +19,7 @@ use crate::quorum::Quorums;
 use crate::recall::Recall;
 use crate::repair::Repair;
 use crate::restart::Recovered;
+use crate::signing::Noting;
 use crate::timers::Timers;
 use crate::tree::Tree;
 use crate::wish::{WishReason, Wishing};
@@ -99,7 +100,7 @@ pub(crate) enum Spoken {
 pub struct Core<S: Signer> {
     pub(crate) config: Config,
     pub(crate) rules: Rules,
-    pub(crate) signer: S,
+    pub(crate) signer: Noting<S>,
     /// Highest view entered, and highest installed.
     pub(crate) stage: View,
     pub(crate) installed: View,
@@ -217,8 +218,12 @@ impl<S: Signer> Core<S> {
         self.rules.leader(view)
     }
 
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     pub fn signer(&self) -> &S {
-        &self.signer
+        &self.signer.inner
     }
 
     pub(crate) fn genesis(&self) -> Place {
@@ -284,6 +289,14 @@ impl<S: Signer> Core<S> {
     pub fn has_written(&self, place: Place) -> bool {
         let entry = self.tree.get(place);
         entry.is_some_and(|entry| entry.end.is_some())
+    }
+
+    /// Whether the leader's signature on the copy of this block that the caller keeps is known to be
+    /// good.
+    pub fn is_signed(&self, place: Place) -> bool {
+        self.tree
+            .get(place)
+            .is_some_and(|entry| entry.signature_good)
     }
 
     /// Members of the committee.

@@ -315,6 +315,13 @@ impl Outbox {
         }
     }
 
+    /// For what has no effects; takes no memory.
+    pub fn without_room() -> Outbox {
+        Outbox {
+            effects: Vec::new(),
+        }
+    }
+
     pub(crate) fn push(&mut self, effect: Effect) {
         assert!(
             self.effects.len() < EFFECTS_PER_INPUT_MAX,
@@ -326,6 +333,11 @@ impl Outbox {
     /// Takes the effects out, in order.
     pub fn drain(&mut self) -> impl Iterator<Item = Effect> + '_ {
         self.effects.drain(..)
+    }
+
+    /// Effects that wait.
+    pub fn effects(&self) -> &[Effect] {
+        &self.effects
     }
 
     pub fn is_empty(&self) -> bool {

@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use wire::canary::reach;
 use wire::ids::{Instant, Slot, View};
 
+use crate::image::image;
+
 /// A new leader is not judged for so long: it fetches, fills its caches, takes over what waits.
 const GRACE_NS: u64 = 2_000_000_000;
 /// T_minview: a view is not left by T4 sooner, and one replica wishes so once in this time.
@@ -59,6 +61,8 @@ impl Served {
     }
 }
 
+image!(Served { waiting_ns, bytes });
+
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(crate) struct Pace {
@@ -88,6 +92,27 @@ pub(crate) struct Pace {
     wished_at: Option<Instant>,
     wishes: bool,
 }
+
+image!(Pace {
+    enabled,
+    views,
+    view,
+    installed_at,
+    seen_at,
+    seen_top,
+    backlogged,
+    window_from,
+    window,
+    proposals,
+    proposed_at,
+    bad_windows,
+    total,
+    committed_bytes,
+    past,
+    off_until,
+    wished_at,
+    wishes,
+});
 
 impl Pace {
     /// For a committee of `replicas`. Of tau the protocol says only what it is at the leader: the

@@ -4,6 +4,7 @@ use wire::block::BlockRef;
 use wire::ids::{Boot, Instant, Signature, View};
 use wire::messages::{Held, Status};
 
+use crate::image::image;
 use crate::words::Words;
 
 /// The newest wish of a replica (Y1).
@@ -15,6 +16,13 @@ pub(crate) struct PeerWish {
     pub signature: Signature,
     pub heard_at: Instant,
 }
+image!(PeerWish {
+    view,
+    boot,
+    counter,
+    signature,
+    heard_at
+});
 
 /// One replica as this one sees it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +41,16 @@ pub(crate) struct Peer {
     /// When a fetch of it was last answered; answers are limited to one per RTO.
     pub answered_at: Option<Instant>,
 }
+image!(Peer {
+    claims,
+    status,
+    held,
+    heard_at,
+    wish,
+    vote_resent_at,
+    helped_at,
+    answered_at
+});
 
 /// The vote, or COMMIT, that this replica repeats when asked.
 #[derive(Clone, Copy, Debug)]
@@ -41,3 +59,8 @@ pub(crate) struct OwnWord {
     pub signature: Signature,
     pub sent_at: Instant,
 }
+image!(OwnWord {
+    block,
+    signature,
+    sent_at
+});

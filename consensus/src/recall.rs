@@ -13,6 +13,7 @@ use wire::messages::Held;
 use wire::seal::{Signer, Statement};
 
 use crate::core::Core;
+use crate::image::image;
 
 /// How long others have to answer.
 const WAIT_NS: u64 = 1_000_000_000;
@@ -24,6 +25,12 @@ pub(crate) struct Recall {
     waits: bool,
     until: Option<Instant>,
 }
+
+image!(Recall {
+    enabled,
+    waits,
+    until
+});
 
 /// The order of a replica's statements: those of one view follow each other so. None is of a kind
 /// that says nothing of the disk.

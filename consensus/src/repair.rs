@@ -10,6 +10,7 @@ use wire::messages::{STATUS_HELLO, STATUS_LOG_FULL, Status};
 use wire::seal::{Signed, Signer, Statement};
 
 use crate::core::Core;
+use crate::image::image;
 use crate::input::{Effect, Large, Outbox, Recipient};
 use crate::peers::{OwnWord, Peer};
 use crate::quorum::reached_by;
@@ -45,6 +46,16 @@ pub(crate) struct Repair {
     /// otherwise cost it a question in vain for every block.
     pub(crate) helper: Option<NodeId>,
 }
+image!(Repair {
+    latency_ns,
+    status_due,
+    progress_at,
+    progress_mark,
+    ask_due,
+    attempts,
+    turns,
+    helper
+});
 
 impl Repair {
     pub(crate) fn new(now: Instant, top: Place) -> Repair {

@@ -18,6 +18,7 @@ use crate::pace::Pace;
 use crate::peers::Peer;
 use crate::recall::Recall;
 use crate::repair::Repair;
+use crate::signing::Noting;
 use crate::timers::Timers;
 use crate::tree::{Entry, RecordAs, Tree, Validity};
 use crate::wish::Wishing;
@@ -149,7 +150,7 @@ pub(crate) fn restore<S: Signer>(
     let mut core = Core {
         rules: Core::<S>::rules(&config),
         config,
-        signer,
+        signer: Noting::new(signer),
         stage: recovered.stage,
         installed: recovered.installed,
         restarted_in: recovered.restarted_in,

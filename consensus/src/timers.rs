@@ -1,5 +1,6 @@
 //! T1 and T5: how long to wait for progress, measured rather than configured.
 
+use crate::image::image;
 use wire::ids::Instant;
 
 /// Until so many decisions were measured, patience is [`START_NS`].
@@ -28,6 +29,16 @@ pub(crate) struct Timers {
     /// When the view being entered is given up.
     pub change_deadline: Option<Instant>,
 }
+image!(Timers {
+    floor_ns,
+    mean_ns,
+    deviation_ns,
+    measured,
+    last_decision,
+    doublings,
+    decisions_in_view,
+    change_deadline
+});
 
 impl Timers {
     pub fn new(floor_ns: u64, now: Instant) -> Timers {

@@ -7,6 +7,7 @@ use wire::ids::{Digest, Instant, Position, Signature, Slot};
 use wire::messages::SignedHeader;
 
 use crate::core::Config;
+use crate::image::image;
 
 /// What verification said about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,16 @@ pub(crate) struct Entry {
     /// send a block long before its parent.
     pub linked_at: Instant,
 }
+image!(Entry {
+    header,
+    signature,
+    signature_good,
+    digest,
+    validity,
+    record,
+    end,
+    linked_at
+});
 
 impl Entry {
     pub fn signed(&self) -> SignedHeader {
@@ -80,6 +91,7 @@ pub(crate) struct Tree {
     ring: usize,
     ways: Vec<Option<Entry>>,
 }
+image!(Tree { ring, ways });
 
 /// All places of a slot hold blocks that are still needed.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use wire::ids::{Boot, Instant, NodeId, Signature, View};
 use wire::seal::{Signed, Signer, Statement, Verified};
 
 use crate::core::Core;
+use crate::image::image;
 use crate::input::{Effect, Large, Outbox, Recipient};
 use crate::pace::Look;
 use crate::peers::PeerWish;
@@ -78,6 +79,14 @@ struct OwnWish {
     /// Set on a withdrawal: when it stops being repeated.
     until: Option<Instant>,
 }
+image!(OwnWish {
+    view,
+    counter,
+    signature,
+    resend_at,
+    pause_ns,
+    until
+});
 
 /// What this replica wishes.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +103,15 @@ pub(crate) struct Wishing {
     /// Of the stage.
     pub certificate: Option<Arc<WishCertificate>>,
 }
+image!(Wishing {
+    counter,
+    own,
+    resigned,
+    resign_at,
+    resign_pause_ns,
+    counts,
+    certificate
+});
 
 impl Wishing {
     /// Whether this replica wishes for another view now.

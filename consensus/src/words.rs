@@ -5,6 +5,7 @@ use wire::certificates::Place;
 use wire::ids::{Signature, Slot, View};
 
 use crate::branch::Branch;
+use crate::image::image;
 use crate::tree::Tree;
 
 /// One vote, commit or claim.
@@ -13,6 +14,7 @@ pub(crate) struct Word {
     pub place: Place,
     pub signature: Signature,
 }
+image!(Word { place, signature });
 
 /// The words kept of one replica, for votes, commits and DECIDED claims alike.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +29,12 @@ pub(crate) struct Words {
     /// words for them, the newest word would be replaced for ever before its block links.
     pub lowest: Option<Word>,
 }
+image!(Words {
+    linked,
+    exact,
+    unlinked,
+    lowest
+});
 
 impl Words {
     /// Takes a word in.
@@ -120,6 +128,11 @@ pub(crate) struct Book {
     pub votes: Vec<Words>,
     pub commits: Vec<Words>,
 }
+image!(Book {
+    view,
+    votes,
+    commits
+});
 
 impl Book {
     pub fn new(view: View, replicas: usize) -> Book {

@@ -12,6 +12,7 @@ use replica::batch::BatchLimits;
 use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
 use replica::reads::Reads;
+use replica::recording::Description;
 use replica::recovery::{Restarted, Saved, restart};
 use replica::saving::Saving;
 use replica::takeover::Takeover;
@@ -30,6 +31,7 @@ use crate::config::{BackendChoice, Config, Flush};
 use crate::datadir::{DataDirectory, SnapshotSteps};
 use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
+use crate::flight::{self, Flight};
 use crate::machine::Machine;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
 use crate::stages::Shared;
@@ -289,6 +291,17 @@ pub fn build(
     );
     ordering.resume(now, durable, restarted.undecided);
     ordering.recall(restarted.clean);
+    let (flight, tape) = Flight::new();
+    ordering.record_to(tape);
+    let description = Description {
+        node: shared.me,
+        boot: boot.0,
+        program: format!("hippo {}", env!("CARGO_PKG_VERSION")),
+        reason: String::new(),
+        wall_offset_ns: clock::wall_ns().saturating_sub(now.0),
+        committee: committee.clone(),
+    };
+    flight::install(flight, node.directory.recordings_path(), description);
     shared.fence.publish(ordering.core().fence());
     let mut saving = Saving::new(committee.cluster(), shared.me);
     if let Some(certificate) = ordering.core().checkpoint() {

@@ -56,6 +56,11 @@ impl DataDirectory {
         self.path.join(WAL)
     }
 
+    /// The directory of the flight recordings.
+    pub fn recordings_path(&self) -> PathBuf {
+        self.path.join("recordings")
+    }
+
     /// The directory of the snapshots.
     pub fn snapshots_path(&self) -> PathBuf {
         snapshots_path(&self.path)

@@ -14,6 +14,7 @@ pub mod config;
 pub mod datadir;
 pub mod discovery;
 pub mod exit;
+pub mod flight;
 pub mod keyfile;
 pub mod machine;
 pub mod prepare;

@@ -303,7 +303,9 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
                 telemetry.phase.set(Phase::Failed);
                 let exit = match failure {
                     Failure::DiskLost(_) => Exit::Damaged,
-                    Failure::Platform(_) | Failure::Journal(_) => Exit::Failure,
+                    Failure::Platform(_) | Failure::Journal(_) | Failure::Snapshot(_) => {
+                        Exit::Failure
+                    }
                 };
                 return Err(Refusal::new(exit, format!("thread {name}: {failure}")));
             }

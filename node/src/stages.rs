@@ -119,6 +119,8 @@ pub enum Failure {
     Journal(JournalFailed),
     /// R6.
     DiskLost(Statement),
+    /// A snapshot could not be written.
+    Snapshot(String),
 }
 
 impl std::fmt::Display for Failure {
@@ -132,6 +134,7 @@ impl std::fmt::Display for Failure {
                  the data directory is an old copy, or its disk lost what it had flushed. This node \
                  must not vote again; start it anew as a new member"
             ),
+            Failure::Snapshot(error) => error.fmt(f),
         }
     }
 }

@@ -214,7 +214,7 @@ pub struct Transfers {
 pub struct Snapshots {
     pub written: Counter,
     pub failures: Counter,
-    /// No more are written: the disk failed.
+    /// The disk failed: the process ends.
     pub given_up: Flag,
     /// The newest one; 0 when there is none.
     pub slot: Gauge,

@@ -1,13 +1,15 @@
 //! Batching at the leader: verified requests become the payload of the next block (N1).
 //!
 //! Each request frame is copied once, into the open block buffer, which is later written to the
-//! log and sent as it is. Requests that do not fit wait in a bounded queue.
+//! log and sent as it is. Requests that do not fit wait in a bounded queue; those that a replica
+//! forwarded (§9.4) in a queue of that replica's own, with a share of the room: whoever forwards more
+//! than the leader orders takes no place from what others forward.
 
 use std::collections::VecDeque;
 
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
 use wire::bytes::Buffers;
-use wire::ids::{Digest, Epoch, Instant, Signature, Slot, View};
+use wire::ids::{Digest, Epoch, Instant, NodeId, PublicKey, Signature, Slot, View};
 use wire::limits::{BLOCK_PAYLOAD_BYTES_MAX, BLOCK_PREFIX_BYTES, RECORD_HEADER_BYTES};
 use zerocopy::IntoBytes;
 
@@ -27,11 +29,43 @@ pub struct BatchLimits {
     pub waiting_max: usize,
 }
 
+impl BatchLimits {
+    /// Requests that wait of those one replica forwarded.
+    fn share(&self, replicas: usize) -> usize {
+        (self.waiting_max / (replicas - 1)).max(1)
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Waiting<Sh> {
+    arrived: Instant,
+    request: Sh,
+    /// The client of an OPEN.
+    opens: Option<PublicKey>,
+}
+
+/// What one replica forwarded, oldest first.
+#[derive(Debug)]
+struct Forwarded<Sh> {
+    waiting: VecDeque<Waiting<Sh>>,
+    bytes: usize,
+}
+
 /// The open block and what waits behind it.
 pub struct Batch<Bu: Buffers> {
     limits: BatchLimits,
+    me: NodeId,
     open: Option<Open<Bu::Unique>>,
-    waiting: VecDeque<(Instant, Bu::Shared)>,
+    waiting: VecDeque<Waiting<Bu::Shared>>,
+    /// By replica. A leader that was a follower forwards to itself what waited there (§9.4).
+    forwarded: Vec<Forwarded<Bu::Shared>>,
+    /// Requests in all of these, and whose turn it is.
+    forwarded_count: usize,
+    turn: usize,
+    /// Clients with an OPEN in the open block, ascending. An OPEN changes nothing the second time,
+    /// and is not recognised as a repetition: once for each block is enough.
+    opened: Vec<PublicKey>,
 }
 
 #[derive(Debug)]
@@ -51,45 +85,101 @@ pub struct Closed<U> {
 }
 
 impl<Bu: Buffers> Batch<Bu> {
-    pub fn new(limits: BatchLimits) -> Batch<Bu> {
-        assert!(limits.payload_bytes_max <= BLOCK_PAYLOAD_BYTES_MAX);
+    pub fn new(limits: BatchLimits, me: NodeId, replicas: usize) -> Batch<Bu> {
+        assert!(limits.payload_bytes_max <= BLOCK_PAYLOAD_BYTES_MAX && replicas > 1);
+        let share = limits.share(replicas);
+        let forwarded = || Forwarded {
+            waiting: VecDeque::with_capacity(share),
+            bytes: 0,
+        };
         Batch {
             limits,
+            me,
             open: None,
-            waiting: VecDeque::with_capacity(2 * limits.waiting_max),
+            waiting: VecDeque::with_capacity(limits.waiting_max),
+            forwarded: (0..replicas).map(|_| forwarded()).collect(),
+            forwarded_count: 0,
+            turn: 0,
+            opened: Vec::with_capacity(limits.waiting_max),
         }
     }
 
-    /// Takes a verified request in; false when the queue is full (the client is told Busy).
-    pub fn push(&mut self, now: Instant, request: Bu::Shared, blocks: &mut Bu) -> bool {
-        if self.waiting.is_empty() && self.copy(now, &request, blocks) {
+    /// Takes a verified request in; false when the queue is full (the client is told Busy). `opens`
+    /// names the client of an OPEN.
+    pub fn push(
+        &mut self,
+        now: Instant,
+        request: Bu::Shared,
+        opens: Option<PublicKey>,
+        blocks: &mut Bu,
+    ) -> bool {
+        let waiting = Waiting {
+            arrived: now,
+            request,
+            opens,
+        };
+        let first = self.waiting.is_empty() && self.forwarded_count == 0;
+        if first && self.copy(&waiting, blocks) {
             return true;
         }
         if self.waiting.len() >= self.limits.waiting_max {
             return false;
         }
-        self.waiting.push_back((now, request));
+        self.waiting.push_back(waiting);
         true
     }
 
-    /// As [`Batch::push`], before all that wait, and while as many again fit.
-    pub fn push_first(&mut self, now: Instant, request: Bu::Shared, blocks: &mut Bu) -> bool {
-        if self.copy(now, &request, blocks) {
+    /// As [`Batch::push`], before all that clients sent themselves, within the share of the replica
+    /// that stands up for it.
+    pub fn push_forwarded(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        request: Bu::Shared,
+        opens: Option<PublicKey>,
+        blocks: &mut Bu,
+    ) -> bool {
+        let waiting = Waiting {
+            arrived: now,
+            request,
+            opens,
+        };
+        if self.forwarded_count == 0 && self.copy(&waiting, blocks) {
             return true;
         }
-        if self.waiting.len() >= 2 * self.limits.waiting_max {
+        let (share, bytes_max) = if from == self.me {
+            // Nobody else fills it, and what is refused here has to be sent anew by its client.
+            (self.limits.waiting_max, usize::MAX)
+        } else {
+            let share = self.limits.share(self.forwarded.len());
+            (share, self.limits.payload_bytes_max)
+        };
+        let queue = &mut self.forwarded[from.index()];
+        let bytes = queue.bytes + waiting.request.len();
+        if queue.waiting.len() >= share || bytes > bytes_max {
             return false;
         }
-        self.waiting.push_front((now, request));
+        queue.bytes = bytes;
+        queue.waiting.push_back(waiting);
+        self.forwarded_count += 1;
         true
     }
 
     /// Copies one request into the open block; false when it does not fit there.
-    fn copy(&mut self, arrived: Instant, request: &[u8], blocks: &mut Bu) -> bool {
+    fn copy(&mut self, waiting: &Waiting<Bu::Shared>, blocks: &mut Bu) -> bool {
+        let request = &waiting.request[..];
         assert!(
             request.len() <= self.limits.payload_bytes_max,
             "requests fit an empty block"
         );
+        let place = match &waiting.opens {
+            None => None,
+            Some(client) => match self.opened.binary_search(client) {
+                // The one in the block opens the session, and all replicas answer it.
+                Ok(_) => return true,
+                Err(place) => Some((place, *client)),
+            },
+        };
         if self.open.is_none() {
             let Some(buffer) = blocks.take() else {
                 return false;
@@ -98,7 +188,7 @@ impl<Bu: Buffers> Batch<Bu> {
                 buffer,
                 payload_bytes: 0,
                 requests: 0,
-                oldest: arrived,
+                oldest: waiting.arrived,
             });
         }
         let Some(open) = &mut self.open else {
@@ -111,6 +201,9 @@ impl<Bu: Buffers> Batch<Bu> {
         open.buffer[PAYLOAD_FROM + open.payload_bytes..PAYLOAD_FROM + end].copy_from_slice(request);
         open.payload_bytes = end;
         open.requests += 1;
+        if let Some((place, client)) = place {
+            self.opened.insert(place, client);
+        }
         true
     }
 
@@ -120,6 +213,7 @@ impl<Bu: Buffers> Batch<Bu> {
             Some(open) if open.requests > 0 => {
                 eager
                     || !self.waiting.is_empty()
+                    || self.forwarded_count > 0
                     || now.since_ns(open.oldest) >= self.limits.delay_ns
             }
             _ => false,
@@ -144,6 +238,7 @@ impl<Bu: Buffers> Batch<Bu> {
                 oldest: Instant(0),
             },
         };
+        self.opened.clear();
         self.refill(blocks);
         let bytes = PAYLOAD_FROM..PAYLOAD_FROM + open.payload_bytes;
         let payload = payload_digest(&open.buffer[bytes]);
@@ -154,11 +249,24 @@ impl<Bu: Buffers> Batch<Bu> {
         })
     }
 
-    /// Moves waiting requests into the open block as far as they fit.
+    /// Moves waiting requests into the open block as far as they fit: what replicas forwarded, one of
+    /// each in turn, then the rest.
     pub fn refill(&mut self, blocks: &mut Bu) {
-        while let Some((arrived, request)) = self.waiting.pop_front() {
-            if !self.copy(arrived, &request, blocks) {
-                self.waiting.push_front((arrived, request));
+        while self.forwarded_count > 0 {
+            let queue = &mut self.forwarded[self.turn];
+            if let Some(waiting) = queue.waiting.pop_front() {
+                if !self.copy(&waiting, blocks) {
+                    self.forwarded[self.turn].waiting.push_front(waiting);
+                    return;
+                }
+                self.forwarded[self.turn].bytes -= waiting.request.len();
+                self.forwarded_count -= 1;
+            }
+            self.turn = (self.turn + 1) % self.forwarded.len();
+        }
+        while let Some(waiting) = self.waiting.pop_front() {
+            if !self.copy(&waiting, blocks) {
+                self.waiting.push_front(waiting);
                 return;
             }
         }
@@ -166,13 +274,20 @@ impl<Bu: Buffers> Batch<Bu> {
 
     /// Requests that wait, the open block's among them.
     pub fn depth(&self) -> usize {
-        self.waiting.len() + self.open.as_ref().map_or(0, |open| open.requests as usize)
+        let waiting = self.waiting.len() + self.forwarded_count;
+        waiting + self.open.as_ref().map_or(0, |open| open.requests as usize)
     }
 
     /// Drops everything that was not proposed.
     pub fn clear(&mut self) {
         self.open = None;
+        self.opened.clear();
         self.waiting.clear();
+        for queue in &mut self.forwarded {
+            queue.waiting.clear();
+            queue.bytes = 0;
+        }
+        self.forwarded_count = 0;
     }
 }
 
@@ -258,7 +373,7 @@ mod tests {
             waiting_max: 2,
         };
         (
-            Batch::new(limits),
+            Batch::new(limits, NodeId(0), 4),
             HeapBuffers {
                 bytes_each: BLOCK_BUFFER_BYTES,
             },
@@ -269,13 +384,13 @@ mod tests {
     fn requests_wait_in_order_behind_a_full_block() {
         let (mut batch, mut blocks) = batch(10);
         let request = |byte| HeapShared::copy_from(&[byte; 6]);
-        assert!(batch.push(Instant(0), request(1), &mut blocks));
+        assert!(batch.push(Instant(0), request(1), None, &mut blocks));
         assert!(!batch.due(Instant(50), false));
         assert!(batch.due(Instant(50), true) && batch.due(Instant(100), false));
-        assert!(batch.push(Instant(1), request(2), &mut blocks));
-        assert!(batch.push(Instant(2), request(3), &mut blocks));
+        assert!(batch.push(Instant(1), request(2), None, &mut blocks));
+        assert!(batch.push(Instant(2), request(3), None, &mut blocks));
         assert!(
-            !batch.push(Instant(3), request(4), &mut blocks),
+            !batch.push(Instant(3), request(4), None, &mut blocks),
             "the queue is bounded"
         );
         for byte in 1..=3 {
@@ -314,12 +429,21 @@ mod tests {
     fn requests_that_found_no_buffer_leave_when_one_is_free() {
         let (_, heap) = batch(10);
         let mut blocks = Few(heap, 0);
-        let mut batch: Batch<Few> = Batch::new(BatchLimits {
-            delay_ns: 100,
-            payload_bytes_max: 10,
-            waiting_max: 2,
-        });
-        assert!(batch.push(Instant(0), HeapShared::copy_from(&[1; 6]), &mut blocks));
+        let mut batch: Batch<Few> = Batch::new(
+            BatchLimits {
+                delay_ns: 100,
+                payload_bytes_max: 10,
+                waiting_max: 2,
+            },
+            NodeId(0),
+            4,
+        );
+        assert!(batch.push(
+            Instant(0),
+            HeapShared::copy_from(&[1; 6]),
+            None,
+            &mut blocks
+        ));
         batch.refill(&mut blocks);
         assert!(!batch.due(Instant(500), true));
         blocks.1 = 1;
@@ -327,6 +451,63 @@ mod tests {
         assert!(batch.due(Instant(500), false));
         assert!(batch.close(&mut blocks).is_some());
         assert_eq!(batch.depth(), 0);
+    }
+
+    /// The payload of the next block, a byte for each request of `size` bytes.
+    fn next(batch: &mut Batch<HeapBuffers>, blocks: &mut HeapBuffers, size: usize) -> Vec<u8> {
+        let closed = batch.close(blocks).unwrap();
+        let header = closed.header(Epoch(0), View(0), Slot(1), 0, Digest::ZERO);
+        let raw = closed.seal(header, Signature([0; 64]));
+        let view = wire::block::BlockView::parse(raw.message()).unwrap();
+        view.payload.chunks(size).map(|bytes| bytes[0]).collect()
+    }
+
+    #[test]
+    fn a_replica_that_forwards_without_end_takes_no_place_of_others() {
+        let limits = BatchLimits {
+            delay_ns: 100,
+            payload_bytes_max: 1000,
+            waiting_max: 9,
+        };
+        let mut blocks = HeapBuffers {
+            bytes_each: BLOCK_BUFFER_BYTES,
+        };
+        let mut batch: Batch<HeapBuffers> = Batch::new(limits, NodeId(0), 4);
+        let mut forward = |batch: &mut Batch<HeapBuffers>, from: u16, byte: u8, size: usize| {
+            let request = HeapShared::copy_from(&vec![byte; size]);
+            let from = NodeId(from);
+            batch.push_forwarded(Instant(0), from, request, None, &mut blocks)
+        };
+        // Bytes: a block's worth waits behind the open block, however few requests that are.
+        let taken = (0..50).filter(|_| forward(&mut batch, 3, 30, 500)).count();
+        assert_eq!(taken, 2 + 2);
+        // Requests: a third of the queue.
+        let taken = (0..50).filter(|_| forward(&mut batch, 2, 20, 250)).count();
+        assert_eq!(taken, 3);
+        // The others find room, and their oldest is in the very next block.
+        assert!(forward(&mut batch, 1, 10, 250) && forward(&mut batch, 1, 11, 250));
+        assert_eq!(next(&mut batch, &mut blocks, 500), [30, 30]);
+        let all = (0..4).flat_map(|_| next(&mut batch, &mut blocks, 250));
+        let order = all.collect::<Vec<_>>();
+        assert_eq!(order, [10, 20, 30, 30, 11, 20, 30, 30, 20]);
+        assert_eq!(batch.depth(), 0);
+    }
+
+    #[test]
+    fn a_client_is_opened_once_in_a_block() {
+        let (mut batch, mut blocks) = batch(1000);
+        let request = |byte| HeapShared::copy_from(&[byte; 100]);
+        let key = |byte| Some(PublicKey([byte; 32]));
+        let now = Instant(0);
+        for _ in 0..5 {
+            let from = NodeId(1);
+            assert!(batch.push_forwarded(now, from, request(7), key(7), &mut blocks));
+            assert!(batch.push(now, request(3), key(3), &mut blocks));
+            assert!(batch.push(now, request(7), key(7), &mut blocks));
+        }
+        assert_eq!(next(&mut batch, &mut blocks, 100), [7, 3]);
+        assert!(batch.push(now, request(7), key(7), &mut blocks));
+        assert_eq!(next(&mut batch, &mut blocks, 100), [7], "another block");
     }
 
     #[test]

@@ -99,6 +99,12 @@ impl<M: StateMachine> Execution<M> {
         self
     }
 
+    /// With room for `max` sessions instead of `SESSIONS_MAX`; the same on all replicas.
+    pub fn with_sessions_max(mut self, max: usize) -> Execution<M> {
+        self.sessions = Sessions::new().with_max(max);
+        self
+    }
+
     /// With t(0) = `time_ns`, nanoseconds since 1970, instead of 0; the same on all replicas.
     pub fn with_genesis_time(mut self, time_ns: u64) -> Execution<M> {
         assert_eq!(self.executed, Slot(0));

@@ -23,6 +23,8 @@ pub struct Ledger {
 }
 
 const EMPTY: u64 = u64::MAX;
+/// Of a cell: the leader's signature on the copy in this record is known to be good.
+const SIGNED: u64 = 1 << 63;
 
 impl Ledger {
     /// Room for every block of a log of this geometry, from `first` on; the memory is touched at
@@ -65,6 +67,19 @@ impl Ledger {
         self.cells[cell] = (start.0 / SECTOR_BYTES as u64) << 8 | u64::from(sectors);
     }
 
+    /// The leader's signature on the copy that is noted for `slot` was found good.
+    pub fn note_signed(&mut self, slot: Slot) {
+        if self.locate(slot).is_some() {
+            let cell = self.cell(slot);
+            self.cells[cell] |= SIGNED;
+        }
+    }
+
+    /// Whether the noted copy is known to be signed by its leader.
+    pub fn is_signed(&self, slot: Slot) -> bool {
+        self.locate(slot).is_some() && self.cells[self.cell(slot)] & SIGNED != 0
+    }
+
     /// Start and length in sectors of the record of `slot`.
     pub fn locate(&self, slot: Slot) -> Option<Location> {
         let above = slot.0.checked_sub(self.first.0)?;
@@ -73,7 +88,7 @@ impl Ledger {
         }
         let cell = self.cells[self.cell(slot)];
         let location = || {
-            let start = Position((cell >> 8) * SECTOR_BYTES as u64);
+            let start = Position(((cell & !SIGNED) >> 8) * SECTOR_BYTES as u64);
             (start, (cell & 255) as u32)
         };
         (cell != EMPTY).then(location)
@@ -125,6 +140,13 @@ mod tests {
         assert_eq!(ledger.locate(Slot(2)), None);
         assert_eq!(ledger.locate(Slot(0)), None);
         assert_eq!(ledger.locate(Slot(9_999_999)), None);
+        assert!(!ledger.is_signed(Slot(3)));
+        ledger.note_signed(Slot(3));
+        ledger.note_signed(Slot(2));
+        assert!(ledger.is_signed(Slot(3)) && !ledger.is_signed(Slot(2)));
+        assert_eq!(ledger.locate(Slot(3)), Some((at(2), 66)));
+        ledger.note(Slot(3), at(4), 1);
+        assert!(!ledger.is_signed(Slot(3)), "another copy");
         ledger.release(Slot(4));
         ledger.note(Slot(3), at(2), 66);
         assert_eq!(ledger.locate(Slot(3)), None);

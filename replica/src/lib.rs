@@ -25,6 +25,8 @@ pub mod ordering;
 pub mod peer;
 pub mod pending;
 pub mod reads;
+pub mod recorder;
+pub mod recording;
 pub mod recovery;
 pub mod replica;
 pub mod saving;

@@ -36,6 +36,7 @@ use crate::blocks::{Blocks, Location, Raw};
 use crate::ledger::Ledger;
 use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending};
+use crate::recorder::{Recorded, Tape};
 
 use padding::Padding;
 use release::Release;
@@ -59,7 +60,10 @@ pub enum Input<Bu: Buffers> {
     /// A client's request whose signature holds.
     Request(Verified<Bu::Shared>),
     /// The same, from a replica that has waited for it to be ordered (§9.4).
-    Forwarded(Verified<Bu::Shared>),
+    Forwarded {
+        from: NodeId,
+        request: Verified<Bu::Shared>,
+    },
     /// A whole block message from a replica's link, straight from reassembly.
     Proposed {
         from: NodeId,
@@ -233,7 +237,7 @@ pub struct OrderingConfig {
 /// See the module's documentation.
 pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     config: OrderingConfig,
-    core: Core<S>,
+    core: Recorded<S>,
     outbox: Outbox,
     /// Swapped with `outbox` while effects are carried out.
     spare_outbox: Option<Outbox>,
@@ -312,10 +316,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     ) -> Self {
         let summary = core.summary();
         let retained_from = core.retained_from();
-        let batch = Batch::new(config.batch);
+        let batch = Batch::new(config.batch, config.me, core.replicas());
         let mut ordering = Ordering {
             config,
-            core,
+            core: Recorded::new(core),
             outbox: Outbox::new(),
             spare_outbox: Some(Outbox::new()),
             batch,
@@ -473,6 +477,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.durable = durable.position();
         let slot = self.core.summary().decided;
         self.handle(now, Input::Executed(slot));
+    }
+
+    /// Records what the core is told, and what it answers, from now on; to be called before the first
+    /// input after [`Ordering::resume`].
+    pub fn record_to(&mut self, tape: Box<dyn Tape>) {
+        self.core.record_to(tape);
     }
 
     /// The next thing to do, oldest first.

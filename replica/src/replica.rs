@@ -36,6 +36,7 @@ use crate::batch::BatchLimits;
 use crate::execution::{Execution, Replies};
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
 use crate::reads::Reads;
+use crate::recorder::Tape;
 use crate::recovery::{RestartError, Saved, restart};
 use crate::saving::{Piece, Saving};
 use crate::takeover::Takeover;
@@ -133,6 +134,8 @@ pub struct Setup<'a, Bu: Buffers, S, V, M> {
     pub blocks_held_max: u64,
     /// K: slots between checkpoints.
     pub interval: u64,
+    /// S_max: sessions of clients.
+    pub sessions_max: usize,
     /// Patience with a leader is never below this, in nanoseconds.
     pub patience_ns_min: u64,
     /// T4: a leader that is slower than it could be is replaced.
@@ -252,6 +255,7 @@ where
         let replicas = committee.n();
         let reply_bytes = setup.datagram_bytes - HEADER_BYTES;
         let execution = Execution::new(me, replicas, setup.machine, reply_bytes);
+        let execution = execution.with_sessions_max(setup.sessions_max);
         let mut execution = execution.with_checkpoint_interval(setup.interval);
         let mut core = consensus::Config {
             me,
@@ -451,7 +455,7 @@ where
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
         let input = match self.verifying.handle(job) {
             Verified::Request(request) => ordering::Input::Request(request),
-            Verified::Forwarded(request) => ordering::Input::Forwarded(request),
+            Verified::Forwarded { from, request } => ordering::Input::Forwarded { from, request },
             Verified::Agreement(input) => ordering::Input::Agreement(input),
             Verified::Evidence(body) => ordering::Input::Evidence(body),
             Verified::Fetched { from, raw } => ordering::Input::Fetched { from, raw },
@@ -555,6 +559,11 @@ where
 
     pub fn summary(&self) -> Summary {
         self.ordering.summary()
+    }
+
+    /// Records what the core is told and answers; before the first [`Replica::handle`].
+    pub fn record_to(&mut self, tape: Box<dyn Tape>) {
+        self.ordering.record_to(tape);
     }
 
     pub fn ordering(&self) -> &Ordering<Bu, S, V> {

@@ -136,6 +136,8 @@ impl Session {
 /// All sessions.
 #[derive(Debug)]
 pub struct Sessions {
+    /// S_max.
+    max: usize,
     by_client: HashMap<PublicKey, Session>,
     /// The eviction order: last executed slot, then id.
     by_age: BTreeSet<(Slot, SessionId, PublicKey)>,
@@ -146,11 +148,19 @@ pub struct Sessions {
 impl Sessions {
     pub fn new() -> Sessions {
         Sessions {
+            max: SESSIONS_MAX,
             by_client: HashMap::new(),
             by_age: BTreeSet::new(),
             by_bucket: BTreeSet::new(),
             versions: Versions::new(),
         }
+    }
+
+    /// With S_max = `max` instead of `SESSIONS_MAX`; the same on all replicas.
+    pub fn with_max(mut self, max: usize) -> Sessions {
+        assert!(0 < max && max <= SESSIONS_MAX && self.is_empty());
+        self.max = max;
+        self
     }
 
     pub fn len(&self) -> usize {
@@ -176,7 +186,7 @@ impl Sessions {
         if let Some(session) = self.by_client.get(client) {
             return Some(session.id);
         }
-        if self.by_client.len() >= SESSIONS_MAX
+        if self.by_client.len() >= self.max
             && let Some((_, _, mut oldest)) = self.by_age.first().copied()
         {
             if planted("localevict") {

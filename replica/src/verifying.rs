@@ -56,9 +56,12 @@ pub enum Verdict<Bu: Buffers> {
         from: NodeId,
         raw: Verified<Raw<Bu::Unique>>,
     },
-    /// For the core.
     /// A request that another replica stands up for.
-    Forwarded(Verified<Bu::Shared>),
+    Forwarded {
+        from: NodeId,
+        request: Verified<Bu::Shared>,
+    },
+    /// For the core.
     Agreement(Input),
     /// Two headers that a leader signed.
     Evidence(EvidenceBody),
@@ -137,7 +140,7 @@ impl<V: Verifier + Clone> Verifying<V> {
                 }
                 self.signatures += 1;
                 match seal::verify_request(&self.verifier, body) {
-                    Ok(verified) => Verdict::Forwarded(verified),
+                    Ok(request) => Verdict::Forwarded { from, request },
                     Err(reject) => self.reject(from, reject),
                 }
             }

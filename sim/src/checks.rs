@@ -22,7 +22,7 @@ use crate::linear::History;
 use crate::model::{Model, table_hash};
 use crate::network::End;
 use crate::node::{Node, Server};
-use crate::plan::Scenario;
+use crate::plan::{Plan, Scenario};
 use crate::seals::Seal;
 use crate::shapes::Shape;
 use crate::user::{User, key_of};
@@ -65,6 +65,8 @@ pub struct Judge {
     acknowledged_slot: Slot,
     /// What clients asked and were told; says nothing of slots but where to look first.
     history: History,
+    /// There may be more clients than sessions.
+    evicts: bool,
     /// The keys that users fight for, in order.
     keys: Vec<Vec<u8>>,
     /// More replicas lie than the committee bears (BYZ19): nothing is promised but that honest
@@ -85,8 +87,8 @@ enum Written {
 }
 
 impl Judge {
-    /// Judges a committee of this shape, and users of so many keys; `seal` judges signatures.
-    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, keys: u64) -> Judge {
+    /// Judges a committee of this shape, and the users of a plan; `seal` judges signatures.
+    pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, plan: &Plan) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
             agreement: Agreement::new(shape, rules.genesis),
@@ -94,12 +96,13 @@ impl Judge {
             window: rules.window,
             blocks: BTreeMap::new(),
             decided: Slot(0),
-            model: Model::new(),
+            model: Model::new(plan.sessions_max),
+            evicts: plan.sessions_max < wire::limits::SESSIONS_MAX,
             acknowledged: 0,
             results_lost: 0,
             acknowledged_slot: Slot(0),
             history: History::default(),
-            keys: (0..keys).map(key_of).collect(),
+            keys: (0..plan.keys).map(key_of).collect(),
             beyond: false,
         }
     }

@@ -3,6 +3,7 @@
 mod campaign;
 #[path = "cli/canaries.rs"]
 mod canaries_run;
+mod recording;
 mod small;
 mod tools;
 
@@ -54,6 +55,9 @@ enum Command {
     Shrink(tools::ShrinkArgs),
     /// Run a plan from a file that shrink wrote.
     Replay(tools::ReplayArgs),
+    /// Run the flight recording of a real node again, and compare: exit code 0 when all is equal, 1
+    /// when something is not, 6 when the file is damaged.
+    ReplayRecording(recording::RecordingArgs),
     /// Say what a seed's faults are, and which probes its run hits.
     Explain(tools::SeedArgs),
     /// Print all faults, a line each; those marked off are used only with --with.
@@ -163,6 +167,7 @@ pub fn main() -> ExitCode {
         (Some(Command::Run(args)), _) => campaign::run(&args),
         (Some(Command::Shrink(args)), _) => tools::shrink(&args),
         (Some(Command::Replay(args)), _) => tools::replay(&args),
+        (Some(Command::ReplayRecording(args)), _) => recording::run(&args),
         (Some(Command::Explain(args)), _) => tools::explain(&args),
         (Some(Command::Canaries(args)), _) => canaries_run::run(&args),
         (Some(Command::Diagram(args)), _) => tools::diagram(&args),

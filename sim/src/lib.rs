@@ -42,6 +42,7 @@ pub mod plan;
 pub mod probes;
 pub mod random;
 pub mod record;
+pub mod recordings;
 pub mod report;
 pub mod scenario;
 pub mod seals;

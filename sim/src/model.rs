@@ -101,6 +101,8 @@ impl fmt::Debug for Answer {
 #[derive(Debug, Default)]
 struct Session {
     id: SessionId,
+    /// Slot of the OPEN, or of the last request that executed something.
+    last_slot: u64,
     low: u64,
     executed: BTreeSet<u64>,
 }
@@ -126,6 +128,7 @@ pub struct Model {
     /// Keys that the present block may have changed.
     touched: Vec<Vec<u8>>,
     sessions: BTreeMap<PublicKey, Session>,
+    sessions_max: usize,
     answers: BTreeMap<(PublicKey, SessionId, Sequence), (Slot, Answer)>,
     /// By slot, from 0 on: hash of the table, and transactions executed so far.
     history: Vec<([u8; 32], u64)>,
@@ -145,8 +148,12 @@ pub fn table_hash<'a>(entries: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> [u
 }
 
 impl Model {
-    pub fn new() -> Model {
-        let mut model = Model::default();
+    /// `sessions_max`: S_max.
+    pub fn new(sessions_max: usize) -> Model {
+        let mut model = Model {
+            sessions_max,
+            ..Model::default()
+        };
         model.note_history();
         model
     }
@@ -239,14 +246,21 @@ impl Model {
     }
 
     fn open(&mut self, request: &RequestView<'_>, slot: Slot, index: u16) {
-        if request.reference_slot() <= slot {
-            self.sessions
-                .entry(*request.client())
-                .or_insert_with(|| Session {
-                    id: SessionId::opened_at(slot, index),
-                    ..Session::default()
-                });
+        let client = *request.client();
+        if request.reference_slot() > slot || self.sessions.contains_key(&client) {
+            return;
         }
+        if self.sessions.len() >= self.sessions_max {
+            let age = |(key, held): (&PublicKey, &Session)| (held.last_slot, held.id, *key);
+            let oldest = self.sessions.iter().map(age).min();
+            oldest.and_then(|(_, _, key)| self.sessions.remove(&key));
+        }
+        let session = Session {
+            id: SessionId::opened_at(slot, index),
+            last_slot: slot.0,
+            ..Session::default()
+        };
+        self.sessions.insert(client, session);
     }
 
     fn request(&mut self, request: &RequestView<'_>, slot: Slot) {
@@ -266,6 +280,7 @@ impl Model {
                 continue;
             }
             self.transactions += 1;
+            session.last_slot = slot.0;
             let answer = apply(&mut self.table, &mut self.touched, &operation);
             self.answers
                 .insert((client, id, Sequence(sequence)), (slot, answer));

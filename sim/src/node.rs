@@ -1,6 +1,7 @@
 //! One simulated server: a disk that stays, and a process that comes and goes.
 
 use replica::batch::BatchLimits;
+use replica::recording::Reel;
 use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
 use storage::machine::Kv;
@@ -23,6 +24,7 @@ use crate::disk::Disk;
 use crate::liars::{Authentic, Origin};
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::recordings::Reels;
 use crate::seals::Seal;
 
 /// As in production: two chains of blocks above the executed slot, those kept for repair, under
@@ -70,6 +72,8 @@ pub struct Node {
     seal: Seal,
     random: Random,
     pools: Option<[Pool; 4]>,
+    /// The flight recording of the present process, in some runs.
+    reels: Option<Reels>,
     /// For one view: view changes (of a liar two), acknowledgements, a NEW-VIEW. They are kept for
     /// the stage and two views above it.
     change_messages_max: usize,
@@ -98,6 +102,7 @@ impl Node {
             seal,
             random,
             pools: None,
+            reels: None,
             change_messages_max: 3 * plan.options.nodes + 1,
         }
     }
@@ -165,6 +170,7 @@ impl Node {
             },
             blocks_held_max: plan.held_blocks,
             interval: plan.interval,
+            sessions_max: plan.sessions_max,
             patience_ns_min: PATIENCE_NS_MIN,
             replaces_slow_leaders: true,
             recalls: self.honest,
@@ -192,7 +198,12 @@ impl Node {
             pieces: &mut pieces,
         });
         let disk = &mut self.disk;
-        self.server = Some(Replica::start(now, setup, disk, saved, |_| Ok(()))?);
+        let mut server = Replica::start(now, setup, disk, saved, |_| Ok(()))?;
+        self.reels = plan.records().then(|| Reels::new(plan.reel_bytes()));
+        if let Some(reels) = &self.reels {
+            server.record_to(Box::new(reels.clone()));
+        }
+        self.server = Some(server);
         self.pools = Some(pools);
         Ok(())
     }
@@ -237,10 +248,25 @@ impl Node {
         }))
     }
 
+    /// Runs the recording of this process again, if there is one: it must come to the same.
+    pub fn check_recording(&self) -> Result<(), String> {
+        match &self.reels {
+            Some(reels) if self.server.is_some() => reels.check(self.id, self.seal.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What this process has recorded, and who judges signatures in it.
+    pub fn recorded(&self) -> Option<(NodeId, Vec<Reel>, Seal)> {
+        let reels = self.reels.as_ref()?;
+        Some((self.id, reels.kept(), self.seal.clone()))
+    }
+
     /// The process is gone, and of what it had not flushed some part reaches the disk.
     pub fn crash(&mut self, random: &mut Random, canary: Option<Canary>) {
         self.server = None;
         self.pools = None;
+        self.reels = None;
         self.writing = None;
         self.wake = Instant(u64::MAX);
         self.disk.crash(random);

@@ -11,6 +11,8 @@ use crate::random::Random;
 use crate::seals::Profile;
 use crate::shapes::{SHAPES, Shape};
 
+/// One run of so many keeps flight recordings: a replay costs as much as the cores did.
+const RECORDED_EVERY: u64 = 8;
 /// Nanoseconds in a microsecond, a millisecond, a second.
 pub const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
@@ -156,6 +158,9 @@ pub struct Plan {
     pub held_blocks: u64,
     /// Slots between checkpoints.
     pub interval: u64,
+    /// S_max: sessions of clients.
+    #[serde(default = "sessions_max")]
+    pub sessions_max: usize,
     /// Slots behind a checkpoint from which on the state is taken over.
     pub transfer_beyond: u64,
     /// Verifications and executions of one call; the rest waits for the next.
@@ -166,6 +171,10 @@ pub struct Plan {
     pub links: Vec<Vec<LinkFaults>>,
     pub cuts: Vec<Cut>,
     pub faults: FaultPlan,
+}
+
+fn sessions_max() -> usize {
+    wire::limits::SESSIONS_MAX
 }
 
 /// As in production.
@@ -191,6 +200,16 @@ impl DiskPlan {
 }
 
 impl Plan {
+    /// Of a flight recording: small, so that reels turn within a run.
+    pub fn reel_bytes(&self) -> usize {
+        64 << 10 << (self.seed / RECORDED_EVERY % 4)
+    }
+
+    /// Whether the replicas of this run keep flight recordings, which are replayed when they end.
+    pub fn records(&self) -> bool {
+        self.seed % RECORDED_EVERY == RECORDED_EVERY - 1
+    }
+
     pub fn new(seed: u64, options: Options) -> Plan {
         let mut random = Random::new(seed);
         let random = &mut random;
@@ -282,6 +301,7 @@ impl Plan {
             votes_by_mac: shape.votes_by_mac,
             held_blocks,
             interval,
+            sessions_max: sessions_max(),
             transfer_beyond,
             pace: *random.pick(&[(usize::MAX, usize::MAX), (1, usize::MAX), (4, 1), (1, 1)]),
             lag_ns: random.within(1, 100) * US,

@@ -144,6 +144,7 @@ pub struct Scenario {
     /// Index into [`SHAPES`].
     shape: usize,
     interval: u64,
+    sessions_max: usize,
     snapshot_log_bytes: u64,
     seed: u64,
     now_ns: u64,
@@ -199,6 +200,7 @@ impl Scenario {
             nodes: SHAPES[shape].n,
             shape,
             interval: wire::limits::CHECKPOINT_INTERVAL,
+            sessions_max: wire::limits::SESSIONS_MAX,
             snapshot_log_bytes: u64::MAX,
             seed: 0,
             now_ns: BEGIN_NS,
@@ -521,6 +523,7 @@ impl Scenario {
             votes_by_mac: self.votes_by_mac,
             held_blocks: plan::HELD_BLOCKS,
             interval: self.interval,
+            sessions_max: self.sessions_max,
             transfer_beyond: 2 * self.interval,
             pace: (usize::MAX, usize::MAX),
             lag_ns: US,

@@ -29,7 +29,7 @@ use wire::ids::{ClusterId, Instant, NodeId};
 use wire::keys::NodeSecret;
 use wire::seal::Rules;
 
-pub use outcome::{Outcome, run, run_caught, run_plan, run_recorded};
+pub use outcome::{Outcome, run, run_caught, run_for_recordings, run_plan, run_recorded};
 
 use crate::buffers::Shared;
 use crate::canaries::Canary;
@@ -233,7 +233,7 @@ impl World {
             random.fork(1000),
         );
         let mut world = World {
-            judge: Judge::new(plan.options.shape(), seal, rules, plan.keys),
+            judge: Judge::new(plan.options.shape(), seal, rules, &plan),
             committee,
             now: BEGIN_NS,
             next_event: 0,
@@ -278,6 +278,8 @@ impl World {
     /// Runs to the end.
     pub fn run(mut self) -> Outcome {
         let mut violation = self.run_inner().err();
+        let mut recordings = self.nodes.iter().map(Node::check_recording);
+        violation = violation.or_else(|| recordings.find_map(Result::err));
         match self.judge.linearizable(&self.users) {
             Ok(checked) => self.checked = checked,
             Err(unordered) => violation = violation.or(Some(unordered)),

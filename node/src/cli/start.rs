@@ -7,13 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use tracing_subscriber::EnvFilter;
 
 use super::overrides::Overrides;
 use crate::admin;
 use crate::config::Config;
 use crate::exit::{Exit, ExitContext, Outcome, Refusal};
+use crate::flight;
 use crate::prepare::{self, StopFlag};
 
 /// A stop that takes longer ends the process hard: recovery is made for it.
@@ -69,8 +70,11 @@ pub fn run(args: &StartArgs) -> Outcome {
         prepared.committee.cluster(),
         prepared.committee.digest(),
     );
-    enforce_stop_limit(stop)?;
-    crate::run::run(prepared, &agents)?;
+    watch_over(stop, watch_dump_requests()?)?;
+    if let Err(refusal) = crate::run::run(prepared, &agents) {
+        flight::dump_and_say(&refusal.to_string());
+        return Err(refusal);
+    }
     tracing::info!("stopped cleanly");
     Ok(Exit::Ok)
 }
@@ -91,11 +95,13 @@ fn start_log() {
     let _ = subscriber.try_init();
 }
 
-/// A panic anywhere ends the process (crash-only), also in builds that unwind.
+/// A panic anywhere ends the process (crash-only), also in builds that unwind. A failed assertion is
+/// one.
 fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
+        flight::dump_on_panic(&panic.to_string());
         std::process::abort();
     }));
 }
@@ -113,8 +119,17 @@ fn watch_signals() -> Result<StopFlag, Refusal> {
     Ok(stop)
 }
 
-/// The last resort for a hot thread that never looks at the flag.
-fn enforce_stop_limit(stop: StopFlag) -> Result<(), Refusal> {
+/// SIGUSR1 asks for a flight recording.
+fn watch_dump_requests() -> Result<StopFlag, Refusal> {
+    let asked = StopFlag::default();
+    signal_hook::flag::register(SIGUSR1, asked.cell())
+        .or_exit(Exit::Failure, "cannot handle signals")?;
+    Ok(asked)
+}
+
+/// Ends a stop that a hot thread does not follow, as the last resort, and writes flight recordings
+/// on request.
+fn watch_over(stop: StopFlag, dump: StopFlag) -> Result<(), Refusal> {
     static SPAWNED: AtomicBool = AtomicBool::new(false);
     assert!(
         !SPAWNED.swap(true, Ordering::Relaxed),
@@ -126,8 +141,12 @@ fn enforce_stop_limit(stop: StopFlag) -> Result<(), Refusal> {
             let mut since = None;
             loop {
                 thread::sleep(Duration::from_millis(100));
+                if dump.cell().swap(false, Ordering::Relaxed) {
+                    flight::dump_and_say("SIGUSR1");
+                }
                 if stop.is_set() && since.get_or_insert_with(Instant::now).elapsed() > STOP_LIMIT {
                     tracing::error!("the stop took longer than {STOP_LIMIT:?}; ending hard");
+                    flight::dump_and_say("the stop took too long");
                     std::process::exit(i32::from(Exit::Failure as u8));
                 }
             }

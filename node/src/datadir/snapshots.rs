@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -165,6 +165,7 @@ pub struct SnapshotSteps {
     answers: Inlet<Answer>,
     thread: Thread,
     file: u64,
+    failure: Arc<OnceLock<String>>,
 }
 
 impl SnapshotSteps {
@@ -175,12 +176,13 @@ impl SnapshotSteps {
         stopped: Arc<Switch>,
         waker: Waker,
     ) -> io::Result<SnapshotSteps> {
+        let failure = Arc::new(OnceLock::new());
         let (steps, mut taken) = link(STEPS, None);
         let (mut answering, answers) = link(STEPS, Some(waker));
         let mut keeper = Keeper {
             directory,
             file: None,
-            given_up: false,
+            failure: failure.clone(),
             telemetry,
         };
         let handle = thread::Builder::new()
@@ -204,7 +206,13 @@ impl SnapshotSteps {
             answers,
             thread: handle.thread().clone(),
             file: 0,
+            failure,
         })
+    }
+
+    /// Why this process has to end, if it has.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     /// Whether so many more steps find room.
@@ -249,8 +257,9 @@ struct Unnamed {
 struct Keeper {
     directory: PathBuf,
     file: Option<Unnamed>,
-    /// A write or a flush failed: nothing that this disk says is believed again.
-    given_up: bool,
+    /// A write or a flush failed: nothing that this disk says is believed again, and the process
+    /// ends.
+    failure: Arc<OnceLock<String>>,
     telemetry: Arc<Telemetry>,
 }
 
@@ -262,7 +271,7 @@ impl Keeper {
         }
         // Of a file that failed, the other end may not have heard yet.
         let begins = matches!(piece, Piece::Begin { .. });
-        if self.given_up || !begins && self.file.is_none() {
+        if self.failure.get().is_some() || !begins && self.file.is_none() {
             return Err(EIO);
         }
         let outcome = match piece {
@@ -357,13 +366,12 @@ impl Keeper {
             );
             return;
         }
-        self.given_up = true;
         telemetry.given_up.set(true);
-        tracing::error!(
-            "cannot write a snapshot in {directory}: {error}. No more are written by this process, \
-             and the log is not released: when it is full, new transactions are refused. Check \
-             the disk, then restart this node"
-        );
+        // Without it a state that was taken over would never count, and this node stay behind.
+        let _ = self.failure.set(format!(
+            "cannot write a snapshot in {directory}: {error}. Nothing is tried again on a disk that \
+             failed: check it, then start this node again"
+        ));
     }
 }
 
@@ -395,7 +403,7 @@ mod tests {
         Keeper {
             directory: directory.to_owned(),
             file: None,
-            given_up: false,
+            failure: Arc::default(),
             telemetry: Arc::new(Telemetry::new(NodeId(1), 4, Instant(0))),
         }
     }
@@ -452,6 +460,13 @@ mod tests {
         assert!(write(&mut keeper, 8, b"abc").is_err());
         let told = &keeper.telemetry.snapshots;
         assert_eq!((told.failures.get(), told.given_up.get()), (1, true));
+        assert!(
+            keeper
+                .failure
+                .get()
+                .unwrap()
+                .contains("cannot write a snapshot")
+        );
         assert!(list(&directory).unwrap().is_empty());
         fs::remove_dir_all(directory).unwrap();
     }

@@ -123,10 +123,16 @@ impl HotThread {
                 Some(journal) => journal.turn(now.0, &mut *self.driver)?,
                 None => false,
             },
-            Stage::Execute => stages
-                .execute
-                .as_mut()
-                .is_some_and(|execute| execute.turn(clock::now_ns)),
+            Stage::Execute => match &mut stages.execute {
+                Some(execute) => {
+                    let progress = execute.turn(clock::now_ns);
+                    if let Some(failure) = execute.duties.snapshots.failure() {
+                        return Err(Failure::Snapshot(failure.to_owned()));
+                    }
+                    progress
+                }
+                None => false,
+            },
         };
         Ok(progress)
     }

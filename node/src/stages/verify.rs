@@ -37,7 +37,7 @@ impl Verify {
             telemetry.queue_depth.of(Stage::Verify).set(left as u64);
             let input = match self.verifying.handle(job) {
                 Verdict::Request(request) => Input::Request(request),
-                Verdict::Forwarded(request) => Input::Forwarded(request),
+                Verdict::Forwarded { from, request } => Input::Forwarded { from, request },
                 Verdict::Agreement(input) => Input::Agreement(input),
                 Verdict::Evidence(body) => Input::Evidence(body),
                 Verdict::Fetched { from, raw } => Input::Fetched { from, raw },

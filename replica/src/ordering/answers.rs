@@ -3,11 +3,12 @@
 use consensus::Recipient;
 use wire::block::BlockPrefix;
 use wire::bytes::{Buffers, SharedBytes};
+use wire::canary::reach;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{NodeId, Slot};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
-use wire::seal::{Signer, Verifier};
+use wire::seal::{Signer, Verifier, check_leader};
 use zerocopy::FromBytes;
 
 use super::{Ordering, Output, READS_MAX, REPAIR_BYTES_MAX, ReadBack};
@@ -92,6 +93,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             return;
         };
         let (view, digest) = (prefix.header.view(), prefix.header.digest());
+        let prefix = *prefix;
+        if !self.may_serve(Place { slot, digest }, &prefix) {
+            reach("unsigned-copy-kept-back");
+            return;
+        }
         self.outputs.push_back(Output::SendLong {
             to: Recipient::One(to),
             kind: Kind::Block,
@@ -101,6 +107,29 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             message: message.clone(),
             grains,
         });
+    }
+
+    /// Whether the leader signed this copy. The digest does not bind its signature (R2), so a final
+    /// block may lie here without one; whoever is sent such a copy takes this replica for a liar.
+    /// What nobody has judged, as what a restart found decided, costs one verification, once.
+    fn may_serve(&mut self, place: Place, prefix: &BlockPrefix) -> bool {
+        // The noted copy is the one of the final block; rivals of it lie in memory alone.
+        let final_digest = self.core.digest_at(place.slot);
+        let noted = final_digest.is_none_or(|digest| digest == place.digest);
+        if self.core.is_signed(place) || noted && self.ledger.is_signed(place.slot) {
+            return true;
+        }
+        let leader = self.core.leader(prefix.header.view());
+        let signed = check_leader(
+            &self.verifier,
+            |_| leader,
+            &prefix.header,
+            &prefix.signature,
+        );
+        if signed.is_ok() && noted {
+            self.ledger.note_signed(place.slot);
+        }
+        signed.is_ok()
     }
 
     /// Asks for a record of the log; bounded, the asker repeats itself.

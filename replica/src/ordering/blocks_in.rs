@@ -189,6 +189,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let place = Place { slot, digest };
             if let Some((start, sectors)) = self.blocks.location(place) {
                 self.ledger.note(slot, start, sectors);
+                if self.core.is_signed(place) {
+                    self.ledger.note_signed(slot);
+                }
             }
             if let Some(message) = self.blocks.get(place) {
                 let payload = message.len().saturating_sub(BLOCK_PREFIX_BYTES);

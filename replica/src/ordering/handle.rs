@@ -27,8 +27,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Takes one input in; what follows from it waits in [`Ordering::next_output`].
     pub fn handle(&mut self, now: Instant, input: Input<Bu>) {
         match input {
-            Input::Request(request) => self.on_request(now, request, false),
-            Input::Forwarded(request) => self.on_request(now, request, true),
+            Input::Request(request) => self.on_request(now, request, None),
+            Input::Forwarded { from, request } => self.on_request(now, request, Some(from)),
             Input::Proposed { from, raw } => self.on_block(now, from, Source::Proposed, raw),
             Input::Fetched { from, raw } => {
                 self.on_block(now, from, Source::Fetched, raw.into_inner());

@@ -5,7 +5,7 @@ use wire::block::BlockView;
 use wire::bytes::{Buffers, SharedBytes};
 use wire::certificates::Place;
 use wire::header::Kind;
-use wire::ids::{Digest, Instant, Slot, View};
+use wire::ids::{Digest, Instant, NodeId, Slot, View};
 use wire::limits::{EAGER_BLOCKS, IN_FLIGHT};
 use wire::request::{RequestView, checked_requests};
 use wire::seal::{Signer, Statement, Verified, Verifier};
@@ -17,14 +17,14 @@ use crate::pending::Due;
 const SPARE_BUFFERS: usize = 128;
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
-    /// A request of a client, or one that another replica `forwarded`. Those go first and are not
-    /// refused when the queue is full: each replica sends one of each client, and holds this one to
-    /// it (T2), so that an overload would cost an honest leader its view.
+    /// A request of a client, or one that another replica `forwarded`. Those go first and wait in a
+    /// share of that replica's own, since it holds this one to it (T2): neither an overload nor a liar
+    /// that forwards without end costs an honest leader its view.
     pub(super) fn on_request(
         &mut self,
         now: Instant,
         request: Verified<Bu::Shared>,
-        forwarded: bool,
+        forwarded: Option<NodeId>,
     ) {
         let bytes = request.into_inner();
         let Ok(view) = RequestView::parse(&bytes) else {
@@ -60,10 +60,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.pending.push(now, &view);
             return;
         }
-        let taken = if forwarded {
-            self.batch.push_first(now, bytes, &mut self.block_buffers)
-        } else {
-            self.batch.push(now, bytes, &mut self.block_buffers)
+        let opens = view.is_open().then_some(client);
+        let buffers = &mut self.block_buffers;
+        let taken = match forwarded {
+            Some(from) => self.batch.push_forwarded(now, from, bytes, opens, buffers),
+            None => self.batch.push(now, bytes, opens, buffers),
         };
         if !taken {
             self.seen.forget(&signature);
@@ -145,10 +146,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         };
         buffer[..frame.len()].copy_from_slice(frame);
         let shared = wire::bytes::UniqueBytes::freeze(buffer).slice(0..frame.len());
-        let signature = RequestView::parse(frame).map(|view| *view.signature());
-        if self.batch.push_first(now, shared, &mut self.block_buffers)
-            && let Ok(signature) = signature
-        {
+        let Ok(view) = RequestView::parse(frame) else {
+            return;
+        };
+        let (me, signature) = (self.config.me, *view.signature());
+        let opens = view.is_open().then_some(*view.client());
+        let buffers = &mut self.block_buffers;
+        if self.batch.push_forwarded(now, me, shared, opens, buffers) {
             self.seen.note(&signature);
         }
     }

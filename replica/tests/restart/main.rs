@@ -4,6 +4,7 @@
 
 mod jumps;
 mod released;
+mod serving;
 mod world;
 
 use replica::execution::Execution;

@@ -18,6 +18,12 @@ impl Judge {
         let told = match &ended.result {
             Ok(told) => told,
             Err(Failure::ResultLost) => return self.lost(ended),
+            // §9.3: EXPIRED leaves outcomes unknown; it is said only where sessions are evicted.
+            Err(Failure::Expired) if self.evicts => {
+                let open = (None, u64::MAX);
+                record(&mut self.history, asked, open, &asked.ask.unknown());
+                return Ok(());
+            }
             Err(failure) => return Err(format!("{name}: {failure}")),
         };
         let parts = asked.ask.told(told, &self.keys);

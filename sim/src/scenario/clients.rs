@@ -4,6 +4,14 @@ use super::Scenario;
 use crate::ask::{Ask, If};
 use crate::user::Scripted;
 
+impl Scenario {
+    /// With room for so few sessions.
+    pub fn sessions(mut self, max: usize) -> Scenario {
+        self.sessions_max = max;
+        self
+    }
+}
+
 /// A client that is about to ask.
 #[must_use]
 pub struct Client {

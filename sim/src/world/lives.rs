@@ -28,6 +28,7 @@ impl World {
         let started = self.judge.spoke(NodeId(node as u16));
         self.probes.hit_if(Probe::CrashBeforeStart, !started);
         self.at(self.now + down_ns, Event::Start { node });
+        self.nodes[node].check_recording()?;
         let mut random = self.random.fork(2000);
         self.nodes[node].crash(&mut random, self.plan.options.canary);
         let up = self.nodes.iter().any(|node| node.server.is_some());

@@ -1,13 +1,16 @@
 //! How a run ended, and the ways to run one.
 
-use wire::ids::Slot;
+use replica::recording::Reel;
+use wire::ids::{NodeId, Slot};
 
 use super::World;
 use crate::linear::Checked;
 use crate::network::Counts;
+use crate::node::Node;
 use crate::plan::{Options, Plan};
 use crate::probes::Probes;
 use crate::record::{Record, Window};
+use crate::seals::Seal;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -88,4 +91,12 @@ fn panicked(plan: &Plan, panic: &(dyn std::any::Any + Send)) -> Outcome {
         probes: Probes::default(),
         checked: Checked::default(),
     }
+}
+
+/// Runs a plan that records and hands over what its replicas hold at the end.
+pub fn run_for_recordings(plan: &Plan) -> Vec<(NodeId, Vec<Reel>, Seal)> {
+    assert!(plan.records(), "see Plan::records");
+    let mut world = World::new(plan.clone());
+    let _ = world.run_inner();
+    world.nodes.iter().filter_map(Node::recorded).collect()
 }

@@ -1,8 +1,10 @@
 //! Clients alone against the cluster, or it against them.
 
 use sim::canaries::Canary;
+use sim::liars::{Context, Heard, Liar, Spoken};
 use sim::scenario::{Scenario, any, kind};
 use wire::header::Kind;
+use wire::ids::{NodeId, Slot, View};
 
 use crate::{borne, load};
 
@@ -48,6 +50,80 @@ fn a28_a_request_is_replayed() {
         scenario.at_ms(200).expect_settled_within_ms(10_000)
     };
     borne(attack, &[]);
+}
+
+/// Keeps every frame of a client that it hears, and stands up for all of them again and again.
+#[derive(Default)]
+struct Hoarder {
+    frames: Vec<Vec<u8>>,
+    turns: usize,
+    /// Between two forwards.
+    pause_ns: u64,
+    next_ns: u64,
+}
+
+impl Liar for Hoarder {
+    fn name(&self) -> &'static str {
+        "hoarder"
+    }
+
+    fn on_hear(&mut self, _: &mut Context<'_>, heard: &Heard<'_>) -> bool {
+        let asked = matches!(heard.kind, Kind::Request | Kind::Open);
+        if asked && !self.frames.iter().any(|held| held == heard.body) {
+            self.frames.push(heard.body.to_vec());
+        }
+        true
+    }
+
+    fn on_send(&mut self, _: &mut Context<'_>, spoken: Spoken) -> Vec<Spoken> {
+        vec![spoken]
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) -> Vec<Spoken> {
+        let mut said = Vec::new();
+        if self.frames.is_empty() || context.now_ns < self.next_ns {
+            return said;
+        }
+        self.next_ns = context.now_ns + self.pause_ns;
+        self.turns += 1;
+        let frame = &self.frames[self.turns * 7 % self.frames.len()];
+        for to in [NodeId(0), NodeId(1)] {
+            let place = (Kind::Forward, View(0), Slot(0));
+            said.extend(context.authentic.say_long(to, place, frame));
+        }
+        said
+    }
+}
+
+/// A28: five clients share room for three sessions, so all are evicted again and again. A liar sends
+/// their old OPENs and REQUESTs once more, of sessions that are gone: nothing of them is executed a
+/// second time (the judge runs the log through its own sessions), and everyone is served.
+#[test]
+fn a28_what_evicted_clients_said_is_replayed() {
+    let attack = || {
+        let hoarder = Hoarder {
+            pause_ns: 2_000_000,
+            ..Hoarder::default()
+        };
+        let scenario = Scenario::new(4)
+            .sessions(3)
+            .when(kind(Kind::Open).to(3))
+            .duplicate(2)
+            .seat(3, hoarder);
+        let scenario = (0..60).fold(scenario, |scenario, turn| {
+            let client = turn % 5;
+            let key = format!("key {}", turn % 3);
+            scenario
+                .at_ms(5 + 40 * turn as u64)
+                .client(client)
+                .put(key, format!("{turn}"))
+        });
+        scenario
+            .at_ms(2_500)
+            .expect_view(0, 0)
+            .expect_settled_within_ms(10_000)
+    };
+    borne(attack, &[Canary::Localevict]);
 }
 
 /// A quorum is counted by replicas.

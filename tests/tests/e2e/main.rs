@@ -12,5 +12,6 @@ mod mac;
 mod peers;
 mod proxy;
 mod reads;
+mod recordings;
 mod restarts;
 mod snapshots;

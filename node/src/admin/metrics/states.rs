@@ -30,7 +30,7 @@ impl Page<'_> {
         )?;
         self.gauge(
             "snapshot_given_up",
-            "1 when the disk failed and no more snapshots are written",
+            "1 when a snapshot could not be written and the node ends",
             u64::from(snapshots.given_up.get()),
         )?;
         self.gauge(

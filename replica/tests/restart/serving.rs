@@ -1,0 +1,183 @@
+//! What a restarted replica gives to others, and what it does about what they say of themselves.
+
+use consensus::quorum::Quorums;
+use consensus::{Config, Core};
+use replica::batch::BatchLimits;
+use replica::ordering::{Input, Ordering, OrderingConfig, Output};
+use replica::peer::PeerMessage;
+use storage::Writer;
+use storage::wal::{Journal, JournalLimits};
+use wire::block::BlockPrefix;
+use wire::bytes::HeapBuffers;
+use wire::certificates::Place;
+use wire::header::Kind;
+use wire::ids::{Digest, Epoch, Instant, NodeId, Signature, Slot, View};
+use wire::messages::Status;
+use wire::seal::{Signer, Statement};
+use zerocopy::FromBytes;
+
+use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, buffers};
+use crate::{EMPTY, UNSIGNED, restarted};
+
+struct Pen;
+
+impl Signer for Pen {
+    fn me(&self) -> NodeId {
+        IDENTITY.node
+    }
+
+    fn sign(&self, _: &Statement) -> Signature {
+        GOOD
+    }
+}
+
+/// A replica that has just started on this log, its START durable, and the places of its blocks.
+/// With `decided` the log says that all of them are, and that those below the last were let go.
+fn started(
+    blocks: &[(Signature, &[u8])],
+    decided: bool,
+) -> (Ordering<HeapBuffers, Pen, Judge>, Vec<Place>) {
+    let mut log = restarted(blocks);
+    let places: Vec<Place> = log.recovered.blocks.iter().map(|b| b.place()).collect();
+    if decided {
+        log.recovered.decided = *places.last().unwrap();
+        log.recovered.retained_from = log.recovered.decided.slot;
+    }
+    let config = Config {
+        me: IDENTITY.node,
+        quorums: Quorums::new(4, 1, 1, 1, true),
+        epoch: Epoch(0),
+        genesis: GENESIS,
+        boot: log.boot,
+        blocks_held_max: 128,
+        interval: 64,
+        patience_ns_min: 1_000_000,
+        sign_votes: true,
+        transfer_beyond: 1 << 20,
+    };
+    let now = Instant(1_000);
+    let durable = log.recovery.flushed();
+    let limits = OrderingConfig {
+        me: IDENTITY.node,
+        epoch: Epoch(0),
+        boot: log.boot,
+        batch: BatchLimits {
+            delay_ns: 1_000,
+            payload_bytes_max: 1_000,
+            waiting_max: 8,
+        },
+        interval: 64,
+        snapshot_log_bytes: 1 << 40,
+        wall_offset_ns: 0,
+    };
+    let mut ordering = Ordering::new(
+        limits,
+        Core::new(config, Pen, log.recovered, now),
+        log.ledger,
+        Writer::new(GEOMETRY, IDENTITY, log.tail),
+        buffers(),
+        buffers(),
+        buffers(),
+        Judge,
+    );
+    ordering.resume(now, durable, log.undecided);
+    let limits = JournalLimits {
+        queued_max: 64,
+        batch_parts_max: 64,
+        batch_bytes_max: 8 << 20,
+    };
+    let mut journal = Journal::new(limits, durable.position());
+    while let Some(output) = ordering.next_output() {
+        if let Output::Append(sealed) = output {
+            assert!(journal.push(sealed).is_ok());
+        }
+    }
+    let token = journal.next_batch().expect("START").token;
+    let durable = journal.complete(token, Ok(())).expect("written");
+    ordering.handle(now, Input::Durable(durable));
+    assert!(ordering.is_started());
+    while ordering.next_output().is_some() {}
+    (ordering, places)
+}
+
+/// Slots of the blocks that peer 2 is sent when it asks for this one and all below, with the
+/// leader's signatures on them.
+fn served(
+    ordering: &mut Ordering<HeapBuffers, Pen, Judge>,
+    at: u64,
+    place: Place,
+) -> Vec<(u64, Signature)> {
+    let Place { slot, digest } = place;
+    let have = Slot(0);
+    let message = PeerMessage::FetchBlock {
+        slot,
+        digest,
+        have,
+        grains: None,
+    };
+    let from = NodeId(2);
+    ordering.handle(Instant(at), Input::Peer { from, message });
+    let mut blocks = Vec::new();
+    while let Some(output) = ordering.next_output() {
+        if let Output::SendLong {
+            kind: Kind::Block,
+            slot,
+            message,
+            ..
+        } = output
+        {
+            let (prefix, _) = BlockPrefix::ref_from_prefix(&message).expect("a block");
+            blocks.push((slot.0, prefix.signature));
+        }
+    }
+    blocks
+}
+
+/// N2, R2: a copy that its leader did not sign stays in the log. Whoever is sent it takes the sender
+/// for a liar, so it is kept back; the asker asks others.
+#[test]
+fn copies_that_no_leader_signed_are_not_given_away() {
+    let (mut ordering, places) = started(&[EMPTY, UNSIGNED, EMPTY], false);
+    let given = served(&mut ordering, 1_000_000_000, places[2]);
+    assert_eq!(given, [(3, GOOD), (1, GOOD)]);
+    assert!(given.iter().all(|(_, signature)| *signature != BAD));
+}
+
+#[test]
+fn copies_that_a_leader_signed_are_given_away() {
+    let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
+    let given = served(&mut ordering, 1_000_000_000, places[2]);
+    assert_eq!(given, [(3, GOOD), (2, GOOD), (1, GOOD)]);
+}
+
+/// Whether checkpoints are kept whole follows what peers say of themselves, at most once in an
+/// interval: each change looks at every bucket.
+#[test]
+fn a_liar_that_changes_its_mind_with_every_status_changes_little_here() {
+    let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], true);
+    let status = |committed: Slot| Status {
+        stage: View(0),
+        installed: View(0),
+        committed,
+        committed_digest: places[2].digest,
+        voted_slot: Slot(0),
+        voted_digest: Digest::ZERO,
+        checkpoint: Slot(0),
+        retained_from: Slot(1),
+        lease: Slot(0),
+        flags: 0,
+    };
+    let mut changes = 0;
+    for turn in 0..1_000u64 {
+        let liar = if turn % 2 == 0 { Slot(0) } else { Slot(3) };
+        for (from, committed) in [(0, Slot(3)), (2, Slot(3)), (3, liar)] {
+            let message = PeerMessage::Status(status(committed));
+            let from = NodeId(from);
+            ordering.handle(Instant(2_000 + turn), Input::Peer { from, message });
+            while let Some(output) = ordering.next_output() {
+                changes += u64::from(matches!(output, Output::KeepNewest(_)));
+            }
+        }
+    }
+    assert!(changes <= 3, "{changes} changes");
+}
