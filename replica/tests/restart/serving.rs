@@ -52,6 +52,8 @@ fn started(
         blocks_held_max: 128,
         interval: 64,
         patience_ns_min: 1_000_000,
+        replaces_slow_leaders: false,
+        batch_delay_ns: 0,
         sign_votes: true,
         transfer_beyond: 1 << 20,
     };
@@ -156,6 +158,7 @@ fn copies_that_a_leader_signed_are_given_away() {
 fn a_liar_that_changes_its_mind_with_every_status_changes_little_here() {
     let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], true);
     let status = |committed: Slot| Status {
+        held: None,
         stage: View(0),
         installed: View(0),
         committed,
