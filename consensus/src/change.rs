@@ -9,9 +9,10 @@ use wire::seal::{Signed, Signer, Statement, Verified, sign, sign_new_view, sign_
 use wire::view_change::{NewView, ViewChange};
 
 use crate::chase::Chain;
-use crate::core::{Core, Spoken};
+use crate::core::Core;
 use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
 use crate::select::select;
+use crate::speak::Spoken;
 use crate::standing::OwnWords;
 use crate::tree::{Entry, Validity};
 
@@ -86,6 +87,11 @@ impl Change {
         self.ack_written || self.refused
     }
 
+    /// Whether this replica has said, or written, what it voted for.
+    pub(crate) fn has_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     pub fn own_words(&self) -> OwnWords {
         OwnWords {
             view_change: self.own.clone(),
@@ -132,7 +138,6 @@ impl<S: Signer> Core<S> {
             self.progress_deadline()
         };
         let in_vain = deadline.is_some_and(|deadline| now >= deadline);
-        let own = self.own_view_change(view);
         self.stage = view;
         self.timers.entered(now, in_vain);
         self.open_book(view);
@@ -141,12 +146,17 @@ impl<S: Signer> Core<S> {
         self.new_views.retain(|known| known.message.view >= view);
         self.acks.retain(|ack| view_of_ack(ack) >= view);
         self.change = Some(Change::new(view, now));
-        let own = Arc::new(own);
-        let spoken = if self.silent {
-            Spoken::Nothing
-        } else {
-            Spoken::ViewChange(Arc::clone(&own))
-        };
+        if !self.is_silent() {
+            self.write_view_change(out);
+        }
+    }
+
+    /// The own view change for the stage: written, and then said. A silent replica has none before
+    /// its silence ends, for it could not tell what it voted for (R3, L6); until then nothing that
+    /// it says rests on the stage.
+    pub(crate) fn write_view_change(&mut self, out: &mut Outbox) {
+        let own = Arc::new(self.own_view_change(self.stage));
+        let spoken = Spoken::ViewChange(Arc::clone(&own));
         self.record(Record::ViewChange(own), spoken, out);
     }
 
@@ -273,7 +283,7 @@ impl<S: Signer> Core<S> {
         let Some(view) = self.change.as_ref().map(|change| change.view) else {
             return;
         };
-        if self.silent {
+        if self.is_silent() {
             return;
         }
         let written = self.change.as_ref().is_some_and(|c| c.new_view_written);

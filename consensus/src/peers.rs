@@ -1,7 +1,7 @@
 //! Everything known of one replica beside its votes.
 
 use wire::block::BlockRef;
-use wire::ids::{Boot, Instant, Signature, View};
+use wire::ids::{Boot, Instant, Signature, Slot, View};
 use wire::messages::Status;
 
 use crate::words::Words;
@@ -22,6 +22,8 @@ pub(crate) struct Peer {
     /// DECIDED claims.
     pub claims: Words,
     pub status: Option<Status>,
+    /// L, while it says that it is silent (R3).
+    pub silent_until: Option<Slot>,
     pub heard_at: Option<Instant>,
     pub wish: Option<PeerWish>,
     /// When our vote was last repeated to it.

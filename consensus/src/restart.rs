@@ -14,6 +14,7 @@ use crate::change::Change;
 use crate::checkpoint::Statements;
 use crate::core::{Config, Core};
 use crate::input::{NewViewRef, ViewChangeRef};
+use crate::lease::Lease;
 use crate::peers::Peer;
 use crate::repair::Repair;
 use crate::timers::Timers;
@@ -84,6 +85,10 @@ pub struct Recovered {
     pub retained_from: Slot,
     /// The log holds a vote for a block that was found invalid: no further vote in this view.
     pub voting_stopped: bool,
+    /// Highest lease of the log (R3).
+    pub lease: Slot,
+    /// Votes for slots up to here may be forgotten: a process with leases ended uncleanly.
+    pub forgotten: Slot,
     /// Everything in the log is durable up to here.
     pub durable_position: Position,
 }
@@ -110,6 +115,8 @@ impl Recovered {
             blocks: Vec::new(),
             retained_from: Slot(1),
             voting_stopped: false,
+            lease: Slot(0),
+            forgotten: Slot(0),
             durable_position: Position(0),
         }
     }
@@ -141,6 +148,7 @@ pub(crate) fn restore<S: Signer>(
         .get(tip)
         .is_some_and(|e| e.record == Some(RecordAs::Vote));
     let voted = (tip.slot > base.slot && !backed).then_some(tip.slot);
+    let lease = Lease::resume(&recovered, low.slot);
     let mut core = Core {
         rules: Core::<S>::rules(&config),
         config,
@@ -160,6 +168,7 @@ pub(crate) fn restore<S: Signer>(
         quorum: recovered.quorum.map(Arc::new),
         durable: decided.slot,
         valid: decided.slot,
+        backed: decided.slot,
         voted,
         decided,
         decided_in: None,
@@ -174,7 +183,7 @@ pub(crate) fn restore<S: Signer>(
         final_place: None,
         durable_position: recovered.durable_position,
         voting_stopped: recovered.voting_stopped,
-        silent: false,
+        lease,
         diverged: false,
         started: true,
         stopping: false,

@@ -120,6 +120,7 @@ fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
         patience_ns_min: node.config.consensus.patience_ns_min,
         sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
         transfer_beyond: TRANSFER_BEYOND,
+        durability: node.config.storage.durability,
     }
 }
 
@@ -268,6 +269,7 @@ pub fn build(
             boot,
             interval: CHECKPOINT_INTERVAL,
             snapshot_log_bytes: node.config.storage.snapshot_log_bytes(),
+            durability: node.config.storage.durability,
             batch: BatchLimits {
                 delay_ns: node.config.consensus.batch_delay_ns,
                 payload_bytes_max: node.config.consensus.block_bytes_max,

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Options;
+use crate::plan::{Options, Votes};
 use crate::shapes::SHAPES;
 
 /// How to build a simulator that can plant every bug.
@@ -106,6 +106,9 @@ canaries! {
     Votefirst, "votefirst", false, Seeds("4"), "votes leave before their records are durable";
     Gcearly, "gcearly", false, Seeds("4"), "the log forgets blocks that are still needed";
     Ckptearly, "ckptearly", false, Seeds("4"), "a state is signed before its blocks are durable";
+    Leaselate, "leaselate", false, Seeds("4"), "votes leave before their lease is durable";
+    Shortsilence, "shortsilence", false, Seeds("4"), "silence ends below the lease";
+    Oldmarker, "oldmarker", false, Seeds("4"), "the marker of any clean stop counts";
     Rootblind, "rootblind", false, Unit, "transferred buckets are not checked";
     Stuckpeer, "stuckpeer", false, Unit, "a transfer asks one peer alone";
     Dedupoff, "dedupoff", false, Seeds("4"), "a state forgets what was executed";
@@ -147,6 +150,10 @@ impl Canary {
             nodes: SHAPES[shape].n,
             shape,
             canary: Some(self),
+            durability: match self {
+                Canary::Leaselate | Canary::Shortsilence | Canary::Oldmarker => Votes::Lease,
+                _ => Votes::Drawn,
+            },
             ..Options::default()
         }
     }

@@ -14,6 +14,7 @@ use wire::limits::{
     BLOCK_BUFFER_BYTES, BLOCK_PAYLOAD_BYTES_MAX, IN_FLIGHT, REQUEST_BYTES_MAX, SECTOR_BYTES,
 };
 
+use wire::messages::Durability;
 use wire::seal::Rules;
 
 use crate::buffers::{Pool, Shared};
@@ -161,6 +162,11 @@ impl Node {
             patience_ns_min: PATIENCE_NS_MIN,
             sign_votes: !plan.votes_by_mac,
             transfer_beyond: plan.transfer_beyond,
+            durability: if plan.leases {
+                Durability::Lease
+            } else {
+                Durability::Sync
+            },
             snapshot_log_bytes: plan.disk.snapshot_log_bytes,
             datagram_bytes: plan.datagram_bytes,
             cookie_secret: self.cookie_secret,

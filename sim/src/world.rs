@@ -102,6 +102,12 @@ enum Event {
     Start {
         node: usize,
     },
+    /// A process is asked to end.
+    Stop {
+        node: usize,
+        incarnation: u32,
+        down_ns: u64,
+    },
     /// Keep a disk as it is now.
     Image {
         node: usize,
@@ -452,6 +458,11 @@ impl World {
             }
             Event::Crash { node, down_ns } => return self.crash(node, down_ns),
             Event::Start { node } => return self.start(node),
+            Event::Stop {
+                node,
+                incarnation,
+                down_ns,
+            } => return self.stop(node, incarnation, down_ns),
             Event::Image { node } => {
                 self.take_image(node);
                 return Ok(false);

@@ -89,6 +89,7 @@ pub fn config(me: usize) -> Config {
         patience_ns_min: 1_000_000,
         sign_votes: false,
         transfer_beyond: 40,
+        durability: wire::messages::Durability::Sync,
     }
 }
 
