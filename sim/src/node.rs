@@ -59,6 +59,8 @@ pub struct Node {
     pub writing: Option<u64>,
     /// Segments that were asked for.
     pub wanted: u32,
+    /// A clean stop is followed by a pause of this length.
+    pub down_ns: u64,
     /// What this replica takes for the time.
     pub clock: Clock,
     /// Of the present process.
@@ -84,6 +86,7 @@ impl Node {
             wake: Instant(u64::MAX),
             writing: None,
             wanted: 2,
+            down_ns: 0,
             clock: plan
                 .faults
                 .clocks

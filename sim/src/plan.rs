@@ -28,9 +28,7 @@ pub const LIVENESS_NS: u64 = 60 * S;
 pub const SILENCE_NS: u64 = 150 * S;
 
 /// Which votes wait for the disk, in all replicas of a run.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Votes {
     /// Each seed draws it: leases in a quarter of them.

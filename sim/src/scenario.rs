@@ -48,6 +48,7 @@
 mod clients;
 pub mod director;
 mod filter;
+mod processes;
 
 use wire::ids::{Slot, View};
 
@@ -57,7 +58,7 @@ use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
 use crate::canaries::Canary;
 use crate::faults::FaultSet;
-use crate::faults::draw::{ClockPlan, FaultPlan, Pause, StepCrash};
+use crate::faults::draw::{ClockPlan, FaultPlan, Pause, StepCrash, Stop};
 use crate::liars::clients::ClientKind;
 use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
@@ -162,6 +163,9 @@ pub struct Scenario {
     pauses: Vec<Pause>,
     clocks: Vec<ClockPlan>,
     votes_by_mac: bool,
+    leases: bool,
+    write_us: u64,
+    stops: Vec<Stop>,
     violation: Option<String>,
     settles: bool,
     trace: bool,
@@ -215,6 +219,9 @@ impl Scenario {
             pauses: Vec::new(),
             clocks: Vec::new(),
             votes_by_mac: false,
+            leases: false,
+            write_us: 150,
+            stops: Vec::new(),
             violation: None,
             settles: false,
             trace: false,
@@ -309,33 +316,6 @@ impl Scenario {
     /// All crashed replicas start again.
     pub fn restart_all(self) -> Scenario {
         (0..self.nodes).fold(self, Scenario::restart)
-    }
-
-    /// In its next call with more than one effect the process ends after a part of them; it starts
-    /// again after `down_ms`.
-    pub fn crash_between_effects(
-        mut self,
-        node: usize,
-        keep_per_mille: u64,
-        down_ms: u64,
-    ) -> Scenario {
-        self.steps.push(StepCrash {
-            node,
-            at_ns: self.now_ns,
-            keep_per_mille,
-            down_ns: down_ms * MS,
-        });
-        self
-    }
-
-    /// A process is stopped for a while; what arrives waits.
-    pub fn pause_for_ms(mut self, node: usize, ms: u64) -> Scenario {
-        self.pauses.push(Pause {
-            node,
-            from_ns: self.now_ns,
-            until_ns: self.now_ns + ms * MS,
-        });
-        self
     }
 
     /// Votes bear no signatures: links alone authenticate them (N4).
@@ -564,7 +544,7 @@ impl Scenario {
             blows: blows.collect(),
             calm_ns: u64::MAX,
             disk: DiskPlan {
-                write_ns: 150 * US,
+                write_ns: self.write_us * US,
                 jitter_ns: 10 * US,
                 stalls_per_mille: 0,
                 segment_bytes: 1 << 20,
@@ -577,6 +557,7 @@ impl Scenario {
             datagram_bytes: 1472,
             batch_delay_ns: 0,
             votes_by_mac: self.votes_by_mac,
+            leases: self.leases,
             interval: self.interval,
             transfer_beyond: 2 * self.interval,
             pace: (usize::MAX, usize::MAX),
@@ -589,6 +570,7 @@ impl Scenario {
                 clocks: self.clocks.clone(),
                 liars: self.liars.clone(),
                 clients: self.clients.clone(),
+                stops: self.stops.clone(),
                 ..FaultPlan::default()
             },
         }

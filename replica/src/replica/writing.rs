@@ -69,6 +69,11 @@ where
         self.stopping.is_some()
     }
 
+    /// Whether the marker of a clean stop was written.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     /// Whether the marker of a clean stop is durable.
     pub fn is_stopped(&self) -> bool {
         let durable = self.ordering.durable();
