@@ -4,7 +4,7 @@ mod leases;
 mod records;
 mod told;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use storage::table::Table;
 use wire::certificates::Place;
@@ -37,6 +37,8 @@ struct Known {
     /// What the records of the write under way will make durable.
     writing: Vec<Written>,
     leases: Leases,
+    /// Own view changes that it has made, by their hashes.
+    changes: BTreeSet<[u8; 32]>,
     /// Highest slot with a certificate that its disk has confirmed.
     certified_on_disk: Slot,
     /// Highest slot that it decided in the present process, and ever.

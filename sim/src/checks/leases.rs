@@ -70,7 +70,9 @@ impl Leases {
         if !self.marked && !unsure {
             self.forgotten = self.forgotten.max(self.held);
         }
-        if !self.marked {
+        // A START that nobody heard of may stand behind the marker.
+        let restarted = pending.iter().any(|told| matches!(told, Told::Start));
+        if !self.marked || restarted {
             self.forgotten_perhaps = self.forgotten_perhaps.max(self.held_perhaps);
         }
     }
