@@ -85,6 +85,15 @@ impl Restored {
         self.restarted.recovered.decided.slot.0
     }
 
+    /// Where this process begins silent, and until which slot (R3).
+    pub fn silent_until(&self) -> Option<u64> {
+        let recovered = &self.restarted.recovered;
+        let low = recovered
+            .checkpoint
+            .map_or(0, |known| known.header.slot().0);
+        Some(recovered.forgotten.0).filter(|forgotten| low < *forgotten)
+    }
+
     pub fn undecided(&self) -> usize {
         self.restarted.undecided.len()
     }

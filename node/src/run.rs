@@ -188,6 +188,12 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         restored.decided(),
         restored.undecided()
     );
+    if let Some(slot) = restored.silent_until() {
+        tracing::warn!(
+            "an earlier process ended uncleanly under durability = lease and may have forgotten \
+             votes: this node is silent until a checkpoint at slot {slot} or above is certified (R3)"
+        );
+    }
     let (gso, gro) = (socket.gso(), socket.gro());
     let mut backend = String::new();
     let mut socket = Some(socket);
