@@ -2,6 +2,7 @@
 //! checked (R2), of a log that was let go behind a snapshot (K2), and what a replica says to a client
 //! whose session is gone.
 
+mod leases;
 mod released;
 mod world;
 
