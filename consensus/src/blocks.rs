@@ -367,6 +367,7 @@ impl<S: Signer> Core<S> {
         }
         self.branch.cut(keep);
         self.durable = self.durable.min(keep);
+        self.backed = self.backed.min(keep);
         self.valid = self.valid.min(keep);
     }
 

@@ -9,10 +9,11 @@ use wire::seal::{Signed, Signer, Statement, Verified, sign, sign_new_view, sign_
 use wire::view_change::{NewView, ViewChange};
 
 use crate::chase::Chain;
-use crate::core::{Core, Spoken};
+use crate::core::Core;
 use crate::image::image;
 use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
 use crate::select::select;
+use crate::speak::Spoken;
 use crate::standing::OwnWords;
 use crate::tree::{Entry, Validity};
 
@@ -103,6 +104,11 @@ impl Change {
         self.ack_written || self.refused
     }
 
+    /// Whether this replica has said, or written, what it voted for.
+    pub(crate) fn has_own(&self) -> bool {
+        self.own.is_some()
+    }
+
     pub fn own_words(&self) -> OwnWords {
         OwnWords {
             view_change: self.own.clone(),
@@ -152,7 +158,6 @@ impl<S: Signer> Core<S> {
         if self.stage > self.installed {
             self.pace.change_failed(self.stage);
         }
-        let own = self.own_view_change(view);
         self.stage = view;
         self.timers.entered(now, in_vain);
         self.open_book(view);
@@ -161,12 +166,17 @@ impl<S: Signer> Core<S> {
         self.new_views.retain(|known| known.message.view >= view);
         self.acks.retain(|ack| view_of_ack(ack) >= view);
         self.change = Some(Change::new(view, now));
-        let own = Arc::new(own);
-        let spoken = if self.silent {
-            Spoken::Nothing
-        } else {
-            Spoken::ViewChange(Arc::clone(&own))
-        };
+        if !self.is_silent() {
+            self.write_view_change(out);
+        }
+    }
+
+    /// The own view change for the stage: written, and then said. A silent replica has none before
+    /// its silence ends, for it could not tell what it voted for (R3, L6); until then nothing that
+    /// it says rests on the stage.
+    pub(crate) fn write_view_change(&mut self, out: &mut Outbox) {
+        let own = Arc::new(self.own_view_change(self.stage));
+        let spoken = Spoken::ViewChange(Arc::clone(&own));
         self.record(Record::ViewChange(own), spoken, out);
     }
 
@@ -294,7 +304,7 @@ impl<S: Signer> Core<S> {
         let Some(view) = self.change.as_ref().map(|change| change.view) else {
             return;
         };
-        if self.silent || self.is_recalling() {
+        if self.is_silent() || self.is_recalling() {
             return;
         }
         let written = self.change.as_ref().is_some_and(|c| c.new_view_written);

@@ -61,6 +61,9 @@ impl<S: Signer> Core<S> {
     ) {
         let mut known = self.view_changes.iter();
         let known = known.find(|vc| vc.digest == digest).cloned();
+        // R3: not even what it said before.
+        let silent = self.is_silent();
+        let known = known.filter(|vc| !silent || vc.message.replica != self.config.me);
         if let Some(vc) = known
             && self.may_answer(now, from)
         {

@@ -7,9 +7,10 @@ use wire::certificates::{CheckpointCertificate, Place, Signatures};
 use wire::ids::{Digest, NodeId, Slot};
 use wire::seal::{Signed, Signer, Statement, Verified, sign};
 
-use crate::core::{Core, Spoken};
+use crate::core::Core;
 use crate::image::image;
 use crate::input::{Effect, Outbox, Recipient, Record};
+use crate::speak::Spoken;
 
 /// Newest statements kept of each replica.
 const KEPT: usize = 2;
@@ -93,13 +94,12 @@ impl<S: Signer> Core<S> {
         else {
             return;
         };
+        // A silent replica says it as well (R3): it stands on no vote, and may be what ends silence.
         let signed = sign(&self.signer, Statement::Checkpoint { slot, chain, root });
-        if !self.silent {
-            out.push(Effect::Say {
-                to: Recipient::All,
-                signed: *signed,
-            });
-        }
+        out.push(Effect::Say {
+            to: Recipient::All,
+            signed: *signed,
+        });
         self.statements.hear(signed);
         if let Some(newest) = &self.newest_checkpoint
             && newest.header.slot() == slot
@@ -254,6 +254,7 @@ impl<S: Signer> Core<S> {
                 self.branch.restart(place);
             }
             (self.durable, self.valid) = (place.slot, place.slot);
+            self.backed = place.slot;
             let view = certificate.header.view();
             let votes_on = self.stage == self.installed;
             if place.slot > self.tip.slot && view == self.installed && votes_on {

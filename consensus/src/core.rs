@@ -7,12 +7,14 @@ use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
 use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Slot, View};
 use wire::limits::{IN_FLIGHT, WINDOW};
+use wire::messages::Durability;
 use wire::seal::{Rules, Signed, Signer, Statement, Verified};
 
 use crate::branch::Branch;
 use crate::change::Change;
 use crate::checkpoint::Statements;
-use crate::input::{Effect, Input, NewViewRef, Outbox, Recipient, Record, ViewChangeRef};
+use crate::input::{Effect, Input, NewViewRef, Outbox, ViewChangeRef};
+use crate::lease::Lease;
 use crate::pace::Pace;
 use crate::peers::{OwnWord, Peer};
 use crate::quorum::Quorums;
@@ -20,6 +22,7 @@ use crate::recall::Recall;
 use crate::repair::Repair;
 use crate::restart::Recovered;
 use crate::signing::Noting;
+use crate::speak::Spoken;
 use crate::timers::Timers;
 use crate::tree::Tree;
 use crate::wish::{WishReason, Wishing};
@@ -52,6 +55,8 @@ pub struct Config {
     pub sign_votes: bool,
     /// A replica that is further behind a certified checkpoint takes the state over, in slots.
     pub transfer_beyond: u64,
+    /// Which votes wait for the disk.
+    pub durability: Durability,
 }
 
 impl Config {
@@ -80,19 +85,10 @@ pub struct Summary {
     pub barred: bool,
     /// Sends no vote any more in this view.
     pub voting_stopped: bool,
-}
-
-/// A message that waits for its record to be durable.
-#[derive(Clone, Debug)]
-pub(crate) enum Spoken {
-    Nothing,
-    /// INSTALL or SKIP: votes wait for it.
-    Ground,
-    ViewChange(ViewChangeRef),
-    NewView(NewViewRef),
-    Ack(Verified<Signed>),
-    Commit(Signed, OwnWord),
-    Stable(Slot),
+    /// Votes may leave up to this slot: the lease on the disk; zero without leases (R3).
+    pub lease: Slot,
+    /// Silent until a checkpoint at this slot, or above, is its own (R3).
+    pub silent_until: Option<Slot>,
 }
 
 /// One replica's part in the agreement. See the crate documentation.
@@ -123,6 +119,8 @@ pub struct Core<S: Signer> {
     /// Own record durable, and block valid, for every slot of the branch up to these.
     pub(crate) durable: Slot,
     pub(crate) valid: Slot,
+    /// The same, or only written where a lease covers what may be lost (R3): what votes stand on.
+    pub(crate) backed: Slot,
     /// Highest slot voted for, or skipped, in the installed view.
     pub(crate) voted: Option<Slot>,
     pub(crate) decided: Place,
@@ -145,8 +143,7 @@ pub struct Core<S: Signer> {
     pub(crate) durable_position: Position,
     /// No vote any more in this view: the own branch is proven wrong, or held an invalid block.
     pub(crate) voting_stopped: bool,
-    /// Says nothing that counts (R3).
-    pub(crate) silent: bool,
+    pub(crate) lease: Lease,
     /// The own state differs from a certified one (K3): nothing may be read from it.
     pub(crate) diverged: bool,
     /// Whether others know more of this replica than its log does (R6).
@@ -249,6 +246,8 @@ impl<S: Signer> Core<S> {
             low: self.low,
             barred: leader == self.config.me && !self.may_lead(),
             voting_stopped: self.voting_stopped,
+            lease: self.lease.held,
+            silent_until: self.silent_until(),
         }
     }
 
@@ -274,10 +273,11 @@ impl<S: Signer> Core<S> {
     ///
     /// The tip covers the votes of the installed view before they are sent; those of earlier views
     /// by theorem T, for the tip never lies below the base. What is decided here needs no fence, but
-    /// costs nothing: it is executed soon.
+    /// costs nothing: it is executed soon. Votes that may be forgotten lie below their lease (R3).
     pub fn fence(&self) -> Option<Slot> {
-        let answers = self.started && !self.silent && !self.diverged && !self.is_recalling();
-        answers.then_some(self.tip.slot.max(self.decided.slot))
+        let answers = self.started && !self.is_silent() && !self.diverged && !self.is_recalling();
+        let voted = self.tip.slot.max(self.lease.forgotten);
+        answers.then_some(voted.max(self.decided.slot))
     }
 
     /// Messages of view changes that are kept; a bound on what liars can make grow.
@@ -393,43 +393,6 @@ impl<S: Signer> Core<S> {
         closed.expect("three books for two views").reopen(view);
     }
 
-    /// Has something written; `spoken` waits for it.
-    pub(crate) fn record(&mut self, record: Record, spoken: Spoken, out: &mut Outbox) {
-        self.unplaced.push_back(spoken);
-        out.push(Effect::Record(record));
-    }
-
-    fn on_recorded(&mut self, end: Position) {
-        let spoken = self.unplaced.pop_front().expect("a record was asked for");
-        let grounds = |spoken: &Spoken| matches!(spoken, Spoken::Ground);
-        if grounds(&spoken) && !self.unplaced.iter().any(grounds) {
-            self.ground_end = Some(end);
-        }
-        self.awaiting.push_back((end, spoken));
-    }
-
-    /// Durable before spoken: sends what waited for the log.
-    fn speak(&mut self, out: &mut Outbox) {
-        while let Some((end, _)) = self.awaiting.front()
-            && *end <= self.durable_position
-            && let Some((_, spoken)) = self.awaiting.pop_front()
-        {
-            match spoken {
-                Spoken::Commit(signed, word) => {
-                    if word.block.view == self.installed && self.is_active() {
-                        self.own_commit = Some(word);
-                        self.hear(self.config.me, word.block, word.signature, false);
-                        let to = Recipient::All;
-                        out.push(Effect::Say { to, signed });
-                    }
-                }
-                Spoken::Stable(slot) => out.push(Effect::Stable { slot }),
-                Spoken::Nothing | Spoken::Ground => {}
-                change => self.speak_change(change, out),
-            }
-        }
-    }
-
     /// Takes one input in and leaves its effects in `out`.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Outbox) {
         if let Some(from) = input.sender() {
@@ -450,6 +413,7 @@ impl<S: Signer> Core<S> {
         self.advance(now, out);
         self.say_roots(out);
         self.move_window(out);
+        self.tend_lease(now, out);
         if self.started {
             self.wish_if_due(now, out);
             self.pursue_view(now, out);
@@ -478,14 +442,8 @@ impl<S: Signer> Core<S> {
                 found,
             } => self.on_checked(place, signature, found, out),
             Input::Appended { place, end } => self.on_appended(place, end),
-            Input::Recorded { end } => self.on_recorded(end),
-            Input::Durable { position } => {
-                assert!(
-                    position >= self.durable_position,
-                    "durability never shrinks"
-                );
-                self.durable_position = position;
-            }
+            Input::Recorded { end } => self.on_recorded(end, out),
+            Input::Durable { position } => self.on_durable(position),
             Input::Vote {
                 from,
                 vote,
@@ -494,6 +452,9 @@ impl<S: Signer> Core<S> {
             Input::Signed(signed) => self.on_signed(now, signed),
             Input::Decided { from, slot, digest } => self.on_decided(from, slot, digest),
             Input::Status { from, status } => self.on_status(now, from, status, out),
+            Input::Silent { from, lease } => {
+                self.peers[from.index()].silent_until = Some(lease);
+            }
             Input::ViewChange(message) => self.on_view_change(message),
             Input::NewView(message) => self.on_new_view(message),
             Input::WishCertificate(found) => self.on_wish_certificate(now, found, out),
@@ -571,11 +532,14 @@ impl<S: Signer> Core<S> {
         );
         assert!(self.executed <= self.decided.slot && self.low <= self.executed);
         assert!(self.durable <= top && self.valid <= top);
+        assert!(self.durable <= self.backed && self.backed <= top);
         assert!(self.tip.slot <= self.recorded.slot, "I3");
         assert!(self.change.is_some() == (self.stage > self.installed), "I6");
         if let Some(own) = &self.own_vote {
             assert!(own.block.view == self.installed, "I2");
             assert!(Some(own.block.slot) <= self.voted, "I1");
+            assert!(!self.is_silent(), "I2");
+            assert!(own.block.slot <= self.leased_up_to(), "I3");
         }
     }
 }
@@ -587,6 +551,7 @@ impl Input {
             | Input::Vote { from, .. }
             | Input::Decided { from, .. }
             | Input::Status { from, .. }
+            | Input::Silent { from, .. }
             | Input::FetchBlock { from, .. }
             | Input::FetchRange { from, .. }
             | Input::FetchViewChange { from, .. } => Some(from),

@@ -10,7 +10,8 @@ use wire::ids::Slot;
 use wire::seal::{Signer, Statement};
 
 use crate::change::Change;
-use crate::core::{Core, Spoken};
+use crate::core::Core;
+use crate::speak::Spoken;
 use crate::tree::Entry;
 use crate::words::{Word, Words};
 
@@ -52,6 +53,7 @@ impl<S: Signer> Core<S> {
             quorum,
             durable,
             valid,
+            backed,
             voted,
             decided,
             decided_in,
@@ -66,9 +68,9 @@ impl<S: Signer> Core<S> {
             final_place,
             durable_position: _,
             voting_stopped,
-            silent,
             // Off: searches start from empty logs.
             recall: _,
+            lease,
             started,
             stopping,
             log_full,
@@ -107,6 +109,7 @@ impl<S: Signer> Core<S> {
         (branch.top(), base, self.ground_is_durable()).hash(state);
         let committing = quorum.as_ref().map(|quorum| quorum.block);
         (recorded, tip, committing, durable, valid, voted).hash(state);
+        (backed, lease.hashed()).hash(state);
         (decided, decided_in, executed, low, final_place).hash(state);
         let place = |known: &Option<std::sync::Arc<_>>| {
             let known: Option<&wire::certificates::CheckpointCertificate> = known.as_deref();
@@ -115,7 +118,7 @@ impl<S: Signer> Core<S> {
         (place(checkpoint), place(newest_checkpoint)).hash(state);
         (roots, retained_from, transferring).hash(state);
         diverged.hash(state);
-        (voting_stopped, silent, started, stopping, log_full).hash(state);
+        (voting_stopped, started, stopping, log_full).hash(state);
         holds_unlinked.hash(state);
         for own in [own_vote, own_commit] {
             let block = own.map(|own| own.block);

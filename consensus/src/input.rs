@@ -93,6 +93,11 @@ pub enum Input {
         from: NodeId,
         status: Status,
     },
+    /// SILENT(boot, L): the sender may have forgotten votes for slots up to L (R3).
+    Silent {
+        from: NodeId,
+        lease: Slot,
+    },
     ViewChange(ViewChangeRef),
     NewView(NewViewRef),
     WishCertificate(Verified<WishCertificate>),
@@ -169,6 +174,11 @@ pub enum Record {
     },
     /// Own COMMIT for the block of this certificate (N5).
     Commit(Arc<QuorumCertificate>),
+    /// Votes for slots up to this one may leave without the disk (R3).
+    Lease {
+        view: View,
+        slot: Slot,
+    },
     Checkpoint(Arc<CheckpointCertificate>),
 }
 
@@ -221,6 +231,10 @@ pub enum Effect {
     Status {
         to: Recipient,
         status: Status,
+    },
+    /// Tell all that this replica is silent until a checkpoint at this slot (R3).
+    Silent {
+        lease: Slot,
     },
     Decided {
         to: NodeId,

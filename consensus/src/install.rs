@@ -9,8 +9,9 @@ use wire::seal::{Signed, Signer, Statement, Verified, gather};
 
 use crate::change::view_of_ack;
 use crate::chase::Chain;
-use crate::core::{Core, Spoken};
+use crate::core::Core;
 use crate::input::{Effect, Outbox, Record};
+use crate::speak::Spoken;
 
 impl<S: Signer> Core<S> {
     /// V4: q acknowledgements of one base.

@@ -23,6 +23,10 @@
 //! that base certify it before anyone votes again (V3, V4). Equal states at every K-th slot make
 //! checkpoints, which move the window in which votes are sent (K1, K2).
 //!
+//! A vote rests on a record on the disk (R2), or, where leases are configured, on one that says up to
+//! which slot votes may leave without theirs (R3). Who then ends uncleanly may have forgotten some:
+//! it is silent until all that they were for is certified history.
+//!
 //! # What this room may not do
 //!
 //! No clock, no bytes of blocks, no file, no socket, no thread. Time arrives with every input;
@@ -43,6 +47,7 @@ mod fingerprint;
 pub mod image;
 mod input;
 mod install;
+mod lease;
 mod pace;
 mod peers;
 mod propose;
@@ -52,6 +57,7 @@ mod repair;
 mod restart;
 mod select;
 mod signing;
+mod speak;
 mod standing;
 mod timers;
 mod tree;

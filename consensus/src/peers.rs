@@ -1,7 +1,7 @@
 //! Everything known of one replica beside its votes.
 
 use wire::block::BlockRef;
-use wire::ids::{Boot, Instant, Signature, View};
+use wire::ids::{Boot, Instant, Signature, Slot, View};
 use wire::messages::{Held, Status};
 
 use crate::image::image;
@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub status: Option<Status>,
     /// Its highest statement (R6).
     pub held: Option<Held>,
+    /// L, while it says that it is silent (R3).
+    pub silent_until: Option<Slot>,
     pub heard_at: Option<Instant>,
     pub wish: Option<PeerWish>,
     /// When our vote was last repeated to it.
@@ -45,6 +47,7 @@ image!(Peer {
     claims,
     status,
     held,
+    silent_until,
     heard_at,
     wish,
     vote_resent_at,

@@ -15,7 +15,7 @@ impl<S: Signer> Core<S> {
     /// R4: a replica never proposes in (epoch, view) <= the pair in which it restarted.
     pub(crate) fn may_lead_in(&self, view: wire::ids::View) -> bool {
         self.leader(view) == self.config.me
-            && !self.silent
+            && !self.is_silent()
             && self
                 .restarted_in
                 .is_none_or(|then| (self.config.epoch, view) > then || planted("repropose"))

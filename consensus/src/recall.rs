@@ -97,17 +97,19 @@ impl<S: Signer> Core<S> {
         if !self.recall.enabled || planted("rollbackok") {
             return false;
         }
+        // What was said within a lease may be forgotten, and that is what silence is for (R3).
+        let leased = |slot: Slot| slot <= self.lease.forgotten;
         let words = self.change.as_ref().map(|change| change.own_words());
         let entering = |view| view == self.stage && words.is_some();
         match *statement {
             Statement::Vote { view, slot, .. } => {
                 let recorded = self.tip.slot.max(self.recorded.slot);
                 let last = recorded.max(self.voted.unwrap_or(Slot(0)));
-                (view, slot) > (self.installed, last)
+                (view, slot) > (self.installed, last) && !leased(slot)
             }
             Statement::Commit { view, slot, .. } => {
                 let last = self.quorum.as_ref().map_or(Slot(0), |qc| qc.block.slot);
-                (view, slot) > (self.installed, last)
+                (view, slot) > (self.installed, last) && !leased(slot)
             }
             Statement::NewViewAck { view, .. } => {
                 let unknown = words.as_ref().is_some_and(|own| own.ack.is_none());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Slot};
 use wire::limits::REPAIR_BLOCKS_MAX;
-use wire::messages::{STATUS_HELLO, STATUS_LOG_FULL, Status};
+use wire::messages::{STATUS_HELLO, STATUS_LOG_FULL, STATUS_SILENT, Status};
 use wire::seal::{Signed, Signer, Statement};
 
 use crate::core::Core;
@@ -193,6 +193,8 @@ impl<S: Signer> Core<S> {
 
     fn status(&self) -> Status {
         let voted = self.own_vote.map(|own| own.block);
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let state = flag(self.log_full, STATUS_LOG_FULL) | flag(self.is_silent(), STATUS_SILENT);
         Status {
             stage: self.stage,
             installed: self.installed,
@@ -202,9 +204,9 @@ impl<S: Signer> Core<S> {
             voted_digest: voted.map_or(Digest::ZERO, |block| block.digest),
             checkpoint: self.low,
             retained_from: self.retained_from,
-            lease: Slot(0),
+            lease: self.silent_until().unwrap_or(self.lease.held),
             held: None,
-            flags: self.hello() | if self.log_full { STATUS_LOG_FULL } else { 0 },
+            flags: self.hello() | state,
         }
     }
 
@@ -215,7 +217,8 @@ impl<S: Signer> Core<S> {
         status: Status,
         out: &mut Outbox,
     ) {
-        self.peers[from.index()].status = Some(status);
+        let peer = &mut self.peers[from.index()];
+        (peer.status, peer.silent_until) = (Some(status), status.silent_until());
         let committed = Place {
             slot: status.committed,
             digest: status.committed_digest,

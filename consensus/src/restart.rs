@@ -14,6 +14,7 @@ use crate::change::Change;
 use crate::checkpoint::Statements;
 use crate::core::{Config, Core};
 use crate::input::{NewViewRef, ViewChangeRef};
+use crate::lease::Lease;
 use crate::pace::Pace;
 use crate::peers::Peer;
 use crate::recall::Recall;
@@ -89,6 +90,10 @@ pub struct Recovered {
     pub voting_stopped: bool,
     /// The own state differed from a certified one (K3): it votes no more, in any view.
     pub diverged: bool,
+    /// Highest lease of the log (R3).
+    pub lease: Slot,
+    /// Votes for slots up to here may be forgotten: a process with leases ended uncleanly.
+    pub forgotten: Slot,
     /// Everything in the log is durable up to here.
     pub durable_position: Position,
 }
@@ -116,6 +121,8 @@ impl Recovered {
             retained_from: Slot(1),
             voting_stopped: false,
             diverged: false,
+            lease: Slot(0),
+            forgotten: Slot(0),
             durable_position: Position(0),
         }
     }
@@ -147,6 +154,7 @@ pub(crate) fn restore<S: Signer>(
         .get(tip)
         .is_some_and(|e| e.record == Some(RecordAs::Vote));
     let voted = (tip.slot > base.slot && !backed).then_some(tip.slot);
+    let lease = Lease::resume(&recovered, low.slot);
     let mut core = Core {
         rules: Core::<S>::rules(&config),
         config,
@@ -166,6 +174,7 @@ pub(crate) fn restore<S: Signer>(
         quorum: recovered.quorum.map(Arc::new),
         durable: decided.slot,
         valid: decided.slot,
+        backed: decided.slot,
         voted,
         decided,
         decided_in: None,
@@ -180,7 +189,7 @@ pub(crate) fn restore<S: Signer>(
         final_place: None,
         durable_position: recovered.durable_position,
         voting_stopped: recovered.voting_stopped || recovered.diverged,
-        silent: false,
+        lease,
         recall: Recall::default(),
         diverged: recovered.diverged,
         started: true,

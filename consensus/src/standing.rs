@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
-use wire::ids::{NodeId, View};
+use wire::ids::{NodeId, Slot, View};
 use wire::seal::{Signed, Signer, Verified};
 
 use crate::change::Change;
-use crate::core::{Core, Spoken};
+use crate::core::Core;
 use crate::input::{NewViewRef, ViewChangeRef};
+use crate::speak::Spoken;
 use crate::tree::RecordAs;
 
 /// Own durable words about a view that is being entered.
@@ -35,6 +36,9 @@ pub struct Standing {
     pub change: OwnWords,
     pub quorum: Option<Arc<QuorumCertificate>>,
     pub checkpoint: Option<Arc<CheckpointCertificate>>,
+    /// Highest lease, and up to where votes of earlier processes may be forgotten (R3).
+    pub lease: Slot,
+    pub forgotten: Slot,
 }
 
 impl<S: Signer> Core<S> {
@@ -101,6 +105,8 @@ impl<S: Signer> Core<S> {
             change: change.map(Change::own_words).unwrap_or_default(),
             quorum: self.quorum.clone(),
             checkpoint: self.checkpoint.clone(),
+            lease: self.lease.asked,
+            forgotten: self.lease.forgotten,
         }
     }
 }

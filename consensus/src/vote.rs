@@ -10,10 +10,11 @@ use wire::limits::{CERTIFICATE_HEADERS_MAX, IN_FLIGHT};
 use wire::messages::{EVIDENCE_INVALID_PAYLOAD, Held};
 use wire::seal::{Signed, Signer, Statement};
 
-use crate::core::{Core, Spoken};
+use crate::core::Core;
 use crate::input::{BlockCheck, Effect, Outbox, Recipient, Record};
 use crate::peers::OwnWord;
 use crate::quorum::reached_by;
+use crate::speak::Spoken;
 use crate::tree::{RecordAs, Validity};
 use crate::words::Word;
 
@@ -23,6 +24,7 @@ impl<S: Signer> Core<S> {
             assert!(entry.end.is_none(), "R2: one record for one block");
             entry.end = Some(end);
         }
+        self.placed(end);
     }
 
     /// The verdict on one copy of a block. One that was replaced since is of no interest.
@@ -132,7 +134,7 @@ impl<S: Signer> Core<S> {
     /// Whether this replica takes part in the installed view at all (I2).
     pub(crate) fn is_active(&self) -> bool {
         let left = self.stage > self.installed && !planted("voteafter");
-        !left && !self.silent && !self.is_recalling() && self.started
+        !left && !self.is_silent() && !self.is_recalling() && self.started
     }
 
     /// Whether blocks may still become votes in the installed view.
@@ -174,6 +176,7 @@ impl<S: Signer> Core<S> {
                 (entry.record, entry.end) = (None, None);
                 self.append(place, RecordAs::Vote, out);
                 self.durable = self.durable.min(self.recorded.slot);
+                self.backed = self.backed.min(self.recorded.slot);
             }
             self.recorded = place;
         }
@@ -189,6 +192,15 @@ impl<S: Signer> Core<S> {
                 break;
             }
             self.durable = self.durable.next();
+        }
+        self.backed = self.backed.max(self.durable);
+        while self.backed < top && !self.words_wait() {
+            let next = self.branch.place_at(self.backed.next());
+            let entry = next.and_then(|place| self.tree.get(place));
+            if entry.is_none_or(|entry| entry.end.is_none()) {
+                break;
+            }
+            self.backed = self.backed.next();
         }
         while self.valid < top {
             let next = self.branch.place_at(self.valid.next());
@@ -214,7 +226,7 @@ impl<S: Signer> Core<S> {
     /// most D above it.
     fn vote_limit(&self) -> Slot {
         let held = self.executed.0 + self.config.blocks_held_max - 2 * IN_FLIGHT;
-        Slot(held.min(self.window_end().0))
+        Slot(held.min(self.window_end().0)).min(self.leased_up_to())
     }
 
     fn vote_if_due(&mut self, now: Instant, out: &mut Outbox) {
@@ -225,11 +237,15 @@ impl<S: Signer> Core<S> {
         if !self.branch.holds(self.recorded) {
             return;
         }
-        let due = self.durable.min(self.valid).min(self.recorded.slot);
+        let due = self.backed.min(self.valid).min(self.recorded.slot);
         let due = due.min(self.vote_limit());
         // The base itself is voted for unless everyone has it already (N2).
         let news = due > base || due == base && base > self.low;
         if !news || due < base || self.voted.is_some_and(|voted| due <= voted) {
+            return;
+        }
+        if due <= self.lease.forgotten {
+            // It may have voted here before; slots of votes grow (I1).
             return;
         }
         let place = self
@@ -413,9 +429,11 @@ impl<S: Signer> Core<S> {
     }
 
     /// N2: with a slow path and u >= b + 2, a jump to a block that is not shown to descend from the
-    /// own tip lets this replica vote on only if that block was decided in this very view.
+    /// own tip lets this replica vote on only if that block was decided in this very view. Where the
+    /// tip's end may be forgotten (R3) nothing is shown.
     pub(crate) fn jump_is_risky(&self) -> bool {
-        self.config.quorums.jumps_are_risky() && !self.branch.holds(self.tip)
+        let shown = self.branch.holds(self.tip) && self.lease.forgetful_in != Some(self.installed);
+        self.config.quorums.jumps_are_risky() && !shown
     }
 
     /// The tip goes to `place` without a vote; durable before any later vote or view change.

@@ -87,6 +87,11 @@ pub fn render(result: &RunResult, title: &str) -> String {
             .flat_map(|node| node.hot_allocations.values())
             .sum::<u64>(),
     ));
+    if cluster.durability.split(", ").any(|word| word == "none") {
+        out.push_str(
+            "durability none: nothing waited for the disk; a node that ends uncleanly has lost it. Not a figure for production\n",
+        );
+    }
     if load.loop_kind == "closed" {
         out.push_str(
             "closed loop: the load waits for replies; the latency is that of a full pipeline, not of open arrivals\n",

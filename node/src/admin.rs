@@ -34,6 +34,8 @@ pub struct Source {
     pub members: Vec<SocketAddr>,
     /// Replicas that a decision needs (F).
     pub quorum: usize,
+    /// Replicas that may be down, silent or faulty while transactions commit (u).
+    pub faults: usize,
     /// Reads the clock that the hot threads use.
     pub now: fn() -> Instant,
 }
@@ -178,6 +180,7 @@ mod tests {
             telemetry: telemetry.clone(),
             members: vec!["127.0.0.1:1".parse().unwrap()],
             quorum: 1,
+            faults: 0,
             now: || Instant(1),
         };
         let address = start("127.0.0.1:0".parse().unwrap(), source.clone(), none()).unwrap();

@@ -87,6 +87,15 @@ impl Restored {
         self.restarted.recovered.decided.slot.0
     }
 
+    /// Where this process begins silent, and until which slot (R3).
+    pub fn silent_until(&self) -> Option<u64> {
+        let recovered = &self.restarted.recovered;
+        let low = recovered
+            .checkpoint
+            .map_or(0, |known| known.header.slot().0);
+        Some(recovered.forgotten.0).filter(|forgotten| low < *forgotten)
+    }
+
     pub fn undecided(&self) -> usize {
         self.restarted.undecided.len()
     }
@@ -124,6 +133,7 @@ fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
         batch_delay_ns: node.config.consensus.batch_delay_ns,
         sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
         transfer_beyond: TRANSFER_BEYOND,
+        durability: node.config.storage.durability,
     }
 }
 
@@ -274,6 +284,7 @@ pub fn build(
             boot,
             interval: CHECKPOINT_INTERVAL,
             snapshot_log_bytes: node.config.storage.snapshot_log_bytes(),
+            durability: node.config.storage.durability,
             batch: BatchLimits {
                 delay_ns: node.config.consensus.batch_delay_ns,
                 payload_bytes_max: node.config.consensus.block_bytes_max,

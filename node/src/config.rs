@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub use layers::{Chosen, ConfigError, Flags, Layers, Origin};
 use value::Value;
 use wire::limits::{DATAGRAM_BYTES_ETHERNET, DATAGRAM_BYTES_MAX};
+use wire::messages::Durability;
 
 /// Everything `node.toml` says, checked. Paths are absolute or relative to the working directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,12 +147,14 @@ words! {
     Idle { Auto => "auto", Spin => "spin", SpinYield => "spin-yield", Block => "block", }
 }
 words! {
-    /// When a vote may leave.
-    Durability { Sync => "sync", Lease => "lease", None => "none", }
-}
-words! {
     /// How a log write becomes durable.
     Flush { Dsync => "dsync", Fdatasync => "fdatasync", }
+}
+
+fn durability_of(value: &Value) -> Durability {
+    let named = value.to_string();
+    let known = Durability::ALL.into_iter().find(|d| d.name() == named);
+    known.expect("the table of settings lists these words alone")
 }
 
 impl NetworkConfig {
@@ -250,7 +253,7 @@ impl Config {
                 idle: Idle::of(value("threads", "idle")),
             },
             storage: StorageConfig {
-                durability: Durability::of(value("storage", "durability")),
+                durability: durability_of(value("storage", "durability")),
                 flush: Flush::of(value("storage", "flush")),
                 direct: switch(value("storage", "direct")),
                 segment_bytes: number(value("storage", "segment_bytes")),
@@ -294,16 +297,6 @@ impl Config {
                 "discovery",
                 "advertise",
                 format!("nobody can be reached at {advertise}"),
-            );
-        }
-        if self.storage.durability != Durability::Sync {
-            return refuse(
-                "storage",
-                "durability",
-                format!(
-                    "`{}` is not implemented yet; only `sync` is, which loses nothing",
-                    self.storage.durability.name()
-                ),
             );
         }
         if !self.admin.address.ip().is_loopback() {
@@ -482,7 +475,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         for (text, part) in [
-            ("[storage]\ndurability = \"lease\"\n", "not implemented yet"),
+            ("[storage]\ndurability = \"lazy\"\n", "sync, lease, none"),
             ("[admin]\naddress = \"0.0.0.0:7100\"\n", "loopback"),
             ("[storage]\nsegment_bytes = 2000001\n", "multiple of 4096"),
             (

@@ -121,6 +121,7 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
     )?;
     await_port(config.network.listen(member.address))?;
     let telemetry = Telemetry::new(me, committee.n(), now);
+    let _ = telemetry.durability.set(config.storage.durability);
     let geometry = directory.superblock.geometry;
     telemetry.log.max_bytes.set(geometry.max_bytes());
     telemetry.log.segments.set(directory.segments.len() as u64);

@@ -16,7 +16,9 @@ use wire::ids::Boot;
 use wire::limits::{
     BLOCK_BUFFER_BYTES, IN_FLIGHT, REPLICAS_MAX, REQUEST_BYTES_MAX, RESULT_BYTES_MAX, SECTOR_BYTES,
 };
+use wire::messages::Durability;
 
+use crate::admin::health::{self, NO_DURABILITY};
 use crate::assembly::{self, Assembly};
 use crate::config::Config;
 use crate::discovery::agent::{self, Agent, Sockets};
@@ -24,7 +26,7 @@ use crate::exit::{Exit, ExitContext, Refusal};
 use crate::prepare::Prepared;
 use crate::stages::thread::{HotThread, Stages};
 use crate::stages::{Failure, Shared};
-use crate::telemetry::{Effective, Phase, Stage};
+use crate::telemetry::{Effective, Phase, Stage, Telemetry};
 use crate::topology::{Layout, ThreadPlan};
 
 /// Blocks above the executed slot whose bytes are held (votes stop 2 D below).
@@ -180,6 +182,9 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         shared: &shared,
         datagram_bytes: config.network.datagram_bytes_for(address),
     };
+    if config.storage.durability == Durability::None {
+        tracing::warn!("{NO_DURABILITY}");
+    }
     let restored = assembly::restore(&node, &mut segments)?;
     tracing::info!(
         "log read in {:.3} s: boot {}, {} blocks decided, {} undecided",
@@ -188,6 +193,12 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         restored.decided(),
         restored.undecided()
     );
+    if let Some(slot) = restored.silent_until() {
+        tracing::warn!(
+            "an earlier process ended uncleanly under durability = lease and may have forgotten \
+             votes: this node is silent until a checkpoint at slot {slot} or above is certified (R3)"
+        );
+    }
     let (gso, gro) = (socket.gso(), socket.gro());
     let mut backend = String::new();
     let mut socket = Some(socket);
@@ -260,8 +271,10 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         .segment_maker()
         .or_exit(Exit::Failure, "cannot make segment files")?;
     let mut stopping_since: Option<StdInstant> = None;
+    let mut silences = Silences::new(committee.parameters().u);
     while running.iter().all(|(_, thread)| !thread.is_finished()) {
         std::thread::sleep(Duration::from_millis(5));
+        silences.look(&telemetry);
         maker.want(shared.segments_wanted.get() as u32);
         shared
             .no_space
@@ -319,6 +332,40 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         }
     }
     Ok(())
+}
+
+/// Logs what is to be said of silent nodes when it changes (R3).
+struct Silences {
+    faults: usize,
+    looked_at: StdInstant,
+    said: Option<String>,
+}
+
+impl Silences {
+    fn new(faults: usize) -> Silences {
+        let looked_at = StdInstant::now();
+        Silences {
+            faults,
+            looked_at,
+            said: None,
+        }
+    }
+
+    fn look(&mut self, telemetry: &Telemetry) {
+        if self.looked_at.elapsed() < Duration::from_millis(200) {
+            return;
+        }
+        self.looked_at = StdInstant::now();
+        let now = wire::ids::Instant(platform::clock::now_ns());
+        let reason = health::silence(telemetry, now, self.faults).map(|(_, reason)| reason);
+        if reason != self.said {
+            match &reason {
+                Some(reason) => tracing::warn!("{reason}"),
+                None => tracing::info!("no silent node hinders this one any more (R3)"),
+            }
+            self.said = reason;
+        }
+    }
 }
 
 /// `auto`: a node with pinned cores on a large machine spins. Everywhere else it sleeps when

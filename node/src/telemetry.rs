@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use replica::ordering::WishReason;
 use serde::Serialize;
 use wire::ids::{Instant, NodeId};
+use wire::messages::Durability;
 use wire::reject::{REJECT_COUNT, Reject};
 
 pub use address::AddressCell;
@@ -171,6 +172,10 @@ pub struct Order {
     pub checkpoint_slot: Gauge,
     /// Blocks from here on can be sent to others.
     pub retained_from: Gauge,
+    /// Votes may leave up to this slot; 0 without leases (R3).
+    pub lease: Gauge,
+    /// This node is silent until a checkpoint at this slot; 0 when it is not (R3).
+    pub silent_until: Gauge,
 }
 
 /// Written by the executing stage.
@@ -291,6 +296,9 @@ pub struct Peer {
     /// When an authentic datagram last came; 0 when none has.
     pub last_heard_ns: Gauge,
     pub committed_slot: Gauge,
+    /// The slot at which it says its silence ends; 0 when it is not silent (R3). Written by the
+    /// ordering stage, the own one included.
+    pub silent_until: Gauge,
     /// Number of the peer's start; 0 while unknown. A leader of view 0 with more than one start
     /// cannot propose.
     pub boot: Gauge,
@@ -455,6 +463,8 @@ pub struct Telemetry {
     pub started: Instant,
     /// Set once, before `phase` becomes serving.
     pub effective: OnceLock<Effective>,
+    /// Known before the log is read.
+    pub durability: OnceLock<Durability>,
     pub order: Order,
     pub execute: Execute,
     pub transfers: Transfers,
@@ -486,6 +496,7 @@ impl Telemetry {
             boot: Gauge::default(),
             started,
             effective: OnceLock::new(),
+            durability: OnceLock::new(),
             order: Order::default(),
             execute: Execute::default(),
             transfers: Transfers::default(),

@@ -26,7 +26,7 @@ use wire::ids::{
     Boot, Digest, Epoch, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Slot, View,
 };
 use wire::limits::WINDOW;
-use wire::messages::{CleanStopRecord, EvidenceBody, StartRecord};
+use wire::messages::{CleanStopRecord, Durability, EvidenceBody, StartRecord};
 use wire::reject::Reject;
 use wire::seal::{Signer, Statement, Verified, Verifier};
 use zerocopy::IntoBytes;
@@ -230,6 +230,8 @@ pub struct OrderingConfig {
     pub interval: u64,
     /// A snapshot is made when the log in use has this many bytes.
     pub snapshot_log_bytes: u64,
+    /// Which votes wait for the disk; the same that the core is told.
+    pub durability: Durability,
     /// Wall clock minus the driver's monotonic clock, for the leader's time hint.
     pub wall_offset_ns: u64,
 }
@@ -298,6 +300,8 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// End of the START record: nothing is sent before it is durable (R4).
     started_at: Option<Position>,
     durable: Position,
+    /// The marker of a clean stop was written.
+    stopped: bool,
     /// When the newest own blocks were proposed; for the histogram of decisions.
     proposed_at: VecDeque<(Slot, Instant)>,
     decide_samples: VecDeque<u64>,
@@ -361,6 +365,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             log_full: None,
             started_at: None,
             durable: Position(0),
+            stopped: false,
             proposed_at: VecDeque::with_capacity(2 * wire::limits::IN_FLIGHT as usize),
             decide_samples: VecDeque::with_capacity(2 * wire::limits::IN_FLIGHT as usize),
         };
@@ -372,17 +377,27 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     fn start(&mut self) {
         let summary = self.core.summary();
         let epoch = self.config.epoch;
-        let body = StartRecord::new(self.config.boot, epoch, summary.stage);
+        let durability = self.config.durability;
+        let body = StartRecord::new(self.config.boot, epoch, summary.stage, durability);
         let end = self.record(RecordKind::Start, body.as_bytes());
         self.started_at = Some(end.expect("the log keeps room for START"));
         self.core.set_started(false);
     }
 
-    /// Writes the marker of a clean stop; true when it was taken. The caller waits until it is
-    /// durable and then ends.
+    /// Writes the marker of a clean stop and says where it ends; nothing but the disk's word is
+    /// taken in from then on. The caller waits until it is durable and then ends. `None` when the
+    /// log, or a pool, has no room now.
     pub fn stop(&mut self) -> Option<Position> {
         let body = CleanStopRecord::new(self.config.boot);
-        self.record(RecordKind::CleanStop, body.as_bytes())
+        let end = self.record(RecordKind::CleanStop, body.as_bytes());
+        self.stopped |= end.is_some();
+        end
+    }
+
+    /// Whether a start after an unclean end owes anything (R3, R5), so that a clean one is worth
+    /// waiting for.
+    pub fn needs_clean_stop(&self) -> bool {
+        self.config.durability != Durability::Sync
     }
 
     /// R6: asks others what they hold of this replica, if it ran before. An earlier process stopped
@@ -508,6 +523,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn wake_at(&self) -> Instant {
+        if self.stopped {
+            return Instant(u64::MAX);
+        }
         let core = self
             .core
             .wake_at()

@@ -2,10 +2,10 @@
 
 use wire::block::BlockRef;
 use wire::header::Kind;
-use wire::ids::{Digest, NodeId, Signature, Slot, View};
+use wire::ids::{Boot, Digest, NodeId, Signature, Slot, View};
 use wire::messages::{
-    self, CheckpointBody, DecidedBody, FetchBlockBody, FetchRangeBody, GRAIN_WORDS, Status,
-    StatusBody, VoteBody, WishBody,
+    self, CheckpointBody, DecidedBody, FetchBlockBody, FetchRangeBody, GRAIN_WORDS, SilentBody,
+    Status, StatusBody, VoteBody, WishBody,
 };
 use wire::reject::Reject;
 use wire::seal::{Signed, Statement};
@@ -40,6 +40,11 @@ pub enum PeerMessage {
         digest: Digest,
     },
     Status(Status),
+    /// SILENT(boot, L) of R3.
+    Silent {
+        boot: Boot,
+        lease: Slot,
+    },
     /// `grains`: only the marked ones of so many grains.
     FetchBlock {
         slot: Slot,
@@ -195,6 +200,10 @@ impl PeerMessage {
                 Ok(PeerMessage::FetchState { slot, part })
             }
             Kind::Status => Ok(PeerMessage::Status(StatusBody::decode(body)?)),
+            Kind::Silent => {
+                let boot = SilentBody::decode(body)?;
+                Ok(PeerMessage::Silent { boot, lease: slot })
+            }
             Kind::FetchBlock => {
                 let body = FetchBlockBody::decode(body)?;
                 let grains = (body.grain_count() > 0).then(|| Grains {
@@ -244,6 +253,7 @@ impl PeerMessage {
             },
             PeerMessage::Decided { slot, .. } => (Kind::Decided, none.0, slot),
             PeerMessage::Status(status) => (Kind::Status, status.installed, none.1),
+            PeerMessage::Silent { lease, .. } => (Kind::Silent, none.0, lease),
             PeerMessage::FetchBlock { slot, .. } => (Kind::FetchBlock, none.0, slot),
             PeerMessage::FetchRange { first, .. } => (Kind::FetchRange, none.0, first),
             PeerMessage::FetchViewChange { .. } => (Kind::FetchViewChange, none.0, none.1),
@@ -293,6 +303,7 @@ impl PeerMessage {
                 write(DecidedBody { digest }.as_bytes())
             }
             PeerMessage::Status(status) => write(StatusBody::encode(&status).as_bytes()),
+            PeerMessage::Silent { boot, .. } => write(SilentBody::new(boot).as_bytes()),
             PeerMessage::FetchBlock {
                 digest,
                 have,
@@ -318,7 +329,6 @@ impl PeerMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::ids::Boot;
     use wire::messages::Held;
 
     #[test]
@@ -392,6 +402,10 @@ mod tests {
                 base_slot: slot,
                 base: digest,
             }),
+            PeerMessage::Silent {
+                boot: Boot(3),
+                lease: slot,
+            },
             fetch(None),
             fetch(Some(grains)),
             PeerMessage::FetchRange {

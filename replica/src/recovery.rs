@@ -55,6 +55,13 @@ pub enum RestartError {
     SnapshotDamaged { name: String, reason: SavedUnusable },
     #[error("the log begins in the middle, and no record says where this replica stood")]
     Unstated,
+    #[error(
+        "the last process of this directory (boot {boot}) ran with durability = none and did not \
+         stop cleanly: what it said to the others is lost, and a node that forgot its votes must \
+         never vote again under its key (R5). Treat the disk as lost: restore this member as a new \
+         one; a cluster that was only measured is written anew with `hippo testnet`"
+    )]
+    LostWithoutDurability { boot: u32 },
     #[error("the block at slot {slot} cannot be read back from the log: {reason}")]
     Unreadable { slot: Slot, reason: String },
     #[error("{blocks} undecided blocks in the log are more than the {buffers} block buffers hold")]
@@ -148,10 +155,13 @@ where
             None => error,
         });
     }
+    if walk.lost {
+        return Err(RestartError::LostWithoutDurability { boot: walk.boot });
+    }
+    let clean = walk.ended_cleanly();
     let Walk {
         boot,
         restarted_in,
-        clean_boot,
         mut recovered,
         blocks,
         order,
@@ -270,7 +280,7 @@ where
         ledger,
         tail: recovery.tail.clone(),
         verdict: recovery.verdict,
-        clean: clean_boot == Some(Boot(boot)) && boot > 0,
+        clean,
         recovery,
         undecided: messages,
         evidence,

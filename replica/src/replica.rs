@@ -24,9 +24,10 @@ use thiserror::Error;
 use wire::bytes::Buffers;
 use wire::committee::Committee;
 use wire::header::{HEADER_BYTES, Kind};
-use wire::ids::{Boot, Instant, NodeId, PublicKey, Sequence, SessionId, Slot};
+use wire::ids::{Boot, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Slot};
 use wire::keys::NodeSecret;
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, LinkError, MESSAGE_REASSEMBLY};
+use wire::messages::Durability;
 use wire::reply::{BUSY_LOG_FULL, BUSY_QUEUE};
 use wire::seal::{Signer, Verifier};
 use wire::state::Part;
@@ -146,6 +147,8 @@ pub struct Setup<'a, Bu: Buffers, S, V, M> {
     pub sign_votes: bool,
     /// A replica that is further behind a checkpoint takes the state over, in slots.
     pub transfer_beyond: u64,
+    /// Which votes wait for the disk.
+    pub durability: Durability,
     /// A snapshot is written when the log in use has this many bytes.
     pub snapshot_log_bytes: u64,
     /// Datagrams of this many bytes at most.
@@ -224,6 +227,8 @@ pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
     replies: ReplyQueue,
     /// Records that the journal's queue had no room for.
     overflow: VecDeque<Sealed<Bu::Shared>>,
+    /// End of the marker of a clean stop.
+    stopping: Option<Position>,
     reply_number: u64,
     housekept_at: Instant,
     halted: bool,
@@ -270,6 +275,7 @@ where
             batch_delay_ns: setup.batch.delay_ns,
             sign_votes: setup.sign_votes,
             transfer_beyond: setup.transfer_beyond,
+            durability: setup.durability,
         };
         let mut verifying = Verifying::new(setup.verifier.clone(), Core::<S>::rules(&core));
         let restarted = restart(
@@ -309,6 +315,7 @@ where
                 batch: setup.batch,
                 interval: setup.interval,
                 snapshot_log_bytes: setup.snapshot_log_bytes,
+                durability: setup.durability,
                 wall_offset_ns: setup.wall_offset_ns,
             },
             Core::new(core, setup.signer, restarted.recovered, now),
@@ -347,6 +354,7 @@ where
             queries: VecDeque::new(),
             replies: ReplyQueue::default(),
             overflow: VecDeque::new(),
+            stopping: None,
             reply_number: 0,
             housekept_at: now,
             halted: false,

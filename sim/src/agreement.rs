@@ -23,8 +23,9 @@ struct Said {
     /// Its deepest votes by view; more than one only where it jumped in between.
     votes: BTreeMap<View, Vec<Place>>,
     commits: BTreeMap<View, Vec<Place>>,
-    /// Blocks on its disk.
+    /// Blocks on its disk, and those whose records the present process has made.
     durable: BTreeSet<Digest>,
+    written: BTreeSet<Digest>,
     /// Views in which it wrote that its tip jumped, and the highest slot to which it did.
     jumped: BTreeMap<View, Slot>,
     /// View changes that it sent: by view, the installed view and the claimed tip.
@@ -40,6 +41,8 @@ struct Said {
 pub struct Agreement {
     shape: &'static Shape,
     genesis: Digest,
+    /// Votes leave within leases: before they are on the disk (R3).
+    leases: bool,
     honest: Vec<bool>,
     said: Vec<Said>,
     headers: BTreeMap<Digest, BlockHeader>,
@@ -55,10 +58,11 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    pub fn new(shape: &'static Shape, genesis: Digest) -> Agreement {
+    pub fn new(shape: &'static Shape, genesis: Digest, leases: bool) -> Agreement {
         Agreement {
             shape,
             genesis,
+            leases,
             honest: vec![true; shape.n],
             said: vec![Said::default(); shape.n],
             headers: BTreeMap::new(),
@@ -136,6 +140,16 @@ impl Agreement {
         self.said[id.index()].durable.insert(digest);
     }
 
+    /// A process of this replica made a block record.
+    pub fn written(&mut self, id: NodeId, digest: Digest) {
+        self.said[id.index()].written.insert(digest);
+    }
+
+    /// Another process: what the one before had made and not written is gone.
+    pub fn restarted(&mut self, id: NodeId) {
+        self.said[id.index()].written.clear();
+    }
+
     /// A jump of this replica's tip was written (N2).
     pub fn jumped(&mut self, id: NodeId, view: View, slot: Slot) {
         let to = self.said[id.index()].jumped.entry(view).or_default();
@@ -171,7 +185,8 @@ impl Agreement {
     pub fn votes(&mut self, id: NodeId, view: View, place: Place) -> Check {
         let (slot, digest) = place;
         let said = &self.said[id.index()];
-        if slot > Slot(0) && !said.durable.contains(&digest) {
+        let leased = self.leases && said.written.contains(&digest);
+        if slot > Slot(0) && !leased && !said.durable.contains(&digest) {
             return Err(format!(
                 "R2: {id} votes for slot {slot} in view {view}, which is not on its disk"
             ));

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Options;
+use crate::plan::{Options, Votes};
 use crate::shapes::SHAPES;
 
 /// How to build a simulator that can plant every bug.
@@ -109,6 +109,9 @@ canaries! {
     Decidedahead, "decidedahead", false, Seeds("4"), "the log names a decided block ahead of the block";
     Holdswaiting, "holdswaiting", false, Seeds("4"), "requests of a leader that is none any more hold their buffers";
     Ckptearly, "ckptearly", false, Seeds("4"), "a state is signed before its blocks are durable";
+    Leaselate, "leaselate", false, Seeds("4"), "votes leave before their lease is durable";
+    Shortsilence, "shortsilence", false, Seeds("4"), "silence ends below the lease";
+    Oldmarker, "oldmarker", false, Seeds("4"), "the marker of any clean stop counts";
     Rootblind, "rootblind", false, Unit, "transferred buckets are not checked";
     Stuckpeer, "stuckpeer", false, Unit, "a transfer asks one peer alone";
     Dedupoff, "dedupoff", false, Seeds("4"), "a state forgets what was executed";
@@ -153,6 +156,10 @@ impl Canary {
             nodes: SHAPES[shape].n,
             shape,
             canary: Some(self),
+            durability: match self {
+                Canary::Leaselate | Canary::Shortsilence | Canary::Oldmarker => Votes::Lease,
+                _ => Votes::Drawn,
+            },
             ..Options::default()
         }
     }

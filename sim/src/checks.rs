@@ -1,23 +1,20 @@
 //! The judge: sees everything, trusts nobody, and restates what must hold in its own numbers.
 
+mod leases;
+mod records;
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use storage::record::{self, Decoded, Identity, Kind as RecordKind};
 use storage::table::Table;
-use wire::block::BlockView;
-use wire::certificates::{NewViewCertificate, Place};
+use wire::certificates::Place;
 use wire::header::{Direction, Header, Kind};
-use wire::ids::{Digest, Epoch, NodeId, Slot, View};
-use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
-use wire::messages::{self, EvidenceBody, PlaceRecord, StartRecord};
+use wire::ids::{Digest, NodeId, Position, Slot, View};
 use wire::seal::Rules;
 use wire::view_change::{ViewChange, split_signed};
 
 use crate::agreement::Agreement;
 use crate::bases::Bases;
-use crate::buffers::Shared;
 use crate::linear::History;
 use crate::model::{Model, table_hash};
 use crate::network::End;
@@ -26,14 +23,24 @@ use crate::plan::{Plan, Scenario};
 use crate::seals::Seal;
 use crate::shapes::Shape;
 use crate::user::{User, key_of};
+use leases::{Leases, Told};
+use records::Written;
 
 /// What is known of one replica over all of its processes.
 #[derive(Clone, Debug, Default)]
 struct Known {
     /// Highest slot whose block record was flushed.
     durable: Slot,
+    /// Records on their way to the disk, and the end of the last that was seen.
+    sealed: VecDeque<Written>,
+    sealed_end: Position,
     /// What the records of the write under way will make durable.
     writing: Vec<Written>,
+    leases: Leases,
+    /// Own view changes that it has made, by their hashes.
+    changes: BTreeSet<[u8; 32]>,
+    /// Highest slot with a certificate that its disk has confirmed.
+    certified_on_disk: Slot,
     /// Highest slot that it decided in the present process, and ever.
     decided: Slot,
     decided_ever: Slot,
@@ -72,26 +79,22 @@ pub struct Judge {
     /// More replicas lie than the committee bears (BYZ19): nothing is promised but that honest
     /// processes stay up within their memory, or halt.
     beyond: bool,
+    /// Votes leave within leases.
+    leases: bool,
+    /// Highest slot with a certificate on some honest disk.
+    certified: Slot,
+    /// u
+    faults_borne: usize,
 }
 
 type Check = Result<(), String>;
-
-/// What a record makes durable.
-#[derive(Clone, Debug)]
-enum Written {
-    Block(Slot, Digest),
-    Start(u32, View),
-    Jump(View, Slot),
-    /// View, installed view, tip, and the signed message.
-    Change(View, View, (Slot, Digest), Vec<u8>),
-}
 
 impl Judge {
     /// Judges a committee of this shape, and the users of a plan; `seal` judges signatures.
     pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, plan: &Plan) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
-            agreement: Agreement::new(shape, rules.genesis),
+            agreement: Agreement::new(shape, rules.genesis, plan.leases),
             bases: Bases::new(shape, seal, rules),
             window: rules.window,
             blocks: BTreeMap::new(),
@@ -104,6 +107,9 @@ impl Judge {
             history: History::default(),
             keys: (0..plan.keys).map(key_of).collect(),
             beyond: false,
+            leases: plan.leases,
+            certified: Slot(0),
+            faults_borne: shape.u,
         }
     }
 
@@ -180,7 +186,9 @@ impl Judge {
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
         (known.decided, known.executed, known.voted) = (Slot(0), Slot(0), Slot(0));
-        let written = std::mem::take(&mut known.writing);
+        let mut written = std::mem::take(&mut known.writing);
+        known.sealed.clear();
+        known.sealed_end = Position(0);
         if self.is_faulty(node.id) {
             return Ok(());
         }
@@ -189,6 +197,17 @@ impl Judge {
             return Ok(());
         };
         known.boot = server.boot().0;
+        let pending = written.iter().filter_map(|written| match written {
+            Written::Lease(told) => Some(*told),
+            Written::Start(..) => Some(Told::Start),
+            _ => None,
+        });
+        let snapshot = node.disk.snapshot().map_or(Slot(0), |(slot, _)| Slot(slot));
+        let certified = known.certified_on_disk.max(snapshot);
+        known
+            .leases
+            .started(certified, &pending.collect::<Vec<_>>());
+        self.agreement.restarted(node.id);
         if whole && known.boot <= known.boot_spoken {
             let boot = known.boot;
             return Err(format!(
@@ -204,7 +223,7 @@ impl Judge {
             }
         }
         // A flush that nobody heard of may have reached the disk.
-        for written in written {
+        for written in written.drain(..) {
             if let Written::Block(slot, digest) = written
                 && core.has_written(Place { slot, digest })
             {
@@ -247,20 +266,30 @@ impl Judge {
         };
         match kind {
             Kind::Vote => {
+                self.may_vote(from, "VOTE", slot)?;
                 let known = &mut self.known[from.index()];
                 known.voted = known.voted.max(slot);
                 self.agreement.votes(from, view, (slot, digest()?))?;
                 self.final_in(view)?;
             }
             Kind::Commit => {
+                self.may_vote(from, "COMMIT", slot)?;
                 self.agreement.commits(from, view, (slot, digest()?))?;
                 self.final_in(view)?;
             }
             Kind::Checkpoint => self.agreement.checkpoints(from, (slot, digest()?))?,
             Kind::NewViewAck => {
+                self.known[from.index()].leases.may_speak("NV-ACK")?;
                 let decided = self.known[from.index()].decided_ever;
                 let base = (slot, digest()?);
                 self.agreement.acknowledges(from, view, base, decided)?;
+            }
+            Kind::ViewChange => {
+                // Others' are passed on; one of several fragments is judged by its record.
+                let own = split_signed(body).and_then(|(_, body)| ViewChange::decode(body));
+                if own.is_ok_and(|change| change.replica == from) {
+                    self.known[from.index()].leases.may_speak("VIEW-CHANGE")?;
+                }
             }
             Kind::Propose => {
                 let name = header.fragment().message;
@@ -277,96 +306,6 @@ impl Judge {
             Some(place) => self.bases.finalized(view, *place, &self.agreement),
             None => Ok(()),
         }
-    }
-
-    /// A replica hands records to its disk.
-    pub fn writes(&mut self, from: NodeId, identity: &Identity, parts: &[Shared]) -> Check {
-        self.known[from.index()].writing.clear();
-        if self.is_faulty(from) {
-            return Ok(());
-        }
-        for part in parts {
-            let Decoded::Intact(header) = record::decode(&part[..SECTOR_BYTES], identity, None)
-            else {
-                return Err(format!("{from} writes a record that cannot be read"));
-            };
-            let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_bytes as usize;
-            let written = self.record(from, header.kind, &part[body])?;
-            self.known[from.index()].writing.extend(written);
-        }
-        Ok(())
-    }
-
-    fn record(
-        &mut self,
-        from: NodeId,
-        kind: RecordKind,
-        body: &[u8],
-    ) -> Result<Option<Written>, String> {
-        let malformed = |reject| format!("{from} writes a malformed {kind:?}: {reject:?}");
-        let written = match kind {
-            RecordKind::Block | RecordKind::FetchedBlock => {
-                let block = BlockView::parse(body).map_err(malformed)?.prefix.header;
-                let place = (block.slot(), block.digest());
-                self.agreement.learn(&block);
-                if block.slot() > self.decided {
-                    self.blocks.entry(place).or_insert_with(|| body.to_vec());
-                }
-                Written::Block(place.0, place.1)
-            }
-            RecordKind::Start => {
-                let start: &StartRecord = messages::parse(body).map_err(malformed)?;
-                Written::Start(start.boot().0, start.stage())
-            }
-            RecordKind::Skip => {
-                let skip: &PlaceRecord = messages::parse(body).map_err(malformed)?;
-                Written::Jump(skip.view(), skip.slot())
-            }
-            RecordKind::ViewChange => {
-                let (_, message) = split_signed(body).map_err(malformed)?;
-                let change = ViewChange::decode(message).map_err(malformed)?;
-                let genesis = self.agreement.genesis();
-                let anchor = change.anchor(genesis);
-                let last = change.headers(Epoch(0), anchor).last();
-                let tip = last.map_or((anchor.slot, anchor.digest), |(header, digest)| {
-                    (header.slot(), digest)
-                });
-                Written::Change(change.view, change.installed, tip, body.to_vec())
-            }
-            RecordKind::Install => {
-                let certificate = NewViewCertificate::decode(body).map_err(malformed)?;
-                self.agreement.certified(&certificate)?;
-                return Ok(None);
-            }
-            RecordKind::Evidence => {
-                let evidence: &EvidenceBody = messages::parse(body).map_err(malformed)?;
-                let view = evidence.first.header.view();
-                self.agreement.accuses(from, view)?;
-                return Ok(None);
-            }
-            _ => return Ok(None),
-        };
-        Ok(Some(written))
-    }
-
-    /// The disk said that the write is durable.
-    pub fn written(&mut self, from: NodeId) -> Check {
-        let known = &mut self.known[from.index()];
-        for written in known.writing.drain(..) {
-            match written {
-                Written::Block(slot, digest) => {
-                    known.durable = known.durable.max(slot);
-                    self.agreement.durable(from, digest);
-                }
-                Written::Start(boot, stage) => self.agreement.started(from, boot, stage),
-                Written::Jump(view, slot) => self.agreement.jumped(from, view, slot),
-                Written::Change(view, installed, tip, signed) => {
-                    self.agreement.changes(from, view, installed, tip)?;
-                    self.bases.exists(&signed, &mut self.agreement)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// A replica handled an event.
@@ -463,11 +402,15 @@ impl Judge {
             known.executed >= self.acknowledged_slot && Some(known.executed) == furthest
         });
         let done = !scenario.demands_progress() || users.iter().all(User::is_done);
-        up && (self.beyond || caught_up && done)
+        let spoken = self.wrongly_silent().is_none();
+        up && (self.beyond || caught_up && done && spoken)
     }
 
     /// Everything that must hold when the run has settled, or its time is up.
     pub fn finish(&self, scenario: Scenario, nodes: &[Node], users: &[User]) -> Check {
+        if self.is_wedged() {
+            return Ok(());
+        }
         for (node, known) in nodes.iter().zip(&self.known) {
             if known.faulty {
                 continue;
@@ -487,6 +430,14 @@ impl Judge {
         }
         if self.beyond || !scenario.demands_progress() {
             return Ok(());
+        }
+        if let Some(silent) = self.wrongly_silent() {
+            let leases = &self.known[silent].leases;
+            let servers = nodes.iter().filter_map(|node| node.server.as_ref());
+            let summaries = servers.map(Server::summary).collect::<Vec<_>>();
+            return Err(format!(
+                "liveness: replica {silent} stays silent; {leases:?} {summaries:#?}"
+            ));
         }
         for (number, user) in users.iter().enumerate() {
             if !user.is_done() {

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::canaries::{self, Canary};
 use crate::faults::{self, Fault, FaultSet};
-use crate::plan::{Options, Plan};
+use crate::plan::{Options, Plan, Votes};
 use crate::report;
 use crate::seals::Profile;
 use crate::shapes::SHAPES;
@@ -93,6 +93,9 @@ struct WorldArgs {
     /// One liar more than the committee bears: honest replicas must stay up or halt, no more.
     #[arg(long)]
     beyond: bool,
+    /// Which votes wait for the disk: all (sync), none within a lease, or as each seed draws it.
+    #[arg(long, value_enum, default_value_t = Votes::Drawn)]
+    durability: Votes,
     /// Draw from the faults of --with alone.
     #[arg(long)]
     only: bool,
@@ -156,6 +159,7 @@ impl WorldArgs {
             faults,
             trace,
             beyond: self.beyond,
+            durability: self.durability,
         })
     }
 }
@@ -228,6 +232,10 @@ mod tests {
         assert!(command.contains("--with disk-rot") && command.contains("--without net-loss"));
         let again = parse(&command.replace(" --trace", "")).unwrap();
         assert_eq!(again.world.options(false).unwrap().faults, options.faults);
+        let leases = parse("hippo-sim 1 --durability lease").unwrap();
+        let leases = leases.world.options(false).unwrap();
+        assert!(Plan::new(1, leases).leases);
+        assert!(report::replay_command(1, &leases).contains("--durability lease"));
         let only = parse("hippo-sim 1 --only --with net-cut").unwrap();
         let faults = only.world.options(false).unwrap().faults;
         assert_eq!(faults.iter().collect::<Vec<_>>(), [Fault::Cut]);

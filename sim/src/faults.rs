@@ -106,6 +106,7 @@ faults! {
     ClientFlood, "client-flood", true, "a client with ten times the load of the others";
     ClientCrowd, "client-crowd", true, "a client with many keys and sessions";
     ClientScanner, "client-scanner", true, "huge scans whose replies nobody takes";
+    Stop, "proc-stop", true, "a process is stopped cleanly: it leaves its marker, and starts again";
 }
 
 const _: () = assert!(Fault::ALL.len() <= 64);

@@ -15,6 +15,7 @@ use wire::limits::{
     BLOCK_BUFFER_BYTES, BLOCK_PAYLOAD_BYTES_MAX, IN_FLIGHT, REQUEST_BYTES_MAX, SECTOR_BYTES,
 };
 
+use wire::messages::Durability;
 use wire::seal::Rules;
 
 use crate::buffers::{Pool, Shared};
@@ -63,6 +64,8 @@ pub struct Node {
     pub writing: Option<u64>,
     /// Segments that were asked for.
     pub wanted: u32,
+    /// A clean stop is followed by a pause of this length.
+    pub down_ns: u64,
     /// What this replica takes for the time.
     pub clock: Clock,
     /// It is no liar, so it asks others what they hold of it (R6).
@@ -92,6 +95,7 @@ impl Node {
             wake: Instant(u64::MAX),
             writing: None,
             wanted: 2,
+            down_ns: 0,
             clock: plan
                 .faults
                 .clocks
@@ -176,6 +180,11 @@ impl Node {
             recalls: self.honest,
             sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
             transfer_beyond: plan.transfer_beyond,
+            durability: if plan.leases {
+                Durability::Lease
+            } else {
+                Durability::Sync
+            },
             snapshot_log_bytes: plan.disk.snapshot_log_bytes,
             datagram_bytes: plan.datagram_bytes,
             cookie_secret: self.cookie_secret,

@@ -25,6 +25,22 @@ pub const BEGIN_NS: u64 = S;
 /// After the faults have ended, everything demanded happens within this virtual time. Replicas need
 /// a fraction of a second; a client that met many losses pauses for seconds before it asks again.
 pub const LIVENESS_NS: u64 = 60 * S;
+/// So much longer may it take where replicas are silent: a leader fills up to the end of one's
+/// silence once in a minute, of a clock that may run at half speed.
+pub const SILENCE_NS: u64 = 150 * S;
+
+/// Which votes wait for the disk, in all replicas of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Votes {
+    /// Each seed draws it: leases in a quarter of them.
+    #[default]
+    Drawn,
+    /// All votes wait (R2).
+    Sync,
+    /// Votes leave within leases (R3).
+    Lease,
+}
 
 /// What one run is asked to do.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -40,6 +56,8 @@ pub struct Options {
     /// One liar more than the committee bears.
     #[serde(default)]
     pub beyond: bool,
+    #[serde(default)]
+    pub durability: Votes,
 }
 
 impl Options {
@@ -59,6 +77,7 @@ impl Default for Options {
             faults: FaultSet::standard(),
             trace: false,
             beyond: false,
+            durability: Votes::Drawn,
         }
     }
 }
@@ -156,6 +175,9 @@ pub struct Plan {
     /// Blocks above the executed slot whose bytes a replica holds.
     #[serde(default = "held_blocks")]
     pub held_blocks: u64,
+    /// Votes leave within leases, without the disk.
+    #[serde(default)]
+    pub leases: bool,
     /// Slots between checkpoints.
     pub interval: u64,
     /// S_max: sessions of clients.
@@ -244,6 +266,12 @@ impl Plan {
         let mut faults = FaultPlan::draw(&mut fault_random, enabled, &stage);
         // Of a stream of their own: seeds without them stay what they were.
         faults.draw_clients(&mut Random::new(seed ^ 0xc11e_4715));
+        faults.draw_stops(&mut Random::new(seed ^ 0x5709_5e4c), &stage);
+        let leases = match options.durability {
+            Votes::Drawn => Random::new(seed ^ 0x1ea5_e000).chance(250),
+            Votes::Sync => false,
+            Votes::Lease => true,
+        };
         let links_ends = ends + faults.clients.len();
         if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
             blows.push(draw::crash_loop(&mut fault_random, &stage));
@@ -290,7 +318,7 @@ impl Plan {
             options,
             scenario,
             heal_ns,
-            deadline_ns: heal_ns + LIVENESS_NS,
+            deadline_ns: heal_ns + LIVENESS_NS + if leases { SILENCE_NS } else { 0 },
             blows,
             calm_ns,
             disk,
@@ -300,6 +328,7 @@ impl Plan {
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
             votes_by_mac: shape.votes_by_mac,
             held_blocks,
+            leases,
             interval,
             sessions_max: sessions_max(),
             transfer_beyond,

@@ -49,6 +49,8 @@ probes! {
     VotingStopped, "voting-stopped", "a replica votes no more in its view";
     CrashMidWrite, "crash-mid-write", "a process ended while a write was under way";
     CrashBeforeStart, "crash-before-start", "a process ended before its first write was durable";
+    StoppedCleanly, "stopped-cleanly", "a process ended after its marker was durable";
+    ManySilent, "many-silent", "more replicas were silent, or lied, than the committee bears";
     CrashBetweenEffects, "crash-between-effects", "a process ended between two effects of one call";
     TornLog, "torn-log", "a restart found a torn tail";
     AllDown, "all-down", "no process was running";
@@ -114,12 +116,16 @@ pub const PLACES: &[&str] = &[
     "log-full",
     "own-word-found",
     "padded-for-a-laggard",
+    "padded-for-the-silent",
     "read-waits",
     "recalled",
     "restart-in-view-change",
     "rivals-forgotten",
     "select-conflict",
     "select-tie",
+    "silence-ends",
+    "silence-ends-in-view-change",
+    "silent-start",
     "tip-dropped",
     "tip-invalid",
     "tip-jumps",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wire::header::Header;
 
 use crate::faults::{Fault, FaultSet};
-use crate::plan::{Options, Plan};
+use crate::plan::{Options, Plan, Votes};
 use crate::probes::{Reached, SEEDS_FEW};
 use crate::world::Outcome;
 
@@ -34,6 +34,7 @@ pub fn trace(now_ns: u64, kind: u8, numbers: &[usize], bytes: &[u8]) {
         (b'U', [user]) => format!("user {user} wakes"),
         (b'C', [node]) => format!("{node} crashes"),
         (b'S', [node]) => format!("{node} starts"),
+        (b'E', [node]) => format!("{node} is to stop"),
         _ => format!("{} {numbers:?}", char::from(kind)),
     };
     // A reader that has seen enough closes the pipe.
@@ -59,6 +60,11 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     if options.beyond {
         command += " --beyond";
     }
+    match options.durability {
+        Votes::Drawn => {}
+        Votes::Sync => command += " --durability sync",
+        Votes::Lease => command += " --durability lease",
+    }
     let standard = FaultSet::standard();
     for fault in Fault::ALL {
         match (standard.has(*fault), options.faults.has(*fault)) {
@@ -73,10 +79,11 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
 /// What one seed came to, in one paragraph.
 pub fn describe(plan: &Plan, outcome: &Outcome) -> String {
     format!(
-        "scenario {:?}, {} users, {} crashes ({} torn logs), {} events in {:.1} ms of virtual time\n\
+        "scenario {:?}, {}, {} users, {} crashes ({} torn logs), {} events in {:.1} ms of virtual time\n\
          {} datagrams sent, {} lost, {} doubled, {} corrupted; {} slots decided, {} operations \
          acknowledged, {} checked for an order\nfaults {}\ndigest {}",
         plan.scenario,
+        if plan.leases { "leases" } else { "sync" },
         plan.users.len(),
         outcome.crashes,
         outcome.torn,

@@ -49,6 +49,7 @@ mod clients;
 pub mod director;
 mod expect;
 mod filter;
+mod processes;
 
 use wire::ids::{Slot, View};
 
@@ -58,7 +59,7 @@ use self::filter::Party;
 pub use self::filter::{Filter, any, kind};
 use crate::canaries::Canary;
 use crate::faults::FaultSet;
-use crate::faults::draw::{ClockPlan, Damage, FaultPlan, Harm, Pause, StepCrash};
+use crate::faults::draw::{ClockPlan, Damage, FaultPlan, Harm, Pause, StepCrash, Stop};
 use crate::liars::clients::ClientKind;
 use crate::liars::{Context, Liar, LiarKind, Spoken};
 use crate::network::LinkFaults;
@@ -166,6 +167,9 @@ pub struct Scenario {
     clocks: Vec<ClockPlan>,
     votes_by_mac: bool,
     batch_delay_ns: u64,
+    leases: bool,
+    write_us: u64,
+    stops: Vec<Stop>,
     violation: Option<String>,
     settles: bool,
     trace: bool,
@@ -222,6 +226,9 @@ impl Scenario {
             clocks: Vec::new(),
             votes_by_mac: SHAPES[shape].votes_by_mac,
             batch_delay_ns: 0,
+            leases: false,
+            write_us: 150,
+            stops: Vec::new(),
             violation: None,
             settles: false,
             trace: false,
@@ -324,33 +331,6 @@ impl Scenario {
             node,
             at_ns: self.now_ns,
             harm: Harm::Rollback,
-        });
-        self
-    }
-
-    /// In its next call with more than one effect the process ends after a part of them; it starts
-    /// again after `down_ms`.
-    pub fn crash_between_effects(
-        mut self,
-        node: usize,
-        keep_per_mille: u64,
-        down_ms: u64,
-    ) -> Scenario {
-        self.steps.push(StepCrash {
-            node,
-            at_ns: self.now_ns,
-            keep_per_mille,
-            down_ns: down_ms * MS,
-        });
-        self
-    }
-
-    /// A process is stopped for a while; what arrives waits.
-    pub fn pause_for_ms(mut self, node: usize, ms: u64) -> Scenario {
-        self.pauses.push(Pause {
-            node,
-            from_ns: self.now_ns,
-            until_ns: self.now_ns + ms * MS,
         });
         self
     }
@@ -508,7 +488,7 @@ impl Scenario {
             blows: blows.collect(),
             calm_ns: u64::MAX,
             disk: DiskPlan {
-                write_ns: 150 * US,
+                write_ns: self.write_us * US,
                 jitter_ns: 10 * US,
                 stalls_per_mille: 0,
                 segment_bytes: 1 << 20,
@@ -522,6 +502,7 @@ impl Scenario {
             batch_delay_ns: self.batch_delay_ns,
             votes_by_mac: self.votes_by_mac,
             held_blocks: plan::HELD_BLOCKS,
+            leases: self.leases,
             interval: self.interval,
             sessions_max: self.sessions_max,
             transfer_beyond: 2 * self.interval,
@@ -536,6 +517,7 @@ impl Scenario {
                 clocks: self.clocks.clone(),
                 liars: self.liars.clone(),
                 clients: self.clients.clone(),
+                stops: self.stops.clone(),
                 ..FaultPlan::default()
             },
         }

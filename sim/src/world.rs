@@ -48,6 +48,8 @@ use crate::user::{Mail, User};
 
 /// A run that does not end by itself is cut here: a livelock is a violation too.
 const EVENTS_MAX: u64 = 5_000_000;
+/// After the faults have ended, a cluster in which too many are silent is watched for so long.
+const WEDGED_NS: u64 = 5 * crate::plan::S;
 /// Making a segment file takes this long.
 const SEGMENT_NS: u64 = 3 * MS;
 
@@ -101,6 +103,11 @@ enum Event {
     },
     Start {
         node: usize,
+    },
+    /// A process is asked to end.
+    Stop {
+        node: usize,
+        down_ns: u64,
     },
     /// Keep a disk as it is now.
     Image {
@@ -284,6 +291,8 @@ impl World {
             Ok(checked) => self.checked = checked,
             Err(unordered) => violation = violation.or(Some(unordered)),
         }
+        let wedged = self.judge.is_wedged();
+        self.probes.hit_if(Probe::ManySilent, wedged);
         self.look_back();
         self.probes.take_reached();
         Outcome {
@@ -325,6 +334,9 @@ impl World {
                 .as_ref()
                 .is_none_or(|director| director.settles);
             let healed = self.now > self.plan.heal_ns && unscripted;
+            if healed && self.now > self.plan.heal_ns + WEDGED_NS && self.judge.is_wedged() {
+                break;
+            }
             let scenario = self.plan.scenario;
             if healed && self.judge.settled(scenario, &self.nodes, &self.users) {
                 // Scenarios without progress go on for a while: nothing new may commit.
@@ -457,6 +469,7 @@ impl World {
             }
             Event::Crash { node, down_ns } => return self.crash(node, down_ns),
             Event::Start { node } => return self.start(node),
+            Event::Stop { node, down_ns } => return self.stop(node, down_ns),
             Event::Image { node } => {
                 self.take_image(node);
                 return Ok(false);
@@ -477,6 +490,7 @@ impl World {
     fn feed(&mut self, index: usize, input: Input<Shared>) -> Result<(), String> {
         let now = self.nodes[index].clock.local(self.now);
         let mut effects = self.nodes[index].handle(now, input);
+        self.seal(index)?;
         let cut = self.cut_short(index, effects.len());
         effects.truncate(cut.map_or(usize::MAX, |(kept, _)| kept));
         for effect in effects {
@@ -543,8 +557,7 @@ impl World {
                 parts,
                 token,
             } => {
-                let identity = self.nodes[index].identity(&self.committee);
-                self.judge.writes(id, &identity, &parts)?;
+                self.judge.writes(id, &parts)?;
                 let node = &mut self.nodes[index];
                 if node.writing.replace(token).is_some() {
                     return Err(format!("{id} has two writes under way"));

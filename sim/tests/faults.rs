@@ -41,6 +41,7 @@ fn struck(fault: Fault, outcome: &Outcome) -> bool {
         Fault::Pause => hit(Probe::InputsHeld),
         Fault::ClockJump => hit(Probe::ClockJumped),
         Fault::DiskError => hit(Probe::WriteFailed),
+        Fault::Stop => hit(Probe::StoppedCleanly),
         Fault::LiarSilent | Fault::LiarMutator => hit(Probe::Lied),
         _ => true,
     }

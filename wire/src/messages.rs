@@ -182,6 +182,10 @@ impl Held {
 pub const STATUS_HELLO: u32 = 1;
 /// The sender's log is full: it votes no more (until snapshots release space).
 pub const STATUS_LOG_FULL: u32 = 2;
+/// The sender is silent (R3): it gives no vote before a checkpoint at its lease is certified.
+pub const STATUS_SILENT: u32 = 4;
+
+const STATUS_FLAGS: u32 = STATUS_HELLO | STATUS_LOG_FULL | STATUS_SILENT;
 
 /// The fields of a STATUS as numbers of their kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,10 +198,18 @@ pub struct Status {
     pub voted_digest: Digest,
     pub checkpoint: Slot,
     pub retained_from: Slot,
+    /// L of R3: no own vote is for a slot above; zero without leases.
     pub lease: Slot,
     pub flags: u32,
     /// The highest statement of the receiver that the sender holds (R6).
     pub held: Option<Held>,
+}
+
+impl Status {
+    /// L, while the sender is silent (R3).
+    pub fn silent_until(&self) -> Option<Slot> {
+        (self.flags & STATUS_SILENT != 0).then_some(self.lease)
+    }
 }
 
 impl StatusBody {
@@ -227,7 +239,7 @@ impl StatusBody {
 
     pub fn decode(bytes: &[u8]) -> Result<Status, Reject> {
         let body: &StatusBody = parse(bytes)?;
-        if body.flags.get() & !(STATUS_HELLO | STATUS_LOG_FULL) != 0 {
+        if body.flags.get() & !STATUS_FLAGS != 0 {
             return Err(Reject::ReservedNotZero);
         }
         Ok(Status {
@@ -359,14 +371,125 @@ impl FetchRangeBody {
     }
 }
 
-/// Log record START(boot, epoch, stage): durable before anything is sent (R4).
+/// SILENT(boot, L): a replica that may have forgotten votes says no word that counts before a
+/// checkpoint at L or above is certified (R3). L is the slot of the datagram's header. STATUS repeats
+/// it, and says when it is over.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct SilentBody {
+    boot: U32,
+    reserved: U32,
+}
+
+impl SilentBody {
+    pub fn new(boot: Boot) -> SilentBody {
+        SilentBody {
+            boot: U32::new(boot.0),
+            reserved: U32::new(0),
+        }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Boot, Reject> {
+        let body: &SilentBody = parse(bytes)?;
+        if body.reserved.get() != 0 {
+            return Err(Reject::ReservedNotZero);
+        }
+        Ok(Boot(body.boot.get()))
+    }
+}
+
+/// Which votes wait for the disk (§7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// All of them (R2).
+    #[default]
+    Sync,
+    /// None within a lease that is on the disk; who then ends uncleanly is silent for a while (R3).
+    Lease,
+    /// Nothing does. An unclean end is a lost disk (R5). For benchmarks.
+    None,
+}
+
+impl Durability {
+    /// All of them, by rising carelessness.
+    pub const ALL: [Durability; 3] = [Durability::Sync, Durability::Lease, Durability::None];
+
+    /// As it is configured.
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Sync => "sync",
+            Durability::Lease => "lease",
+            Durability::None => "none",
+        }
+    }
+
+    /// As records of the log spell it; a log that is older than the choice says sync.
+    pub fn number(self) -> u32 {
+        match self {
+            Durability::Sync => 0,
+            Durability::Lease => 1,
+            Durability::None => 2,
+        }
+    }
+
+    pub fn of_number(number: u32) -> Option<Durability> {
+        match number {
+            0 => Some(Durability::Sync),
+            1 => Some(Durability::Lease),
+            2 => Some(Durability::None),
+            _ => None,
+        }
+    }
+}
+
+/// Log record LEASE(w, L): votes for slots up to L may leave without the disk (R3).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct LeaseRecord {
+    view: U64,
+    slot: U64,
+    owed: U64,
+}
+
+const _: () = assert!(size_of::<LeaseRecord>() == 24);
+
+impl LeaseRecord {
+    /// `owed`: the slot up to which votes of an earlier process may be forgotten; zero for none.
+    /// Told when older records are let go (K2).
+    pub fn new(view: View, slot: Slot, owed: Slot) -> LeaseRecord {
+        LeaseRecord {
+            view: U64::new(view.0),
+            slot: U64::new(slot.0),
+            owed: U64::new(owed.0),
+        }
+    }
+
+    pub fn view(&self) -> View {
+        View(self.view.get())
+    }
+
+    pub fn slot(&self) -> Slot {
+        Slot(self.slot.get())
+    }
+
+    pub fn owed(&self) -> Slot {
+        Slot(self.owed.get())
+    }
+}
+
+/// Log record START(boot, epoch, stage): durable before anything is sent (R4). It names the
+/// durability of the process, which says what an unclean end of it may have lost (R3, R5).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 #[repr(C)]
 pub struct StartRecord {
     boot: U32,
-    reserved: U32,
+    durability: U32,
     epoch: U64,
     stage: U64,
 }
@@ -374,10 +497,10 @@ pub struct StartRecord {
 const _: () = assert!(size_of::<StartRecord>() == 24);
 
 impl StartRecord {
-    pub fn new(boot: Boot, epoch: Epoch, stage: View) -> StartRecord {
+    pub fn new(boot: Boot, epoch: Epoch, stage: View, durability: Durability) -> StartRecord {
         StartRecord {
             boot: U32::new(boot.0),
-            reserved: U32::new(0),
+            durability: U32::new(durability.number()),
             epoch: U64::new(epoch.0),
             stage: U64::new(stage.0),
         }
@@ -393,6 +516,11 @@ impl StartRecord {
 
     pub fn stage(&self) -> View {
         View(self.stage.get())
+    }
+
+    /// `None`: a newer version wrote it.
+    pub fn durability(&self) -> Option<Durability> {
+        Durability::of_number(self.durability.get())
     }
 }
 
@@ -508,6 +636,47 @@ mod tests {
         assert_eq!(held.map(|held| held.statement), Some(statement));
         golden.push(0);
         assert_eq!(StatusBody::decode(&golden), Err(Reject::BodyMalformed));
+    }
+
+    #[test]
+    fn silence_is_told_by_status_and_by_a_word_of_its_own() {
+        assert_eq!(status().silent_until(), None);
+        let silent = Status {
+            flags: STATUS_SILENT,
+            ..status()
+        };
+        assert_eq!(silent.silent_until(), Some(Slot(9)));
+        let body = StatusBody::encode(&silent);
+        assert_eq!(StatusBody::decode(body.as_bytes()), Ok(silent));
+        let mut unknown = StatusBody::encode(&silent);
+        unknown.flags = U32::new(8);
+        let unknown = StatusBody::decode(unknown.as_bytes());
+        assert_eq!(unknown, Err(Reject::ReservedNotZero));
+        let mut body = SilentBody::new(Boot(7));
+        assert_eq!(SilentBody::decode(body.as_bytes()), Ok(Boot(7)));
+        body.reserved = U32::new(1);
+        assert!(SilentBody::decode(body.as_bytes()).is_err());
+        assert!(SilentBody::decode(&[0; 7]).is_err());
+    }
+
+    #[test]
+    fn a_start_names_its_durability() {
+        for durability in [Durability::Sync, Durability::Lease, Durability::None] {
+            let start = StartRecord::new(Boot(1), Epoch(0), View(2), durability);
+            assert_eq!(start.durability(), Some(durability));
+        }
+        let mut golden = [0; 24];
+        golden[0] = 3;
+        golden[4] = 1;
+        golden[16] = 2;
+        let start = StartRecord::new(Boot(3), Epoch(0), View(2), Durability::Lease);
+        assert_eq!(start.as_bytes(), golden);
+        golden[4] = 3;
+        let newer = StartRecord::read_from_bytes(&golden).unwrap();
+        assert_eq!(newer.durability(), None);
+        let lease = LeaseRecord::new(View(1), Slot(2), Slot(3));
+        assert_eq!((lease.view(), lease.slot()), (View(1), Slot(2)));
+        assert_eq!(lease.owed(), Slot(3));
     }
 
     #[test]

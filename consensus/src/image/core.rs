@@ -3,9 +3,10 @@
 use wire::seal::{Signer, Verifier};
 
 use super::{BadImage, Image, Sink, Source, image, image_enum};
-use crate::core::{Config, Core, Spoken};
+use crate::core::{Config, Core};
 use crate::quorum::Quorums;
 use crate::signing::Noting;
+use crate::speak::Spoken;
 
 image!(Quorums {
     n,
@@ -25,17 +26,18 @@ image!(Config {
     patience_ns_min,
     replaces_slow_leaders,
     batch_delay_ns,
+    durability,
     sign_votes,
     transfer_beyond,
 });
 image_enum!(Spoken {
-    0 => Nothing,
     1 => Ground,
     2 => ViewChange(message),
     3 => NewView(message),
     4 => Ack(signed),
     5 => Commit(signed, word),
     6 => Stable(slot),
+    7 => Lease(slot),
 });
 
 /// Every field but the signer, and the rules, which follow from the configuration.
@@ -77,6 +79,7 @@ core_image!(
     tip,
     quorum,
     durable,
+    backed,
     valid,
     voted,
     decided,
@@ -92,7 +95,7 @@ core_image!(
     final_place,
     durable_position,
     voting_stopped,
-    silent,
+    lease,
     diverged,
     recall,
     started,

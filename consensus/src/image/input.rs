@@ -32,6 +32,7 @@ image_enum!(Record {
     4 => Skip { view, place },
     5 => Commit(certificate),
     6 => Checkpoint(certificate),
+    7 => Lease { view, slot },
 });
 image_enum!(Input {
     1 => Block { from, source, header, signature, digest },
@@ -57,6 +58,7 @@ image_enum!(Input {
     21 => Root { slot, root },
     22 => Installed { certificate },
     23 => Tick,
+    24 => Silent { from, lease },
 });
 image_enum!(Effect {
     1 => Append { place, kind, verify },
@@ -79,5 +81,6 @@ image_enum!(Effect {
     18 => Evidence(evidence),
     19 => Stable { slot },
     20 => Transfer(certificate),
+    22 => Silent { lease },
     21 => Diverged { slot, own, certified },
 });

@@ -7,7 +7,7 @@ use wire::certificates::{
 };
 use wire::ids::{Boot, Digest, Epoch, Instant, NodeId, Position, Signature, Slot, View};
 use wire::limits::REPLICAS_MAX;
-use wire::messages::{Held, SignedHeader, Status};
+use wire::messages::{Durability, Held, SignedHeader, Status};
 use wire::reject::Reject;
 use wire::seal::{CheckedViewChange, Signed, SignedNewView, Statement, Verified, Verifier};
 use wire::view_change::{NewView, ViewChange};
@@ -106,6 +106,7 @@ image!(Signed {
     statement,
     signature
 });
+image_enum!(Durability { 0 => Sync, 1 => Lease, 2 => None });
 image_enum!(Statement {
     1 => Propose { view, slot, digest },
     2 => Vote { view, slot, digest },

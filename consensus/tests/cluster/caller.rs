@@ -227,7 +227,7 @@ impl World {
                 }
                 self.flush(at);
             }
-            Effect::Hold { .. } | Effect::Refuse { .. } => {}
+            Effect::Hold { .. } | Effect::Refuse { .. } | Effect::Silent { .. } => {}
             Effect::Forget { place } => {
                 let replica = &mut self.replicas[at.index()];
                 let decided = replica.chain.get(place.slot.0 as usize);
@@ -485,6 +485,7 @@ pub fn config(shape: &Shape, me: u16, boot: u32, transfer_beyond: u64) -> Config
         batch_delay_ns: 0,
         sign_votes: shape.fast > shape.slow,
         transfer_beyond,
+        durability: wire::messages::Durability::Sync,
     }
 }
 

@@ -124,6 +124,8 @@ impl Disk {
                         assert_eq!(*view, found.installed, "a jump in a view that is installed");
                         found.tip = *place;
                     }
+                    // Votes wait for the disk here.
+                    Record::Lease { .. } => {}
                     Record::Commit(quorum) => {
                         assert_eq!(quorum.view, found.installed);
                         found.quorum = Some((**quorum).clone());

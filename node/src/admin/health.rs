@@ -1,6 +1,7 @@
 //! Judges a node by its own numbers: what it serves, and why not.
 
 use wire::ids::{Instant, NodeId};
+use wire::messages::Durability;
 
 use super::Source;
 use crate::telemetry::{LogFull, Phase, Telemetry};
@@ -19,6 +20,10 @@ pub enum State {
     Serving,
     /// Nothing new commits: the leader is down, or restarted within its view.
     StoppedLeader,
+    /// This node may have forgotten votes and gives none; the others go on (R3).
+    Silent,
+    /// Nothing new commits: more nodes are silent or down than the committee bears (R3).
+    StoppedSilent,
     /// New transactions are refused, reads go on.
     LogFull,
     Failed,
@@ -30,6 +35,8 @@ impl State {
             State::Starting => "starting",
             State::Serving => "serving",
             State::StoppedLeader => "stopped-leader",
+            State::Silent => "silent",
+            State::StoppedSilent => "stopped-silent",
             State::LogFull => "log-full",
             State::Failed => "failed",
         }
@@ -58,6 +65,9 @@ pub fn judge(source: &Source) -> (State, String) {
         Phase::Failed => return (State::Failed, "a hot thread gave up".to_owned()),
         Phase::Serving => {}
     }
+    if let Some(found) = silence(telemetry, now, source.faults) {
+        return found;
+    }
     if let Some(reason) = stopped_leader(telemetry, now) {
         return (State::StoppedLeader, reason);
     }
@@ -74,7 +84,59 @@ pub fn judge(source: &Source) -> (State, String) {
         );
         return (State::Serving, reason);
     }
-    (State::Serving, String::new())
+    let careless = telemetry.durability.get() == Some(&Durability::None);
+    let warning = if careless { NO_DURABILITY } else { "" };
+    (State::Serving, warning.to_owned())
+}
+
+/// Said wherever a node without durability says something of itself.
+pub const NO_DURABILITY: &str = "durability = none: nothing waits for the disk. For benchmarks \
+    alone; a node that does not stop cleanly has lost its disk and refuses to start again";
+
+/// What silent nodes mean for this one and for the cluster (R3), when there are any.
+pub fn silence(telemetry: &Telemetry, now: Instant, faults: usize) -> Option<(State, String)> {
+    let ids = || (0..telemetry.peers.len()).map(|id| NodeId(id as u16));
+    let until = |id: NodeId| telemetry.peers[id.index()].silent_until.get();
+    let is_silent = |id: &NodeId| until(*id) > 0 && is_up(telemetry, *id, now);
+    let silent = ids().filter(is_silent).collect::<Vec<_>>();
+    if silent.is_empty() {
+        return None;
+    }
+    let early = now.since_ns(telemetry.started) <= GRACE_NS;
+    let is_down = |id: &NodeId| !is_up(telemetry, *id, now) && !early;
+    let down = ids().filter(is_down).collect::<Vec<_>>();
+    let named = silent
+        .iter()
+        .map(|id| format!("node {id} until slot {}", until(*id)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    if silent.len() + down.len() > faults {
+        let down = match &down[..] {
+            [] => String::new(),
+            down => format!(
+                ", and {} down",
+                down.iter()
+                    .map(|id| format!("node {id}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        };
+        let reason = format!(
+            "nothing commits: silent after an unclean end under durability = lease: {named}{down}; \
+             the committee bears {faults} such nodes at once (R3). Nothing wrong was answered. Start \
+             what is down; nodes whose silence ends with a checkpoint that others hold speak again \
+             by themselves, beyond that no safe way leads on"
+        );
+        return Some((State::StoppedSilent, reason));
+    }
+    let own = telemetry.order.silent_until.get();
+    (own > 0).then(|| {
+        let at = telemetry.order.checkpoint_slot.get();
+        let reason = format!(
+            "silent until a checkpoint at slot {own} is certified: the last process ended uncleanly \
+             under durability = lease (R3); its checkpoint is slot {at}"
+        );
+        (State::Silent, reason)
+    })
 }
 
 fn heard(source: &Source, now: Instant) -> usize {
@@ -159,6 +221,7 @@ mod tests {
             telemetry,
             members: vec!["127.0.0.1:1".parse().unwrap(); 4],
             quorum: 3,
+            faults: 1,
             now,
         }
     }
@@ -216,6 +279,43 @@ mod tests {
         assert_eq!(state, State::Serving);
         assert!(reason.contains("hears 2 of 4"), "{reason}");
         assert!(ready(&source).is_err());
+    }
+
+    #[test]
+    fn silent_nodes_are_named_and_too_many_stop_the_cluster() {
+        let source = source(1);
+        let telemetry = &source.telemetry;
+        telemetry.peers[2].silent_until.set(2048);
+        assert_eq!(judge(&source).0, State::Serving);
+        telemetry.peers[2].silent_until.set(0);
+        telemetry.peers[1].silent_until.set(4096);
+        telemetry.order.silent_until.set(4096);
+        let (state, reason) = judge(&source);
+        assert_eq!(state, State::Silent);
+        assert!(reason.contains("slot 4096"), "{reason}");
+        assert!(ready(&source).is_err());
+        // Another one is dead, or silent too.
+        telemetry.peers[3].last_heard_ns.set(0);
+        let (state, reason) = judge(&source);
+        assert_eq!(state, State::StoppedSilent);
+        assert!(
+            reason.contains("node 1 until slot 4096, and node 3 down"),
+            "{reason}"
+        );
+        telemetry.peers[3].last_heard_ns.set(NOW_NS - 1000);
+        telemetry.peers[3].silent_until.set(2048);
+        let (state, reason) = judge(&source);
+        assert_eq!(state, State::StoppedSilent);
+        assert!(reason.contains("node 3 until slot 2048;"), "{reason}");
+    }
+
+    #[test]
+    fn no_durability_is_said() {
+        let source = source(1);
+        source.telemetry.durability.set(Durability::None).unwrap();
+        let (state, reason) = judge(&source);
+        assert_eq!(state, State::Serving);
+        assert!(reason.contains("benchmarks"));
     }
 
     #[test]

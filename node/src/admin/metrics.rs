@@ -70,6 +70,24 @@ impl Collector for Scrape {
             "Transactions waiting for a block",
             order.pending_transactions.get(),
         )?;
+        page.gauge(
+            "consensus_lease_slot",
+            "Votes leave up to this slot without the disk; 0 without leases",
+            order.lease.get(),
+        )?;
+        page.gauge(
+            "consensus_silent_until_slot",
+            "A checkpoint at this slot ends the silence of this node; 0 when it is not silent",
+            order.silent_until.get(),
+        )?;
+        let durability = telemetry.durability.get();
+        let durability = durability.map(|durability| (durability.name().to_owned(), 1));
+        page.gauges(
+            "durability",
+            "1 for which votes wait for the disk: sync all, lease those beyond a lease, none",
+            "durability",
+            durability.into_iter(),
+        )?;
         page.counter(
             "consensus_view_changes",
             "View changes",
@@ -359,6 +377,7 @@ mod tests {
     use std::sync::Arc;
 
     use wire::ids::{Instant, NodeId};
+    use wire::messages::Durability;
     use wire::reject::Reject;
 
     use super::*;
@@ -380,12 +399,16 @@ mod tests {
         seen.loss_ppm.set(250_000);
         telemetry.discovery.signature_checks.add(3);
         telemetry.order.checkpoint_slot.set(2048);
+        telemetry.order.lease.set(4096);
+        telemetry.peers[3].silent_until.set(4096);
+        telemetry.durability.set(Durability::Lease).unwrap();
         telemetry.snapshots.written.add(2);
         telemetry.transfers.taken_bytes.add(77);
         let source = Source {
             telemetry,
             members: vec!["127.0.0.1:1".parse().unwrap(); 4],
             quorum: 3,
+            faults: 1,
             now: || Instant(1_000_000_000),
         };
         let mut text = String::new();
@@ -404,6 +427,10 @@ mod tests {
             "hippo_peer_last_word_age_seconds{peer=\"2\"} 0.5",
             "hippo_discovery_signature_checks_total 3",
             "hippo_checkpoint_slot 2048",
+            "hippo_consensus_lease_slot 4096",
+            "hippo_consensus_silent_until_slot 0",
+            "hippo_peer_silent_until_slot{peer=\"3\"} 4096",
+            "hippo_durability{durability=\"lease\"} 1",
             "hippo_snapshots_total 2",
             "hippo_state_transfer_bytes_total 77",
             "hippo_state_transfer_active 0",

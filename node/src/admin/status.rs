@@ -39,6 +39,8 @@ pub struct Status {
     pub evidence: u64,
     #[serde(default)]
     pub checkpoint: CheckpointStatus,
+    #[serde(default)]
+    pub lease: LeaseStatus,
     pub log: LogStatus,
     pub table: TableStatus,
     pub cpu_seconds: f64,
@@ -80,6 +82,19 @@ pub struct CheckpointStatus {
     pub transfer_served_bytes: u64,
 }
 
+/// Votes without the disk (R3).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeaseStatus {
+    /// Which votes wait for the disk: sync, lease or none.
+    pub durability: String,
+    /// Votes leave up to this slot; 0 without leases.
+    pub slot: u64,
+    /// This node gives no vote until a checkpoint at `silent_until`.
+    pub silent: bool,
+    pub silent_until: u64,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogStatus {
     pub used_bytes: u64,
@@ -115,6 +130,9 @@ pub struct PeerStatus {
     /// Share of its datagrams of the last ten seconds that did not come; null when it sent few.
     pub loss: Option<f64>,
     pub committed_slot: u64,
+    /// The slot at which it says its silence ends; 0 when it is not silent.
+    #[serde(default)]
+    pub silent_until: u64,
     pub boot: u64,
 }
 
@@ -148,6 +166,16 @@ impl Status {
             retransmits: order.retransmits.get(),
             evidence: order.evidence.get(),
             checkpoint: CheckpointStatus::of(telemetry),
+            lease: LeaseStatus {
+                durability: telemetry
+                    .durability
+                    .get()
+                    .map_or("", |durability| durability.name())
+                    .to_owned(),
+                slot: order.lease.get(),
+                silent: order.silent_until.get() > 0,
+                silent_until: order.silent_until.get(),
+            },
             log: LogStatus {
                 used_bytes: telemetry.log.used_bytes.get(),
                 max_bytes: telemetry.log.max_bytes.get(),
@@ -235,6 +263,7 @@ fn peers(source: &Source, now: Instant) -> Vec<PeerStatus> {
                 round_trip_ns: (round_trip_ns != 0).then_some(round_trip_ns),
                 loss: seen.loss_known.get().then_some(loss),
                 committed_slot: peer.committed_slot.get(),
+                silent_until: peer.silent_until.get(),
                 boot: peer.boot.get(),
             }
         })

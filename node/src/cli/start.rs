@@ -55,6 +55,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             .map(|member| member.address)
             .collect(),
         quorum: prepare::quorum_of(&prepared.committee),
+        faults: prepared.committee.parameters().u,
         now,
     };
     let (agents, agent) = std::sync::mpsc::channel();

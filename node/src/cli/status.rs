@@ -185,7 +185,16 @@ fn judge(answers: &Answers, quorum: usize) -> Verdict {
         .iter()
         .flatten()
         .find(|status| status.state == State::StoppedLeader.name());
-    let exit = if let (Some(leader), Some(Err(_))) = (leader, leader_answer) {
+    let silent = answers
+        .iter()
+        .flatten()
+        .find(|status| status.state == State::StoppedSilent.name());
+    let exit = if let Some(status) = silent
+        && count < quorum
+    {
+        lines.push(status.reason.clone());
+        Exit::Unhealthy
+    } else if let (Some(leader), Some(Err(_))) = (leader, leader_answer) {
         lines.push(format!(
             "leader {leader} is down: the others are about to replace it"
         ));
@@ -266,6 +275,18 @@ mod tests {
         let verdict = judge(&answers, 3);
         assert_eq!(verdict.exit, Exit::Unhealthy);
         assert_eq!(verdict.text, "leader 0 restarted");
+    }
+
+    #[test]
+    fn too_many_silent_nodes_are_said_first() {
+        let mut answers = all(State::StoppedSilent);
+        for status in answers.iter_mut().flatten() {
+            status.reason = "nothing commits: silent".to_owned();
+        }
+        answers[0] = Err("refused".to_owned());
+        let verdict = judge(&answers, 3);
+        assert_eq!(verdict.exit, Exit::Unhealthy);
+        assert!(verdict.text.contains("nothing commits: silent"));
     }
 
     #[test]

@@ -254,8 +254,11 @@ pub const SETTINGS: &[Setting] = &[
         "durability",
         Kind::Choice(&["sync", "lease", "none"]),
         Some("sync"),
-        "sync: a vote leaves after its record is on stable storage. lease and none are not \
-         implemented yet and refused.",
+        "sync: a vote leaves after its record is on stable storage; survives a power cut of all \
+         nodes. lease: votes do not wait for the disk; a node that ends uncleanly is silent until \
+         the next checkpoint but one at the latest, and more of those at once than the committee \
+         bears faults stop it for good, without a wrong answer. none: nothing waits; a node that \
+         ends uncleanly refuses to start again. For benchmarks.",
     ),
     setting(
         "storage",

@@ -253,6 +253,9 @@ impl Order {
         order.evidence.set(counts.evidence);
         order.blocks_in_flight.set(self.ordering.core().undecided());
         order.checkpoint_slot.set(summary.low.0);
+        order.lease.set(summary.lease.0);
+        let silent_until = |slot: Option<wire::ids::Slot>| slot.map_or(0, |slot| slot.0);
+        order.silent_until.set(silent_until(summary.silent_until));
         let retained_from = self.ordering.core().retained_from();
         order.retained_from.set(retained_from.0);
         self.shared.started.set(self.ordering.is_started());
@@ -276,10 +279,13 @@ impl Order {
             let id = wire::ids::NodeId(id as u16);
             if id == self.shared.me {
                 peer.committed_slot.set(summary.decided.0);
+                peer.silent_until.set(silent_until(summary.silent_until));
                 peer.last_heard_ns.set(now.0);
             } else {
                 peer.committed_slot
                     .set(self.ordering.core().committed_by(id).0);
+                let silent = self.ordering.core().silent_peer_until(id);
+                peer.silent_until.set(silent_until(silent));
                 let heard = self.ordering.core().heard_at(id).map_or(0, |at| at.0);
                 peer.last_heard_ns.set(heard);
             }
@@ -293,7 +299,11 @@ impl Order {
     fn stop_when_durable(&mut self) {
         match self.stop_marker {
             None => {
-                self.stop_marker = self.ordering.stop().or(Some(self.ordering.durable()));
+                self.stop_marker = self.ordering.stop();
+                if !self.ordering.needs_clean_stop() {
+                    // Without room for the marker nothing is lost.
+                    self.stop_marker = self.stop_marker.or(Some(self.ordering.durable()));
+                }
                 self.hand_out();
             }
             Some(end) if self.ordering.durable() >= end => self.shared.stopped.set(true),

@@ -153,12 +153,8 @@ fn configurations() {
         2,
         &[&place, "did you mean `segments_max`?"],
     );
-    fs::write(&config, format!("{own}durability = \"lease\"\n")).unwrap();
-    expect(
-        &network.refusal(0),
-        2,
-        &["storage.durability", "not implemented yet"],
-    );
+    fs::write(&config, format!("{own}durability = \"lazy\"\n")).unwrap();
+    expect(&network.refusal(0), 2, &["durability", "sync, lease, none"]);
     fs::write(&config, &own).unwrap();
     replace(
         &config,

@@ -26,6 +26,15 @@ const RIVALS_PAUSE_NS: u64 = 10_000_000;
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Takes one input in; what follows from it waits in [`Ordering::next_output`].
     pub fn handle(&mut self, now: Instant, input: Input<Bu>) {
+        if self.stopped {
+            // The marker of a clean stop is the last record: whatever would come behind it, a vote
+            // within the lease above all, is not covered by it (R3).
+            if let Input::Durable(durable) = input {
+                self.writer.acknowledge(durable);
+                self.durable = durable.position();
+            }
+            return;
+        }
         match input {
             Input::Request(request) => self.on_request(now, request, None),
             Input::Forwarded { from, request } => self.on_request(now, request, Some(from)),
@@ -179,6 +188,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
                 consensus::Input::Status { from, status }
             }
+            PeerMessage::Silent { lease, .. } => consensus::Input::Silent { from, lease },
             PeerMessage::FetchBlock {
                 slot,
                 digest,
@@ -235,6 +245,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Effect::Say { to, signed } => self.send(to, signed.into()),
             Effect::Tell { to, message } => self.tell(to, &message),
             Effect::Status { to, status } => self.send(to, PeerMessage::Status(status)),
+            Effect::Silent { lease } => {
+                let boot = self.config.boot;
+                self.send(Recipient::All, PeerMessage::Silent { boot, lease });
+            }
             Effect::Decided { to, slot } => self.send_decided(to, slot),
             Effect::FetchBlock { to, place, have } => {
                 let Place { slot, digest } = place;

@@ -6,7 +6,7 @@ use wire::bytes::{Buffers, SharedBytes, UniqueBytes};
 use wire::header::Kind;
 use wire::ids::{Digest, Instant, Position, Signature, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
-use wire::messages::PlaceRecord;
+use wire::messages::{LeaseRecord, PlaceRecord};
 use wire::seal::{Signer, Statement, Verifier};
 use wire::view_change::signed_body;
 use zerocopy::IntoBytes;
@@ -149,6 +149,10 @@ pub(super) fn encode(record: &Record) -> (RecordKind, Vec<u8>) {
             (RecordKind::Skip, body)
         }
         Record::Commit(quorum) => (RecordKind::Commit, quorum.encode()),
+        Record::Lease { view, slot } => {
+            let body = LeaseRecord::new(*view, *slot, Slot(0));
+            (RecordKind::Lease, body.as_bytes().to_vec())
+        }
         Record::Checkpoint(certificate) => {
             (RecordKind::CheckpointCertificate, certificate.encode())
         }

@@ -3,7 +3,7 @@
 //! When the log has grown, execution is asked for a snapshot. Once that is durable, a group of
 //! records repeats what a restart must know and older records told: START, the installed view with
 //! its certificate, own words about a view that is being entered, COMMIT, the checkpoint's
-//! certificate, the end of the own votes. When the group is durable, everything before the oldest
+//! certificate, the lease, the end of the own votes. When the group is durable, everything before the oldest
 //! block that is still needed is released. Needed are blocks above the snapshot, decided or not,
 //! and those of the last two intervals below it, for repair (§11).
 
@@ -14,6 +14,7 @@ use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, Place};
 use wire::ids::{Instant, Position, Slot};
 use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
+use wire::messages::LeaseRecord;
 use wire::seal::{Signer, Verifier};
 use zerocopy::IntoBytes;
 
@@ -172,8 +173,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.record(*kind, body)
                 .expect("room and buffers were counted, and nobody else takes them");
         }
-        let (boot, epoch) = (self.config.boot, self.config.epoch);
-        let body = StandingRecord::new(boot, epoch, self.started_in, &standing);
+        if standing.lease.max(standing.forgotten) > Slot(0) {
+            // R3: never less than was promised, and still owed.
+            let (lease, forgotten) = (standing.lease, standing.forgotten);
+            let body = LeaseRecord::new(standing.installed, lease, forgotten);
+            self.record(RecordKind::Lease, body.as_bytes())?;
+        }
+        let body = StandingRecord::new(
+            self.config.boot,
+            self.config.epoch,
+            self.started_in,
+            self.config.durability,
+            &standing,
+        );
         let end = self.record(RecordKind::Standing, body.as_bytes())?;
         self.record_decided();
         Some(end)
@@ -184,10 +196,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let long = |body: &Vec<u8>| RECORD_HEADER_BYTES + body.len() > SECTOR_BYTES;
         let longs = records.iter().filter(|(_, body)| long(body)).count();
         let bytes = records.iter().map(|(_, body)| body.len() + SECTOR_BYTES);
-        let bytes = bytes.sum::<usize>() + 4 * SECTOR_BYTES;
-        // STANDING and DECIDED take a sector each.
+        let bytes = bytes.sum::<usize>() + 5 * SECTOR_BYTES;
+        // LEASE, STANDING and DECIDED take a sector each.
         self.long_buffers.free() >= longs
-            && self.sector_buffers.free() >= records.len() + 2
+            && self.sector_buffers.free() >= records.len() + 3
             && self.writer.fits(RecordKind::Commit, bytes).is_ok()
     }
 

@@ -3,6 +3,7 @@
 use consensus::Standing;
 use wire::certificates::Place;
 use wire::ids::{Boot, Digest, Epoch, Slot, View};
+use wire::messages::Durability;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -49,16 +50,23 @@ const _: () = assert!(size_of::<StandingRecord>() == 80);
 
 const VOTING_STOPPED: u32 = 1;
 const DIVERGED: u32 = 2;
+/// The durability of the process stands in the bits from here on.
+const DURABILITY_SHIFT: u32 = 8;
 
 impl StandingRecord {
-    /// `boot`, `epoch` and `started_in` repeat the START record of the process.
-    pub fn new(boot: Boot, epoch: Epoch, started_in: View, standing: &Standing) -> StandingRecord {
+    /// All but `standing` repeats the START record of the process.
+    pub fn new(
+        boot: Boot,
+        epoch: Epoch,
+        started_in: View,
+        durability: Durability,
+        standing: &Standing,
+    ) -> StandingRecord {
+        let voting_stopped = VOTING_STOPPED * u32::from(standing.voting_stopped);
+        let diverged = DIVERGED * u32::from(standing.diverged);
         StandingRecord {
             boot: U32::new(boot.0),
-            flags: U32::new(
-                VOTING_STOPPED * u32::from(standing.voting_stopped)
-                    + DIVERGED * u32::from(standing.diverged),
-            ),
+            flags: U32::new(voting_stopped | diverged | durability.number() << DURABILITY_SHIFT),
             epoch: U64::new(epoch.0),
             started_in: U64::new(started_in.0),
             stage: U64::new(standing.stage.0),
@@ -91,6 +99,11 @@ impl StandingRecord {
             slot: Slot(self.tip_slot.get()),
             digest: self.tip,
         }
+    }
+
+    /// `None`: a newer version wrote it.
+    pub fn durability(&self) -> Option<Durability> {
+        Durability::of_number(self.flags.get() >> DURABILITY_SHIFT)
     }
 
     pub fn voting_stopped(&self) -> bool {

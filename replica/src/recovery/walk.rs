@@ -16,7 +16,7 @@ use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
 use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Slot, View};
 use wire::limits::{SECTOR_BYTES, WINDOW};
-use wire::messages::{CleanStopRecord, PlaceRecord, StartRecord};
+use wire::messages::{CleanStopRecord, Durability, LeaseRecord, PlaceRecord, StartRecord};
 use wire::seal::{Compound, Signed, Statement, Verified, Verifier};
 use wire::view_change::{NewView, ViewChange, split_signed};
 use zerocopy::FromBytes;
@@ -41,7 +41,12 @@ pub(super) struct Walk<'a, V> {
     jumps_are_risky: bool,
     pub boot: u32,
     pub restarted_in: Option<(Epoch, View)>,
-    pub clean_boot: Option<Boot>,
+    /// The boot of a marker that nothing has followed.
+    clean_boot: Option<Boot>,
+    /// Of the newest process.
+    durability: Durability,
+    /// The newest process ended uncleanly, and ran without durability: what it said is lost (R5).
+    pub lost: bool,
     pub recovered: Recovered,
     /// What the snapshot holds: decided, whatever the log says of it.
     start: Place,
@@ -81,6 +86,8 @@ impl<'a, V: Verifier> Walk<'a, V> {
             boot: 0,
             restarted_in: None,
             clean_boot: None,
+            durability: Durability::Sync,
+            lost: false,
             recovered,
             start,
             start_noted: false,
@@ -102,6 +109,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         if !self.restated {
             return Err(RestartError::Unstated);
         }
+        self.process_ended();
         self.note_start();
         let mut retained = self.recovered.decided.slot.next();
         while retained > Slot(1) && self.ledger.locate(Slot(retained.0 - 1)).is_some() {
@@ -124,11 +132,14 @@ impl<'a, V: Verifier> Walk<'a, V> {
             kind: entry.kind,
             position: entry.position,
         };
+        if entry.kind != RecordKind::Start && !planted("oldmarker") {
+            // The marker of a clean stop is the last word of its process, or none.
+            self.clean_boot = None;
+        }
         let outcome = match entry.kind {
-            RecordKind::Start => StartRecord::read_from_bytes(entry.body).ok().map(|start| {
-                self.boot = self.boot.max(start.boot().0);
-                self.restarted_in = self.restarted_in.max(Some((start.epoch(), start.stage())));
-            }),
+            RecordKind::Start => StartRecord::read_from_bytes(entry.body)
+                .ok()
+                .and_then(|start| self.start(&start)),
             RecordKind::CleanStop => CleanStopRecord::read_from_bytes(entry.body)
                 .ok()
                 .map(|stop| self.clean_boot = Some(stop.boot())),
@@ -151,12 +162,53 @@ impl<'a, V: Verifier> Walk<'a, V> {
             RecordKind::Standing => StandingRecord::read_from_bytes(entry.body)
                 .ok()
                 .and_then(|standing| self.standing(&standing)),
+            RecordKind::Lease => LeaseRecord::read_from_bytes(entry.body)
+                .ok()
+                .map(|lease| self.lease(&lease)),
             // Written by later versions of this protocol only.
-            RecordKind::Lease | RecordKind::Epoch => None,
+            RecordKind::Epoch => None,
         };
         if outcome.is_none() && self.failed.is_none() {
             self.failed = Some(malformed);
         }
+    }
+
+    fn start(&mut self, start: &StartRecord) -> Option<()> {
+        self.process_ended();
+        self.boot = self.boot.max(start.boot().0);
+        self.restarted_in = self.restarted_in.max(Some((start.epoch(), start.stage())));
+        self.durability = start.durability()?;
+        Some(())
+    }
+
+    /// Whether the marker of a clean stop is the newest process's own.
+    pub fn ended_cleanly(&self) -> bool {
+        self.clean_boot == Some(Boot(self.boot)) && self.boot > 0
+            || planted("oldmarker") && self.clean_boot.is_some()
+    }
+
+    /// The newest process has ended here. Unless its marker says that the log holds all that it
+    /// said, what it said without the disk may be forgotten: with leases every vote up to L (R3).
+    /// A marker counts for its own process alone: of what earlier ones forgot it says nothing.
+    fn process_ended(&mut self) {
+        if self.boot == 0 || self.ended_cleanly() {
+            return;
+        }
+        match self.durability {
+            Durability::Sync => {}
+            Durability::Lease => {
+                let recovered = &mut self.recovered;
+                recovered.forgotten = recovered.forgotten.max(recovered.lease);
+            }
+            Durability::None => self.lost = true,
+        }
+    }
+
+    /// L never falls, whatever the order of a group that says older records again.
+    fn lease(&mut self, lease: &LeaseRecord) {
+        let recovered = &mut self.recovered;
+        recovered.lease = recovered.lease.max(lease.slot());
+        recovered.forgotten = recovered.forgotten.max(lease.owed());
     }
 
     fn block(&mut self, entry: &storage::wal::Entry<'_>, kind: RecordAs) -> Option<()> {
@@ -239,6 +291,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
     fn standing(&mut self, standing: &StandingRecord) -> Option<()> {
         self.boot = self.boot.max(standing.boot().0);
         self.restarted_in = self.restarted_in.max(Some(standing.started_in()));
+        self.durability = standing.durability()?;
         let recovered = &mut self.recovered;
         if standing.installed() != recovered.installed {
             // The front of this group went with the segment before; a whole one follows, or the
@@ -386,7 +439,10 @@ impl<'a, V: Verifier> Walk<'a, V> {
             };
             // N2: the record does not say in which view the block was decided, so whoever is not
             // shown to have stayed on one chain votes no more in this view.
-            if self.jumps_are_risky && !self.descends(place, self.recovered.tip) {
+            // Nor is one whose votes may be forgotten (R3).
+            let tip = self.recovered.tip;
+            let whole = self.recovered.forgotten <= tip.slot;
+            if self.jumps_are_risky && !(whole && self.descends(place, tip)) {
                 self.recovered.voting_stopped = true;
             }
             self.recovered.tip = place;

@@ -73,6 +73,30 @@ where
         }
     }
 
+    /// Writes the marker of a clean stop; false when it found no room now. Nothing but the disk's
+    /// word is taken in from then on, and the process may end when [`Replica::is_stopped`].
+    pub fn stop(&mut self, now: Instant, out: &mut Vec<Effect<Bu::Shared>>) -> bool {
+        self.stopping = self.ordering.stop();
+        self.work(now, out);
+        self.stopping.is_some()
+    }
+
+    /// Whether the marker of a clean stop was written.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Whether the marker of a clean stop is durable.
+    pub fn is_stopped(&self) -> bool {
+        let durable = self.ordering.durable();
+        self.stopping.is_some_and(|end| end <= durable)
+    }
+
+    /// Records on their way to the disk, in the order of the log.
+    pub fn unwritten(&self) -> impl Iterator<Item = &Sealed<Bu::Shared>> {
+        self.journal.unwritten().chain(&self.overflow)
+    }
+
     pub(super) fn halt(&mut self, why: Halted, out: &mut Vec<Effect<Bu::Shared>>) {
         self.halted = true;
         out.push(Effect::Halt(why));

@@ -7,7 +7,7 @@ use replica::recovery::StandingRecord;
 use storage::record::Kind;
 use wire::certificates::Place;
 use wire::ids::{Boot, Digest, Epoch, Signature, Slot, View};
-use wire::messages::PlaceRecord;
+use wire::messages::{Durability, PlaceRecord};
 use zerocopy::IntoBytes;
 
 use crate::released::{Log, chain};
@@ -60,6 +60,8 @@ fn a_replica_that_diverged_remembers() {
     let mut log = Log::new();
     log.blocks(&headers);
     let standing = Standing {
+        lease: Slot(0),
+        forgotten: Slot(0),
         stage: View(0),
         installed: View(0),
         tip: places[3],
@@ -71,7 +73,7 @@ fn a_replica_that_diverged_remembers() {
         quorum: None,
         checkpoint: None,
     };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), &standing);
+    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
     log.put(Kind::Standing, record.as_bytes());
     let recovered = log.restart(None).unwrap().restarted.recovered;
     assert!(recovered.voting_stopped && recovered.diverged);

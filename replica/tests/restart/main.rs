@@ -3,6 +3,7 @@
 //! whose session is gone.
 
 mod jumps;
+mod leases;
 mod released;
 mod serving;
 mod world;

@@ -20,7 +20,7 @@ use wire::bytes::{Buffers, HeapBuffers, HeapShared};
 use wire::certificates::{CheckpointCertificate, Place, Signatures};
 use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Signature, Slot, View};
 use wire::limits::RECORD_HEADER_BYTES;
-use wire::messages::{PlaceRecord, StartRecord};
+use wire::messages::{Durability, PlaceRecord, StartRecord};
 use wire::view_change::{ViewChange, signed_body};
 use zerocopy::IntoBytes;
 
@@ -106,7 +106,7 @@ impl Log {
             writer,
             quorums: QUORUMS,
         };
-        let start = StartRecord::new(Boot(1), Epoch(0), View(0));
+        let start = StartRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync);
         log.put(Kind::Start, start.as_bytes());
         log
     }
@@ -324,6 +324,8 @@ fn a_gap_is_bridged_by_a_snapshot_and_by_nothing_else() {
 fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCertificate) {
     log.put(Kind::CheckpointCertificate, &certificate.encode());
     let standing = Standing {
+        lease: Slot(0),
+        forgotten: Slot(0),
         stage: View(0),
         installed: View(0),
         tip,
@@ -335,7 +337,7 @@ fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCe
         quorum: None,
         checkpoint: None,
     };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), &standing);
+    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
     log.put(Kind::Standing, record.as_bytes());
     log.decided(decided);
 }
@@ -417,6 +419,8 @@ fn an_acknowledgement_before_the_group_is_remembered() {
     log.put(Kind::ViewChange, &view_change);
     log.put(Kind::CheckpointCertificate, &certificate.encode());
     let standing = Standing {
+        lease: Slot(0),
+        forgotten: Slot(0),
         stage: View(1),
         installed: View(0),
         tip: places[slots as usize],
@@ -428,7 +432,7 @@ fn an_acknowledgement_before_the_group_is_remembered() {
         quorum: None,
         checkpoint: None,
     };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), &standing);
+    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
     log.put(Kind::Standing, record.as_bytes());
     assert_eq!(acked(&mut log), Some(base), "repeated and not yet let go");
     log.release(Position(SMALL.segment_bytes));

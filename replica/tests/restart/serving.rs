@@ -12,7 +12,7 @@ use wire::bytes::HeapBuffers;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Digest, Epoch, Instant, NodeId, Signature, Slot, View};
-use wire::messages::Status;
+use wire::messages::{Durability, Status};
 use wire::seal::{Signer, Statement};
 use zerocopy::FromBytes;
 
@@ -52,6 +52,7 @@ fn started(
         blocks_held_max: 128,
         interval: 64,
         patience_ns_min: 1_000_000,
+        durability: Durability::Sync,
         replaces_slow_leaders: false,
         batch_delay_ns: 0,
         sign_votes: true,
@@ -60,6 +61,7 @@ fn started(
     let now = Instant(1_000);
     let durable = log.recovery.flushed();
     let limits = OrderingConfig {
+        durability: Durability::Sync,
         me: IDENTITY.node,
         epoch: Epoch(0),
         boot: log.boot,

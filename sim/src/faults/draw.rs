@@ -39,6 +39,14 @@ pub struct ClockPlan {
     pub wall_offset_ns: u64,
 }
 
+/// A process is stopped cleanly, and starts again after it has ended.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Stop {
+    pub node: usize,
+    pub at_ns: u64,
+    pub down_ns: u64,
+}
+
 /// The next write of this disk after a time fails.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct DiskError {
@@ -98,6 +106,8 @@ pub struct FaultPlan {
     pub liars: Vec<(usize, LiarKind)>,
     #[serde(default)]
     pub clients: Vec<ClientKind>,
+    #[serde(default)]
+    pub stops: Vec<Stop>,
 }
 
 /// What the draws need to know of the world.
@@ -328,6 +338,18 @@ impl FaultPlan {
         }
     }
 
+    /// One to three clean stops.
+    pub fn draw_stops(&mut self, random: &mut Random, stage: &Stage) {
+        if self.enabled.has(Fault::Stop) {
+            let stops = (0..random.within(1, 3)).map(|_| Stop {
+                node: *random.pick(&stage.mortal),
+                at_ns: stage.moment(random),
+                down_ns: down(random),
+            });
+            self.stops = stops.collect();
+        }
+    }
+
     fn draw_clocks(&mut self, random: &mut Random, stage: &Stage) {
         let kinds = [Fault::ClockRate, Fault::ClockJump, Fault::ClockWall];
         if !kinds.iter().any(|kind| self.enabled.has(*kind)) {
@@ -417,10 +439,12 @@ impl FaultPlan {
             .iter()
             .map(|error| error.at_ns + error.down_ns);
         let slow = self.slow_disks.iter().map(|slow| slow.until_ns);
+        let stops = self.stops.iter().map(|stop| stop.at_ns + stop.down_ns);
         pauses
             .chain(steps)
             .chain(errors)
             .chain(slow)
+            .chain(stops)
             .max()
             .unwrap_or(0)
     }
@@ -441,6 +465,7 @@ impl FaultPlan {
             Fault::DiskSlow => self.slow_disks.clear(),
             Fault::Rot | Fault::Misdirect | Fault::Rollback | Fault::Blank => self.damages.clear(),
             Fault::Full => self.disks_full = false,
+            Fault::Stop => self.stops.clear(),
             // Links, cuts, blows and the disks' common manners are the plan's own.
             _ => {}
         }

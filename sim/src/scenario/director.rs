@@ -85,6 +85,8 @@ pub(crate) enum Check {
     Decided(Option<usize>, Slot),
     Undecided(Slot),
     View(usize, View),
+    /// This replica is up, and silent or not.
+    Silent(usize, bool),
     Answered(usize),
     /// So many reads of this client ended by their fence.
     Fenced(usize, u64),

@@ -91,6 +91,7 @@ pub fn config(me: usize) -> Config {
         batch_delay_ns: 0,
         sign_votes: false,
         transfer_beyond: 40,
+        durability: wire::messages::Durability::Sync,
     }
 }
 

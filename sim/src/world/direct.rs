@@ -81,6 +81,19 @@ impl World {
                 }
                 Ok(())
             }
+            Check::Silent(node, wanted) => {
+                let server = self.nodes[node].server.as_ref();
+                let until = server.map(|server| server.summary().silent_until);
+                if until.is_none_or(|until| until.is_some() != wanted) {
+                    let wanted = if wanted {
+                        "silent"
+                    } else {
+                        "up and not silent"
+                    };
+                    return unmet(format!("replica {node} {wanted}, it is so until {until:?}"));
+                }
+                Ok(())
+            }
             Check::Refused(node, least) => {
                 let server = self.nodes[node].server.as_ref();
                 let refused = server.map_or(0, |server| server.rejected());

@@ -6,6 +6,7 @@ use wire::ids::NodeId;
 use super::{Event, World};
 use crate::canaries::Canary;
 use crate::network::End;
+use crate::plan::MS;
 use crate::probes::Probe;
 use crate::record::What;
 
@@ -34,6 +35,45 @@ impl World {
         let up = self.nodes.iter().any(|node| node.server.is_some());
         self.probes.hit_if(Probe::AllDown, !up);
         Ok(true)
+    }
+
+    /// What a replica's last call has made is known before anything of it leaves.
+    pub(super) fn seal(&mut self, node: usize) -> Result<(), String> {
+        let identity = self.nodes[node].identity(&self.committee);
+        self.judge.seals(&self.nodes[node], &identity)
+    }
+
+    /// A process is asked to end: it writes its marker first.
+    pub(super) fn stop(&mut self, node: usize, down_ns: u64) -> Result<bool, String> {
+        let now = self.nodes[node].clock.local(self.now);
+        let mut effects = Vec::new();
+        let Some(server) = &mut self.nodes[node].server else {
+            return Ok(false);
+        };
+        if server.is_stopping() {
+            return Ok(false);
+        }
+        if !server.stop(now, &mut effects) {
+            // No room now.
+            self.at(self.now + MS, Event::Stop { node, down_ns });
+        }
+        self.note(b'E', &[node], &[]);
+        self.nodes[node].down_ns = down_ns;
+        self.seal(node)?;
+        for effect in effects {
+            self.carry_out(node, effect)?;
+        }
+        Ok(true)
+    }
+
+    /// Ends a process whose marker is durable.
+    pub(super) fn end_if_stopped(&mut self, node: usize) -> Result<(), String> {
+        let server = self.nodes[node].server.as_ref();
+        if server.is_some_and(|server| server.is_stopped()) {
+            self.probes.hit(Probe::StoppedCleanly);
+            self.crash(node, self.nodes[node].down_ns)?;
+        }
+        Ok(())
     }
 
     pub(super) fn start(&mut self, node: usize) -> Result<bool, String> {

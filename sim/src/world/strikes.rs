@@ -4,7 +4,7 @@ use replica::replica::{Halted, Input};
 use wire::ids::NodeId;
 
 use super::{Event, World};
-use crate::faults::draw::{Damage, DiskError, Harm, StepCrash};
+use crate::faults::draw::{Damage, DiskError, Harm, StepCrash, Stop};
 use crate::network::End;
 use crate::plan::MS;
 use crate::probes::Probe;
@@ -48,6 +48,15 @@ impl World {
             ..Strikes::default()
         };
         let (damages, pauses) = (faults.damages.clone(), faults.pauses.clone());
+        let stops = faults.stops.clone();
+        for Stop {
+            node,
+            at_ns,
+            down_ns,
+        } in stops
+        {
+            self.at(at_ns, Event::Stop { node, down_ns });
+        }
         for Damage { node, at_ns, .. } in damages {
             self.at(at_ns, Event::Image { node });
         }
@@ -155,7 +164,8 @@ impl World {
             self.judge.written(NodeId(node as u16))?;
             self.mark_durable(node);
             let result = Ok(());
-            return self.feed(node, Input::Written { token, result });
+            self.feed(node, Input::Written { token, result })?;
+            return self.end_if_stopped(node);
         };
         let error = self.strikes.errors.swap_remove(due);
         self.strikes.failing = Some((node, false));

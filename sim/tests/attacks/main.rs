@@ -3,13 +3,14 @@
 //! Each must be borne. Where a rule is what makes it so, the scenario is run once more with that
 //! rule broken (see [`sim::canaries`]) and must fail then; this takes the feature `canary`.
 //!
-//! Not here: A21, A27, A35, A38 and the part of A29 that changes members, which need reconfiguration
-//! or leases; A20 is what random seeds draw.
+//! Not here: A21, A38 and the part of A29 that changes members, which need reconfiguration; A20 is
+//! what random seeds draw.
 
 mod clients;
 mod equivocation;
 mod hidden;
 mod leaders;
+mod leases;
 mod lying_clients;
 mod reads;
 mod restarts;

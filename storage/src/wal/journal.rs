@@ -202,6 +202,11 @@ impl<S: SharedBytes> Journal<S> {
         self.queue.len()
     }
 
+    /// Records on their way to the disk, in the order of the log.
+    pub fn unwritten(&self) -> impl Iterator<Item = &Sealed<S>> {
+        self.in_flight.iter().chain(&self.queue)
+    }
+
     /// Whether a batch is in flight.
     pub fn busy(&self) -> bool {
         !self.in_flight.is_empty()

@@ -28,6 +28,14 @@ impl Page<'_> {
             "peer",
             slots,
         )?;
+        let silent = telemetry.peers.iter().enumerate();
+        let silent = silent.map(|(id, peer)| (id.to_string(), peer.silent_until.get()));
+        self.gauges(
+            "peer_silent_until_slot",
+            "A checkpoint at this slot ends the silence of the peer; 0 when it is not silent",
+            "peer",
+            silent,
+        )?;
 
         // The own entry says nothing.
         let others = || {

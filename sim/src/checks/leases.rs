@@ -1,0 +1,147 @@
+//! R3 once more, in the judge's own words: what a replica may say within its lease, and after it may
+//! have forgotten something. Everything here is concluded from records that were seen on their way
+//! to the disk, and from whether the disk confirmed them; nothing is asked of the replica.
+
+use wire::ids::{NodeId, Slot};
+
+use super::Judge;
+
+type Check = Result<(), String>;
+
+/// What one replica's disk says of leases.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leases {
+    /// Highest lease that the disk confirmed, and that it may hold.
+    held: Slot,
+    held_perhaps: Slot,
+    /// The marker of a clean stop is the newest word of a process that the disk confirmed.
+    marked: bool,
+    /// Highest slot with a certificate in the log, or in a snapshot.
+    certified: Slot,
+    /// Processes before the present one may have forgotten votes up to here: by what the disk has
+    /// confirmed, and by what it may hold.
+    forgotten: Slot,
+    forgotten_perhaps: Slot,
+}
+
+/// A record that matters here.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told {
+    Start,
+    Stop,
+    Lease(Slot),
+    Certified(Slot),
+}
+
+impl Leases {
+    /// The disk confirmed this record.
+    pub fn durable(&mut self, told: Told) {
+        match told {
+            Told::Start => self.marked = false,
+            Told::Stop => self.marked = true,
+            Told::Lease(slot) => {
+                self.held = self.held.max(slot);
+                self.held_perhaps = self.held_perhaps.max(slot);
+            }
+            Told::Certified(slot) => self.certified = self.certified.max(slot),
+        }
+    }
+
+    /// The present process wrote this record.
+    pub fn written(&mut self, told: Told) {
+        if let Told::Certified(slot) = told {
+            self.certified = self.certified.max(slot);
+        }
+    }
+
+    /// A process started. Of what was `pending` the disk may hold anything; `snapshot` is the slot of
+    /// its newest one.
+    pub fn started(&mut self, certified_on_disk: Slot, pending: &[Told]) {
+        self.certified = certified_on_disk;
+        for told in pending {
+            match told {
+                Told::Certified(slot) => self.certified = self.certified.max(*slot),
+                Told::Lease(slot) => self.held_perhaps = self.held_perhaps.max(*slot),
+                Told::Start | Told::Stop => {}
+            }
+        }
+        // A marker that nobody heard of may be on the disk, and may be torn.
+        let unsure = pending.iter().any(|told| matches!(told, Told::Stop));
+        if !self.marked && !unsure {
+            self.forgotten = self.forgotten.max(self.held);
+        }
+        // A START that nobody heard of may stand behind the marker.
+        let restarted = pending.iter().any(|told| matches!(told, Told::Start));
+        if !self.marked || restarted {
+            self.forgotten_perhaps = self.forgotten_perhaps.max(self.held_perhaps);
+        }
+    }
+
+    /// Until which slot it must be silent.
+    pub fn silent_until(&self) -> Option<Slot> {
+        (self.certified < self.forgotten).then_some(self.forgotten)
+    }
+
+    /// Until which slot it may rightly be silent.
+    pub fn silent_perhaps_until(&self) -> Option<Slot> {
+        let until = self.forgotten_perhaps;
+        (self.certified < until).then_some(until)
+    }
+
+    /// Nothing that counts is said in silence.
+    pub fn may_speak(&self, what: &str) -> Check {
+        match self.silent_until() {
+            Some(slot) => Err(format!(
+                "R3: {what} of a replica that is silent until slot {slot}, its checkpoint is slot {}",
+                self.certified
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A vote, or COMMIT, within the lease, and above what may be forgotten.
+    pub fn may_vote(&self, what: &str, slot: Slot) -> Check {
+        self.may_speak(what)?;
+        if slot > self.held_perhaps {
+            return Err(format!(
+                "R3: {what} for slot {slot} beyond the lease on the disk, slot {}",
+                self.held_perhaps
+            ));
+        }
+        if slot <= self.forgotten {
+            return Err(format!(
+                "R3: {what} for slot {slot} again, what it said up to slot {} may be forgotten",
+                self.forgotten
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Judge {
+    pub(super) fn may_vote(&self, from: NodeId, what: &str, slot: Slot) -> Check {
+        if self.leases {
+            self.known[from.index()].leases.may_vote(what, slot)?;
+        }
+        Ok(())
+    }
+
+    /// More replicas than the committee bears lie, or are silent for a checkpoint that nobody has:
+    /// then nothing more need happen, and nothing of what was not on the disks need be left (R3).
+    pub fn is_wedged(&self) -> bool {
+        let lost = self.known.iter().filter(|known| {
+            let until = known.leases.silent_perhaps_until();
+            known.faulty || until.is_some_and(|slot| slot > self.certified)
+        });
+        self.leases && lost.count() > self.faults_borne
+    }
+
+    /// An honest replica that is silent though it need not be: others can certify what it waits for.
+    /// A liar that leads an idle cluster does not fill up for it.
+    pub(super) fn wrongly_silent(&self) -> Option<usize> {
+        let honest = self.known.iter().all(|known| !known.faulty);
+        let mut known = self.known.iter();
+        let silent = known.position(|known| known.leases.silent_until().is_some());
+        silent.filter(|_| self.leases && honest)
+    }
+}
