@@ -554,6 +554,10 @@ impl<S: Signer> Core<S> {
     /// When the view change next needs a turn.
     pub(crate) fn change_wake_at(&self) -> Instant {
         let never = Instant(u64::MAX);
+        if self.is_silent() {
+            // It repeats nothing; what ends its silence is an input.
+            return never;
+        }
         self.change.as_ref().map_or(never, |change| {
             if change.own.is_some() {
                 change.resend_at
