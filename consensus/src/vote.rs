@@ -223,9 +223,11 @@ impl<S: Signer> Core<S> {
 
     /// Blocks are taken in a little above the highest slot that is voted: when all replicas but the
     /// leader stand at their limit, the leader's last vote, which they need to move on, lies at
-    /// most D above it.
+    /// most D above it. The base is voted for wherever it lies, for all below it is held; without
+    /// that vote nobody might execute what stands between (N2).
     fn vote_limit(&self) -> Slot {
         let held = self.executed.0 + self.config.blocks_held_max - 2 * IN_FLIGHT;
+        let held = held.max(self.base.slot.0);
         Slot(held.min(self.window_end().0)).min(self.leased_up_to())
     }
 

@@ -444,8 +444,9 @@ impl Judge {
                 let waiting = user.unanswered();
                 let open = user.open().next();
                 let first = open.map(|asked| (asked.sequence, &asked.ask));
+                let stands = nodes.iter().map(stands).collect::<String>();
                 return Err(format!(
-                    "liveness: user {number} waits for {waiting} operations, first {first:?}"
+                    "liveness: user {number} waits for {waiting} operations, first {first:?}{stands}"
                 ));
             }
             let (key, counted, _) = user.counter();
@@ -473,4 +474,29 @@ fn hash_of(server: &Server) -> [u8; 32] {
         true
     });
     table_hash(entries.iter().map(|(key, value)| (&key[..], &value[..])))
+}
+
+/// A line on where a replica stands.
+fn stands(node: &Node) -> String {
+    let Some(server) = &node.server else {
+        return "\n  a replica that is down".to_string();
+    };
+    let now = server.summary();
+    format!(
+        "\n  replica: view {} stage {} linked {} voted {} decided {} executed {} low {} leader {}{}{}",
+        now.view.0,
+        now.stage.0,
+        now.linked.0,
+        now.voted.0,
+        now.decided.0,
+        now.executed.0,
+        now.low.0,
+        now.leader.0,
+        if now.barred { " barred" } else { "" },
+        if now.voting_stopped {
+            " votes no more"
+        } else {
+            ""
+        },
+    )
 }
