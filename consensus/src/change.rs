@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use wire::canary::{planted, reach};
-use wire::certificates::{CompactHeader, Place};
-use wire::ids::{Instant, Signature, View};
-use wire::seal::{Signed, Signer, Statement, Verified, sign, sign_new_view, sign_view_change};
-use wire::view_change::{NewView, ViewChange};
+use wire::certificates::Place;
+use wire::ids::{Instant, View};
+use wire::seal::{Signed, Signer, Statement, Verified, sign, sign_new_view};
+use wire::view_change::NewView;
 
 use crate::chase::Chain;
 use crate::core::Core;
@@ -15,7 +15,7 @@ use crate::input::{Effect, Large, NewViewRef, Outbox, Recipient, Record, ViewCha
 use crate::select::select;
 use crate::speak::Spoken;
 use crate::standing::OwnWords;
-use crate::tree::{Entry, Validity};
+use crate::tree::Validity;
 
 /// Own messages of a view change are repeated after this pause, which doubles up to the longest.
 const PAUSE_NS_MIN: u64 = 1_000_000;
@@ -29,6 +29,8 @@ const UNAVAILABLE_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub view: View,
+    /// The own view change is still to be written.
+    pub(crate) owes_own: bool,
     /// Own view change, once it is durable.
     pub(crate) own: Option<ViewChangeRef>,
     /// Own NEW-VIEW, and whether it was written.
@@ -51,6 +53,7 @@ pub(crate) struct Change {
 }
 image!(Change {
     view,
+    owes_own,
     own,
     new_view,
     new_view_written,
@@ -70,6 +73,7 @@ impl Change {
     pub fn new(view: View, now: Instant) -> Change {
         Change {
             view,
+            owes_own: false,
             own: None,
             new_view: None,
             new_view_written: false,
@@ -93,20 +97,21 @@ impl Change {
     }
 
     /// What the future of the change depends on beside its candidate, while time stands still.
-    pub(crate) fn progress(&self) -> (View, [bool; 4], &[Place]) {
+    pub(crate) fn progress(&self) -> (View, [bool; 5], &[Place]) {
         let own = self.own.is_some();
-        let written = [own, self.new_view_written, self.ack_written, self.refused];
+        let written = [
+            self.owes_own,
+            own,
+            self.new_view_written,
+            self.ack_written,
+            self.refused,
+        ];
         (self.view, written, &self.unavailable)
     }
 
     /// Nothing that comes can change what this replica says of the view.
     pub(crate) fn is_settled(&self) -> bool {
         self.ack_written || self.refused
-    }
-
-    /// Whether this replica has said, or written, what it voted for.
-    pub(crate) fn has_own(&self) -> bool {
-        self.own.is_some()
     }
 
     pub fn own_words(&self) -> OwnWords {
@@ -166,75 +171,8 @@ impl<S: Signer> Core<S> {
         self.new_views.retain(|known| known.message.view >= view);
         self.acks.retain(|ack| view_of_ack(ack) >= view);
         self.change = Some(Change::new(view, now));
-        if !self.is_silent() {
-            self.write_view_change(out);
-        }
-    }
-
-    /// The own view change for the stage: written, and then said. A silent replica has none before
-    /// its silence ends, for it could not tell what it voted for (R3, L6); until then nothing that
-    /// it says rests on the stage.
-    pub(crate) fn write_view_change(&mut self, out: &mut Outbox) {
-        let own = Arc::new(self.own_view_change(self.stage));
-        let spoken = Spoken::ViewChange(Arc::clone(&own));
-        self.record(Record::ViewChange(own), spoken, out);
-    }
-
-    /// What this replica did in the installed view: certificates, and the chain it voted for.
-    fn own_view_change(&self, view: View) -> Verified<wire::seal::CheckedViewChange> {
-        let mut message = ViewChange {
-            view,
-            replica: self.config.me,
-            installed: self.installed,
-            certificate: self.certificate.as_deref().copied(),
-            checkpoint: self.checkpoint.as_deref().copied(),
-            suffix: Vec::new(),
-            tip_signature: Signature([0; 64]),
-            quorum: None,
-        };
-        let anchor = message.anchor(self.config.genesis);
-        let chain = self.tree.down_from(self.tip);
-        let chain = chain.take_while(|entry| entry.header.slot() > anchor.slot);
-        let mut chain = chain.copied().collect::<Vec<_>>();
-        self.assert_whole(&chain, anchor);
-        // Blocks at the tip that came with a bad signature of the leader were never voted for.
-        let signed = chain.iter().position(|entry| entry.signature_good);
-        chain.drain(..signed.unwrap_or(chain.len()));
-        // A chain that does not reach the anchor is one that a checkpoint has overtaken.
-        let reaches = chain.last().is_some_and(|last| last.parent() == anchor);
-        if reaches {
-            assert!(
-                chain.iter().all(|e| e.header.view() == self.installed),
-                "the own votes of a view are for blocks of this view"
-            );
-            message.tip_signature = chain.first().map_or(message.tip_signature, |e| e.signature);
-            message.suffix = chain
-                .iter()
-                .rev()
-                .map(|entry| CompactHeader::of(&entry.header))
-                .collect();
-        }
-        let on_chain = |block: Place| {
-            block == anchor || reaches && chain.iter().any(|entry| entry.place() == block)
-        };
-        let quorum = self.quorum.as_deref();
-        message.quorum = quorum.filter(|quorum| on_chain(quorum.block)).cloned();
-        sign_view_change(&self.signer, &self.rules, message)
-    }
-
-    /// A block of the own chain that is not known must not make the own view change claim less than
-    /// what was voted. Only what a ring of executed slots has overtaken may be gone: others voted
-    /// for all that is final there.
-    fn assert_whole(&self, chain: &[Entry], anchor: Place) {
-        let end = chain.last().map_or(self.tip, Entry::parent);
-        let lost = end.slot > anchor.slot;
-        let overtaken = end.slot.0 + self.config.blocks_held_max <= self.executed.0;
-        assert!(
-            !lost || overtaken,
-            "block {} of slot {} on the own chain is not known",
-            end.digest,
-            end.slot
-        );
+        self.change_mut().owes_own = true;
+        self.write_view_change_if_due(out);
     }
 
     pub(crate) fn on_view_change(&mut self, message: ViewChangeRef) {
@@ -304,7 +242,9 @@ impl<S: Signer> Core<S> {
         let Some(view) = self.change.as_ref().map(|change| change.view) else {
             return;
         };
-        if self.is_silent() || self.is_recalling() {
+        self.write_view_change_if_due(out);
+        let owes = self.change.as_ref().is_some_and(|change| change.owes_own);
+        if owes || self.is_silent() || self.is_recalling() {
             return;
         }
         let written = self.change.as_ref().is_some_and(|c| c.new_view_written);

@@ -167,11 +167,10 @@ impl<S: Signer> Core<S> {
         }
         reach("silence-ends");
         self.lease.silent = false;
-        let change = self.change.as_ref();
-        if change.is_some_and(|change| !change.has_own()) {
+        if self.owe_view_change() {
             // What it did not say when it entered the view.
             reach("silence-ends-in-view-change");
-            self.write_view_change(out);
+            self.write_view_change_if_due(out);
         }
     }
 }

@@ -48,6 +48,7 @@ pub mod image;
 mod input;
 mod install;
 mod lease;
+mod own_change;
 mod pace;
 mod peers;
 mod propose;
