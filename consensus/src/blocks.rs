@@ -108,12 +108,12 @@ impl<S: Signer> Core<S> {
         Ok(())
     }
 
-    /// Blocks of a slot that are needed off the branch: on the chain of the own tip, of what is
-    /// chased, and of what this replica acknowledged and must give to others (V3).
-    fn claims_at(&self, slot: Slot) -> [Option<Place>; 3] {
+    /// Blocks of a slot that are needed off the branch: on the chains of the own tip and of the own
+    /// vote records, of what is chased, and of what this replica acknowledged and must give to others (V3).
+    fn claims_at(&self, slot: Slot) -> [Option<Place>; 4] {
         let acked = self.change.as_ref().and_then(Change::acked);
         let sought = self.sought().map(|(target, _)| target);
-        [Some(self.tip), sought, acked].map(|top| {
+        [Some(self.tip), Some(self.recorded), sought, acked].map(|top| {
             let chain = self.tree.down_from(top?);
             let above = chain.take_while(|entry| entry.header.slot() >= slot);
             above.last().map(Entry::place)

@@ -20,7 +20,8 @@ impl<S: Signer> Core<S> {
     /// is its own. Until then nothing that it says rests on the stage.
     pub(crate) fn write_view_change_if_due(&mut self, out: &mut Outbox) {
         let owes = self.change.as_ref().is_some_and(|change| change.owes_own);
-        if !owes || self.is_silent() {
+        // R6: not before others were heard either.
+        if !owes || self.is_silent() || self.is_recalling() {
             return;
         }
         if !self.own_chain_is_whole() {
@@ -89,14 +90,16 @@ impl<S: Signer> Core<S> {
         owes
     }
 
-    /// Whether every block of the own chain above the own checkpoint is known. Others may lead far
-    /// beyond a checkpoint that does not arrive here, and the memory of blocks is a ring.
+    /// Whether every block of the own chain above the anchor of a view change is known. Others may
+    /// lead far beyond a checkpoint that does not arrive here, and the memory of blocks is a ring.
     fn own_chain_is_whole(&self) -> bool {
-        let anchor = self
-            .checkpoint
-            .as_ref()
-            .map_or(Slot(0), |known| known.header.slot());
+        let checkpoint = self.checkpoint.as_ref();
+        let checkpoint = checkpoint.map_or(Slot(0), |known| known.header.slot());
+        let base = self.certificate.as_ref();
+        let base = base.map_or(Slot(0), |known| known.base.slot);
+        let anchor = checkpoint.max(base);
         let chain = self.tree.down_from(self.tip);
+        let chain = chain.take_while(|entry| entry.header.slot() > anchor);
         let end = chain.last().map_or(self.tip, Entry::parent);
         end.slot <= anchor
     }

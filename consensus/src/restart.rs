@@ -224,6 +224,14 @@ pub(crate) fn restore<S: Signer>(
         core.view_changes.extend(known);
         core.new_views.extend(recovered.new_view.clone());
         core.acks.extend(recovered.ack);
+        // The log may tell of a stage whose view change was owed and not said: what was said is in
+        // the log.
+        change.owes_own = recovered.view_change.is_none();
+        let own = recovered.view_change.as_ref();
+        assert!(
+            own.is_none_or(|own| own.message.view == core.stage),
+            "I4: the own view change is of the stage"
+        );
         change.resume(recovered.view_change, recovered.new_view, recovered.ack);
         core.change = Some(change);
     }

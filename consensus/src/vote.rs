@@ -322,7 +322,8 @@ impl<S: Signer> Core<S> {
         // Only words for blocks of the branch itself can be shown on one chain.
         let exact = book.votes.iter().filter(|words| words.exact.is_some());
         let reached = reached_by(slow, exact.map(|words| words.linked.0));
-        let own = voted.min(self.tip.slot);
+        // A tip that jumped may lie above the lease that is held (R3).
+        let own = voted.min(self.tip.slot).min(self.leased_up_to());
         let slot = Slot(reached).min(if planted("commitoffchain") {
             Slot(u64::MAX)
         } else {

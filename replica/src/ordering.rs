@@ -288,9 +288,9 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// Stage named by START.
     started_in: View,
     reads: usize,
-    /// What peers say of own statements is looked at so often more (R6): a liar's word costs a
-    /// signature check.
-    recalls_left: u32,
+    /// What each peer says of own statements is looked at so often more (R6): a liar's word costs a
+    /// signature check, and nobody else's.
+    recalls_left: Vec<u32>,
     disk_lost: bool,
     /// Newest view against whose leader evidence was stored.
     evidence_in: Option<View>,
@@ -320,6 +320,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     ) -> Self {
         let summary = core.summary();
         let retained_from = core.retained_from();
+        let recalls_left = vec![RECALLS_MAX; core.replicas()];
         let batch = Batch::new(config.batch, config.me, core.replicas());
         let mut ordering = Ordering {
             config,
@@ -358,7 +359,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             keeps_until: Slot(0),
             started_in: summary.stage,
             reads: 0,
-            recalls_left: RECALLS_MAX,
+            recalls_left,
             disk_lost: false,
             evidence_in: None,
             counts: Counts::default(),

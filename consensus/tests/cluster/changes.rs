@@ -186,3 +186,40 @@ fn a_leader_that_stops_hands_over_at_once() {
         world.expect_progress(10, SECOND);
     }
 }
+
+/// V1: whoever was led so far beyond its own checkpoint that it forgot a part of its chain says
+/// nothing of a new view, rather than less than it voted for, until a checkpoint is its own.
+#[test]
+fn a_chain_that_is_half_forgotten_is_not_told() {
+    const VICTIM: NodeId = NodeId(3);
+    let mut world = World::new(FOUR, 400);
+    world.load = true;
+    // No checkpoint is ever certified at the victim, and none is taken over.
+    world.transfer_beyond = u64::MAX / 2;
+    world.filter = Some(|_, to, message| {
+        let statement = match message {
+            Message::Signed(signed) => Some(signed.statement),
+            _ => None,
+        };
+        let checkpoint = matches!(statement, Some(Statement::Checkpoint { .. }))
+            || matches!(message, Message::CheckpointCertificate(_));
+        !(to == VICTIM && checkpoint)
+    });
+    world.restart(VICTIM);
+    let ahead = |w: &World| w.replicas[VICTIM.index()].executed >= 300;
+    assert!(world.run_until(60 * SECOND, ahead), "{}", world.describe());
+    world.crash(NodeId(0));
+    world.run(2 * SECOND);
+    let entered = |w: &World| {
+        w.replicas[VICTIM.index()]
+            .core
+            .as_ref()
+            .unwrap()
+            .summary()
+            .stage
+    };
+    assert!(entered(&world) >= View(1), "{}", world.describe());
+    assert!(!world.judge.has_left(VICTIM, View(1)), "it told of half");
+    world.filter = None;
+    world.expect_progress(20, 60 * SECOND);
+}

@@ -1,12 +1,12 @@
 //! Crashes and restarts: what is durable is all that is left (R2), and a leader never proposes again
 //! where it may have proposed (R4).
 
-use consensus::Record;
-use wire::ids::{NodeId, View};
+use consensus::{Core, Effect, Input, Outbox, Record, Recovered};
+use wire::ids::{Instant, NodeId, View};
 use wire::seal::Statement;
 
 use crate::disk::Entry;
-use crate::world::{ALL, FOUR, MS, Message, SECOND, SEVEN, SIX, STRICT, World};
+use crate::world::{ALL, FOUR, GENESIS, MS, Message, SECOND, SEVEN, SIX, STRICT, World};
 
 #[test]
 fn each_replica_restarts_at_random_points() {
@@ -147,4 +147,20 @@ fn a_restarted_replica_repeats_its_commit() {
         world.describe()
     );
     assert!(world.correct().all(|id| world.stage_of(id) == View(0)));
+}
+
+/// A log may tell of a stage whose view change was owed when the process ended: it is said now.
+#[test]
+fn an_owed_view_change_is_written_after_a_restart() {
+    let world = World::new(FOUR, 410);
+    let recovered = Recovered {
+        stage: View(1),
+        ..Recovered::blank(GENESIS)
+    };
+    let seal = world.seals[3].clone();
+    let mut core = Core::new(world.config(3), seal, recovered, Instant(1));
+    let mut out = Outbox::new();
+    core.handle(Instant(2), Input::Tick, &mut out);
+    let mut effects = out.drain();
+    assert!(effects.any(|effect| matches!(effect, Effect::Record(Record::ViewChange(_)))));
 }

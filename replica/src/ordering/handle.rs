@@ -184,7 +184,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             }
             PeerMessage::Status(status) => {
                 if let Some(held) = &status.held {
-                    self.check_held(held);
+                    self.check_held(from, held);
                 }
                 consensus::Input::Status { from, status }
             }
@@ -217,11 +217,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// R6: with its own signature on something that its log does not know a replica ends.
-    fn check_held(&mut self, held: &Held) {
-        if self.recalls_left == 0 || !self.core.is_beyond_log(&held.statement) {
+    fn check_held(&mut self, from: NodeId, held: &Held) {
+        if self.recalls_left[from.index()] == 0 || !self.core.is_beyond_log(&held.statement) {
             return;
         }
-        self.recalls_left -= 1;
+        self.recalls_left[from.index()] -= 1;
         let (me, statement) = (self.config.me, &held.statement);
         let own = self.verifier.member(me, statement, &held.signature);
         if own.is_ok() && !self.disk_lost {

@@ -298,7 +298,11 @@ impl<'a, V: Verifier> Walk<'a, V> {
             // log would not have been cut here.
             return (!self.restated).then_some(());
         }
-        recovered.stage = recovered.stage.max(standing.stage());
+        if standing.stage() > recovered.stage {
+            recovered.stage = standing.stage();
+            self.keep_words_of_stage();
+        }
+        let recovered = &mut self.recovered;
         recovered.tip = standing.tip();
         recovered.voting_stopped = standing.voting_stopped();
         recovered.diverged |= standing.diverged();
@@ -347,6 +351,18 @@ impl<'a, V: Verifier> Walk<'a, V> {
         }
     }
 
+    /// Own words about views below the stage count no more.
+    fn keep_words_of_stage(&mut self) {
+        let recovered = &mut self.recovered;
+        let stage = recovered.stage;
+        let of = |ack: &Verified<Signed>| ack.acked_view() == Some(stage);
+        recovered.ack = recovered.ack.filter(of);
+        let new_view = recovered.new_view.take();
+        recovered.new_view = new_view.filter(|nv| nv.message.view == stage);
+        let own = recovered.view_change.take();
+        recovered.view_change = own.filter(|own| own.message.view == stage);
+    }
+
     fn view_change(&mut self, body: &[u8]) -> Option<()> {
         let (signature, body) = split_signed(body).ok()?;
         let message = ViewChange::decode(body).ok()?;
@@ -361,15 +377,10 @@ impl<'a, V: Verifier> Walk<'a, V> {
         if entered {
             recovered.stage = view;
             // What was said of this very view stands before a group that repeats this record.
-            let of = |ack: &Verified<Signed>| ack.acked_view() == Some(view);
-            recovered.ack = recovered.ack.filter(of);
-            recovered.new_view = recovered
-                .new_view
-                .take()
-                .filter(|nv| nv.message.view == view);
+            self.keep_words_of_stage();
         }
         if entered || told {
-            recovered.view_change = Some(Arc::new(checked));
+            self.recovered.view_change = Some(Arc::new(checked));
         }
         Some(())
     }

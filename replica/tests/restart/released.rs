@@ -440,6 +440,51 @@ fn an_acknowledgement_before_the_group_is_remembered() {
     assert_eq!(acked(&mut log), Some(base), "of the released log");
 }
 
+/// I4: a group names a stage whose view change was owed when it was written, and older words stand in
+/// front of it. The view change that was said afterwards is the one that counts.
+#[test]
+fn words_of_lower_views_do_not_outlive_a_group_of_a_higher_stage() {
+    let (headers, places) = chain(3);
+    let change = |view| ViewChange {
+        view,
+        replica: IDENTITY.node,
+        installed: View(0),
+        certificate: None,
+        checkpoint: None,
+        suffix: Vec::new(),
+        tip_signature: Signature([0; 64]),
+        quorum: None,
+    };
+    let signed = |view| signed_body(&GOOD, &change(view).encode());
+    let mut log = Log::new();
+    log.blocks(&headers);
+    log.put(Kind::ViewChange, &signed(View(1)));
+    let ack = PlaceRecord::new(View(1), places[1].slot, places[1].digest, GOOD);
+    log.put(Kind::Ack, ack.as_bytes());
+    let standing = Standing {
+        stage: View(2),
+        installed: View(0),
+        tip: places[3],
+        voting_stopped: false,
+        diverged: false,
+        lease: Slot(0),
+        forgotten: Slot(0),
+        decided: places[0],
+        certificate: None,
+        change: Default::default(),
+        quorum: None,
+        checkpoint: None,
+    };
+    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
+    log.put(Kind::Standing, record.as_bytes());
+    let recovered = log.restart(None).unwrap().restarted.recovered;
+    assert_eq!(recovered.stage, View(2));
+    assert!(recovered.view_change.is_none() && recovered.ack.is_none());
+    log.put(Kind::ViewChange, &signed(View(2)));
+    let recovered = log.restart(None).unwrap().restarted.recovered;
+    assert_eq!(recovered.view_change.unwrap().message.view, View(2));
+}
+
 /// Never: records are released after the group is durable.
 #[test]
 fn a_released_log_without_the_group_is_refused() {
