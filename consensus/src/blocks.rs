@@ -1,5 +1,7 @@
 //! How blocks of other replicas are taken in: linked to the branch, held, or refused with a reason.
 
+use std::collections::BTreeSet;
+
 use wire::block::BlockHeader;
 use wire::canary::{planted, reach};
 use wire::certificates::Place;
@@ -111,30 +113,43 @@ impl<S: Signer> Core<S> {
     /// Blocks of a slot that are needed off the branch: on the chains of the own tip and of the own
     /// vote records, of what is chased, and of what this replica acknowledged and must give to others (V3).
     fn claims_at(&self, slot: Slot) -> [Option<Place>; 4] {
-        let acked = self.change.as_ref().and_then(Change::acked);
-        let sought = self.sought().map(|(target, _)| target);
-        [Some(self.tip), Some(self.recorded), sought, acked].map(|top| {
+        self.claims().map(|top| {
             let chain = self.tree.down_from(top?);
             let above = chain.take_while(|entry| entry.header.slot() >= slot);
             above.last().map(Entry::place)
         })
     }
 
+    /// The tops of the chains that are needed beside the branch.
+    fn claims(&self) -> [Option<Place>; 4] {
+        let acked = self.change.as_ref().and_then(Change::acked);
+        let sought = self.sought().map(|(target, _)| target);
+        [Some(self.tip), Some(self.recorded), sought, acked]
+    }
+
     /// Buffers are scarce: drops blocks that share a slot with another and that nothing here needs.
     /// A leader can send several of each slot, and words of a liar make others wanted; should one
     /// of them turn out to be the chain of the others after all, it is asked for again (§11).
     pub fn forget_rivals(&mut self, out: &mut Outbox) {
-        let first = self.decided.slot.next().0;
+        let first = self.decided.slot.next();
         let last = self.executed.0 + self.config.blocks_held_max;
-        for slot in (first..=last).map(Slot) {
+        let mut claimed = BTreeSet::new();
+        for top in self.claims().into_iter().flatten() {
+            let chain = self.tree.down_from(top).map(Entry::place);
+            // Where one chain meets another, the rest is known.
+            for place in chain.take_while(|place| place.slot >= first) {
+                if !claimed.insert(place) {
+                    break;
+                }
+            }
+        }
+        for slot in (first.0..=last).map(Slot) {
             if self.tree.at(slot).count() < 2 {
                 continue;
             }
-            let claims = self.claims_at(slot);
             let rivals = self.tree.at(slot).map(Entry::place);
-            let rivals = rivals
-                .filter(|place| !self.branch.holds(*place) && !claims.contains(&Some(*place)))
-                .collect::<Vec<_>>();
+            let is_needed = |place: &Place| self.branch.holds(*place) || claimed.contains(place);
+            let rivals = rivals.filter(|place| !is_needed(place)).collect::<Vec<_>>();
             for place in rivals {
                 reach("rivals-forgotten");
                 self.tree.remove(place);

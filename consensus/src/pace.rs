@@ -37,7 +37,8 @@ const THETA: (u64, u64) = (9, 10);
 /// What a turn shows of the leader.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// The leader is another replica, and no other view is being entered.
+    /// The leader is another replica, no other view is being entered, and nothing here keeps what is
+    /// decided from being executed.
     pub judged: bool,
     /// Since when the oldest forwarded request waits.
     pub oldest: Option<Instant>,
@@ -52,16 +53,48 @@ pub(crate) struct Look {
 struct Served {
     waiting_ns: u64,
     bytes: u64,
+    operations: u64,
 }
 
+image!(Served {
+    waiting_ns,
+    bytes,
+    operations
+});
+
+/// What a leader sustained with a backlog, per second.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    bytes: u64,
+    operations: u64,
+}
+
+image!(Rate { bytes, operations });
+
 impl Served {
-    fn bytes_per_s(&self) -> u64 {
-        let bytes = u128::from(self.bytes) * 1_000_000_000;
-        (bytes / u128::from(self.waiting_ns.max(1))) as u64
+    fn rate(&self) -> Rate {
+        let per_s = |count: u64| {
+            let scaled = u128::from(count) * 1_000_000_000;
+            (scaled / u128::from(self.waiting_ns.max(1))) as u64
+        };
+        Rate {
+            bytes: per_s(self.bytes),
+            operations: per_s(self.operations),
+        }
     }
 }
 
-image!(Served { waiting_ns, bytes });
+impl Rate {
+    /// Below theta of another in both counts. The protocol counts bytes; large values make for many
+    /// of those, small ones for many operations, and neither says anything of the leader.
+    fn is_worse_than(self, other: Rate) -> bool {
+        let (part, of) = THETA;
+        let below = |own: u64, others: u64| {
+            u128::from(own) * u128::from(of) < u128::from(others) * u128::from(part)
+        };
+        below(self.bytes, other.bytes) && below(self.operations, other.operations)
+    }
+}
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -84,10 +117,10 @@ pub(crate) struct Pace {
     bad_windows: u32,
     /// The whole view.
     total: Served,
-    /// Bytes committed since the last look.
-    committed_bytes: u64,
-    /// What earlier leaders sustained, in bytes a second.
-    past: VecDeque<(View, u64)>,
+    /// Committed since the last look.
+    committed: Served,
+    /// What earlier leaders sustained.
+    past: VecDeque<(View, Rate)>,
     off_until: Option<View>,
     wished_at: Option<Instant>,
     wishes: bool,
@@ -107,7 +140,7 @@ image!(Pace {
     proposed_at,
     bad_windows,
     total,
-    committed_bytes,
+    committed,
     past,
     off_until,
     wished_at,
@@ -134,7 +167,7 @@ impl Pace {
             proposed_at: now,
             bad_windows: 0,
             total: Served::default(),
-            committed_bytes: 0,
+            committed: Served::default(),
             past: VecDeque::with_capacity(replicas + 1),
             off_until: None,
             wished_at: None,
@@ -142,9 +175,10 @@ impl Pace {
         }
     }
 
-    /// So many bytes of payload are decided.
-    pub fn committed(&mut self, bytes: u64) {
-        self.committed_bytes += bytes;
+    /// So many bytes of payload are decided, with so many operations.
+    pub fn committed(&mut self, bytes: u64, operations: u64) {
+        self.committed.bytes += bytes;
+        self.committed.operations += operations;
     }
 
     /// A view change came to nothing (T5). Whatever was slow then, it was not one leader alone: the
@@ -160,7 +194,7 @@ impl Pace {
             if self.past.len() == self.views {
                 self.past.pop_front();
             }
-            self.past.push_back((self.view, self.total.bytes_per_s()));
+            self.past.push_back((self.view, self.total.rate()));
         }
         (self.view, self.installed_at) = (view, now);
         self.total = Served::default();
@@ -175,17 +209,16 @@ impl Pace {
         self.proposals = 0;
     }
 
-    /// The most that a leader of the last n views sustained.
-    fn expected(&self) -> Option<u64> {
-        let views = self.views as u64;
-        let recent = self.past.iter();
-        let recent = recent.filter(|(view, _)| view.0 + views >= self.view.0);
-        recent.map(|(_, bytes_per_s)| *bytes_per_s).max()
+    /// Whether some leader of the last n views sustained more.
+    fn is_worse_than_before(&self) -> bool {
+        let (views, rate) = (self.views as u64, self.window.rate());
+        let mut recent = self.past.iter();
+        recent.any(|(view, past)| view.0 + views >= self.view.0 && rate.is_worse_than(*past))
     }
 
     /// Takes one turn into account.
     pub fn look(&mut self, now: Instant, look: Look) {
-        let bytes = std::mem::take(&mut self.committed_bytes);
+        let committed = std::mem::take(&mut self.committed);
         let passed_ns = now.since_ns(self.seen_at).min(TURN_NS_MAX);
         let proposed = look.top > self.seen_top;
         let was_backlogged = self.backlogged;
@@ -201,7 +234,8 @@ impl Pace {
         if was_backlogged {
             for served in [&mut self.window, &mut self.total] {
                 served.waiting_ns += passed_ns;
-                served.bytes += bytes;
+                served.bytes += committed.bytes;
+                served.operations += committed.operations;
             }
         }
         if proposed && now.since_ns(self.proposed_at) >= tau_ns {
@@ -217,15 +251,9 @@ impl Pace {
     }
 
     fn judge(&mut self, tau_ns: u64, window_ns: u64) {
-        let served = self.window;
-        let backlog = served.waiting_ns >= WINDOW_NS / BACKLOG_SHARE;
+        let backlog = self.window.waiting_ns >= WINDOW_NS / BACKLOG_SHARE;
         let pauses = window_ns > GAP * tau_ns * self.proposals;
-        let worse = self.expected().is_some_and(|expected| {
-            let (part, of) = THETA;
-            u128::from(served.bytes_per_s()) * u128::from(of)
-                < u128::from(expected) * u128::from(part)
-        });
-        if backlog && (pauses || worse) {
+        if backlog && (pauses || self.is_worse_than_before()) {
             self.bad_windows += 1;
         } else {
             self.bad_windows = 0;
@@ -282,14 +310,24 @@ mod tests {
             }
         }
 
-        /// One proposal of so many bytes every so many milliseconds, while a request has waited for
-        /// `waits_ms`, or none waits.
+        /// One proposal of so many bytes every so many milliseconds, in operations of ten, while a
+        /// request has waited for `waits_ms`, or none waits.
         fn run(&mut self, ms: u64, every_ms: u64, bytes: u64, waits_ms: Option<u64>) {
+            self.run_with(ms, every_ms, (bytes, bytes / 10), waits_ms);
+        }
+
+        fn run_with(
+            &mut self,
+            ms: u64,
+            every_ms: u64,
+            (bytes, operations): (u64, u64),
+            waits_ms: Option<u64>,
+        ) {
             for _ in 0..ms {
                 self.now_ns += MS;
                 if (self.now_ns / MS).is_multiple_of(every_ms) {
                     self.top += 1;
-                    self.pace.committed(bytes);
+                    self.pace.committed(bytes, operations);
                 }
                 let now = Instant(self.now_ns);
                 let oldest = waits_ms.map(|ms| Instant(self.now_ns.saturating_sub(ms * MS)));
@@ -364,6 +402,28 @@ mod tests {
         story.install(9);
         story.run(20_000, 4, 10, Some(40));
         assert_eq!(story.wishes, 1);
+    }
+
+    #[test]
+    fn other_sizes_of_operations_are_not_the_leaders_doing() {
+        let mut story = Story::new();
+        let mut leader = |view, bytes, operations| {
+            story.install(view);
+            story.run_with(20_000, 4, (bytes, operations), Some(40));
+            story.wishes
+        };
+        assert_eq!(leader(1, 40_000, 10), 0, "large values");
+        assert_eq!(leader(2, 20_000, 200), 0, "small ones");
+        assert_eq!(
+            leader(3, 30_000, 30),
+            0,
+            "between: fewer bytes, fewer operations"
+        );
+        assert!(leader(4, 19_000, 100) == 0, "nearly as many bytes");
+        assert!(
+            leader(5, 17_000, 100) > 0,
+            "less than the small ones in both counts"
+        );
     }
 
     #[test]

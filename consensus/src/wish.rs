@@ -9,6 +9,7 @@ use std::sync::Arc;
 use wire::canary::{planted, reach};
 use wire::certificates::{Wish, WishCertificate};
 use wire::ids::{Boot, Instant, NodeId, Signature, View};
+use wire::limits::IN_FLIGHT;
 use wire::seal::{Signed, Signer, Statement, Verified};
 
 use crate::core::Core;
@@ -187,18 +188,21 @@ impl<S: Signer> Core<S> {
         self.gather_wishes(now, out);
     }
 
-    /// So many bytes of payload were decided (T4).
-    pub fn note_committed(&mut self, bytes: u64) {
-        self.pace.committed(bytes);
+    /// So many bytes of payload were decided, with so many operations (T4).
+    pub fn note_committed(&mut self, bytes: u64, operations: u64) {
+        self.pace.committed(bytes, operations);
     }
 
     /// T4: how the leader serves what waits here.
     fn look_at_pace(&mut self, now: Instant) {
         let leads = self.leader(self.installed) == self.config.me;
         let tau_ns = self.timers.commit_ns();
+        // What is decided waits for this replica alone: for the state that it takes over, or for the
+        // execution of more blocks than a leader may have under way.
+        let behind = self.decided.slot.0 - self.executed.0 > IN_FLIGHT;
+        let executes = self.transferring.is_none() && !behind;
         let look = Look {
-            // While the state is taken over, what waits here waits for that.
-            judged: !leads && self.stage == self.installed && self.transferring.is_none(),
+            judged: !leads && self.stage == self.installed && executes,
             oldest: self.pending_since,
             top: self.branch.top().slot,
             tau_ns: tau_ns.map(|tau_ns| tau_ns.max(self.config.batch_delay_ns)),

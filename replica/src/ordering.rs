@@ -401,12 +401,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.config.durability != Durability::Sync
     }
 
-    /// R6: asks others what they hold of this replica, if it ran before. An earlier process stopped
-    /// cleanly or not.
+    /// R6: listens to what others hold of this replica, and waits for it unless the earlier process
+    /// stopped cleanly. A first boot waits for nothing, for a new cluster has nothing to say; on an
+    /// emptied disk it learns that there were others before.
     pub fn recall(&mut self, clean: bool) {
-        if self.config.boot > Boot(1) {
-            self.core.recall(clean);
-        }
+        self.core.recall(clean || self.config.boot == Boot(1));
     }
 
     /// Everything below is durable.

@@ -47,7 +47,8 @@ pub(crate) enum Setting {
     RetainedFrom(Slot),
     /// Not settings: told anew each time.
     ForgetRivals,
-    Committed(u64),
+    /// Bytes and operations.
+    Committed(u64, u64),
     Recall(bool),
 }
 
@@ -61,7 +62,7 @@ impl Setting {
             }
             Setting::RetainedFrom(slot) => (3u8, slot.0).put(into),
             Setting::ForgetRivals => (4u8, 0u64).put(into),
-            Setting::Committed(bytes) => (5u8, bytes).put(into),
+            Setting::Committed(bytes, operations) => (5u8, bytes, operations).put(into),
             Setting::Recall(clean) => (6u8, u64::from(clean)).put(into),
         }
     }
@@ -73,7 +74,7 @@ impl Setting {
             Setting::Pending(since, overdue) => core.set_pending(since, overdue),
             Setting::RetainedFrom(slot) => core.set_retained_from(slot),
             Setting::ForgetRivals => core.forget_rivals(out),
-            Setting::Committed(bytes) => core.note_committed(bytes),
+            Setting::Committed(bytes, operations) => core.note_committed(bytes, operations),
             Setting::Recall(clean) => core.recall(clean),
         }
     }
@@ -170,7 +171,7 @@ impl Recorder {
             Setting::Started(_) => Some(&mut self.set[1]),
             Setting::Pending(..) => Some(&mut self.set[2]),
             Setting::RetainedFrom(_) => Some(&mut self.set[3]),
-            Setting::ForgetRivals | Setting::Committed(_) | Setting::Recall(_) => None,
+            Setting::ForgetRivals | Setting::Committed(..) | Setting::Recall(_) => None,
         };
         if let Some(last) = last
             && last.replace(setting) == Some(setting)
@@ -286,8 +287,8 @@ impl<S: Signer> Recorded<S> {
         self.set_with(Setting::ForgetRivals, out);
     }
 
-    pub(crate) fn note_committed(&mut self, bytes: u64) {
-        self.set(Setting::Committed(bytes));
+    pub(crate) fn note_committed(&mut self, bytes: u64, operations: u64) {
+        self.set(Setting::Committed(bytes, operations));
     }
 
     pub(crate) fn recall(&mut self, clean: bool) {
