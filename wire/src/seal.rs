@@ -207,17 +207,20 @@ impl Domain {
 
 const CONTEXT: &str = "hippodrome/1/sig";
 
-/// What a client's signature signs: the request's fixed fields and its operations.
+/// What a client's signature signs: the digest of the request's fixed fields and its operations.
 pub fn request_digest(cluster: ClusterId, request: &RequestView<'_>) -> Digest {
     let kind = if request.is_open() {
         TYPE_OPEN
     } else {
         TYPE_REQUEST
     };
+    // One call for all fields: behind a prefix the first chunks would be hashed one by one, which
+    // takes three times as long for a bundle.
+    let fields = blake3::hash(request.signed_bytes());
     let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
     hasher.update(&[kind]);
     hasher.update(&cluster.0);
-    hasher.update(request.signed_bytes());
+    hasher.update(fields.as_bytes());
     Digest(*hasher.finalize().as_bytes())
 }
 

@@ -86,8 +86,8 @@ fn an_open_has_known_bytes() {
     sign_request(&signer, &mut frame).unwrap();
     assert_eq!(
         format!("{:#}", RequestView::parse(&frame).unwrap().signature()),
-        "a533fb556cdc8db8b13626f72028a3a923d4c94b2f960382ebb504bf29097aab\
-         8b1b53bf07ef2e332604240d2fd64f62d248226d1c4dbaad0b72f8f18f3f4904"
+        "da3a8b3df23a0989db93c6aefdd590081a865c197fa039423b81fd6e38bc9d50\
+         9b9c6672472e00c6b80812d7682d7a1f7a4277753c7865c049a48ffd8a6e9a00"
     );
 }
 
