@@ -86,10 +86,8 @@ impl Disk {
     /// Takes a write; it is stable once [`Disk::complete`] was called.
     pub fn begin(&mut self, segment: u32, offset: u64, parts: &[Shared]) {
         assert!(self.pending.is_none(), "one write at a time");
-        let bytes = parts
-            .iter()
-            .flat_map(|part| part.iter().copied())
-            .collect::<Vec<u8>>();
+        let bytes = parts.iter().map(|part| &part[..]).collect::<Vec<_>>();
+        let bytes = bytes.concat();
         let sector = SECTOR_BYTES as u64;
         assert!(offset.is_multiple_of(sector) && bytes.len().is_multiple_of(SECTOR_BYTES));
         assert!(segment < self.segments && offset + bytes.len() as u64 <= self.segment_bytes);

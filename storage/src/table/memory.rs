@@ -219,7 +219,11 @@ impl Bucketed for MemTable {
     }
 
     fn write_bucket(&self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
-        let unchanged = self.buckets[bucket.index()]
+        let listed = &self.buckets[bucket.index()];
+        // All misses at once, as in `warm`.
+        let touched = listed.iter().map(|address| self.arena.touch(*address));
+        black_box(touched.fold(0, |sum, byte| sum ^ byte));
+        let unchanged = listed
             .iter()
             .filter(|address| self.versions.shows(view, self.arena.stamp(**address)))
             .map(|address| self.arena.entry(*address));
