@@ -520,7 +520,9 @@ impl<S: Signer> Core<S> {
         count: u64,
         out: &mut Outbox,
     ) {
-        if first > self.decided.slot || first < self.retained_from.max(Slot(1)) {
+        let known = first <= self.decided.slot && first >= self.retained_from.max(Slot(1));
+        // The claim alone may cost a read of the log.
+        if !known || !self.may_answer(now, from) {
             return;
         }
         let count = count.min(REPAIR_BLOCKS_MAX);
@@ -530,7 +532,7 @@ impl<S: Signer> Core<S> {
             to: from,
             slot: last,
         });
-        if count > 0 && self.may_answer(now, from) {
+        if count > 0 {
             out.push(Effect::Blocks {
                 to: from,
                 first,
