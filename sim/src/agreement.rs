@@ -271,40 +271,57 @@ impl Agreement {
         Ok(())
     }
 
-    /// Votes of liars count for everything.
-    fn support(&self, view: View, place: Place, vote: bool) -> usize {
+    /// Each replica's highest ancestor of `said` that its words of this view cover, none below `least`.
+    /// Liars said everything that anyone honest said.
+    fn covered(&self, view: View, said: Place, vote: bool, least: Slot) -> Vec<Place> {
         let books = self.said.iter().zip(&self.honest);
-        let said = books.filter(|(said, honest)| {
-            let books = if vote { &said.votes } else { &said.commits };
-            let deepest = books.get(&view).into_iter().flatten();
-            **honest && { deepest }.any(|deepest| self.extends(*deepest, place))
-        });
-        let honest = said.count();
-        if honest == 0 {
-            0
-        } else {
-            honest + self.liars()
+        let honest = books
+            .filter(|(_, honest)| **honest)
+            .filter_map(|(words, _)| {
+                let books = if vote { &words.votes } else { &words.commits };
+                let deepest = books.get(&view).into_iter().flatten();
+                let common = deepest.filter_map(|deepest| self.common(*deepest, said, least));
+                common.max()
+            });
+        let mut covered = honest.collect::<Vec<_>>();
+        let highest = covered.iter().max().copied();
+        covered.extend(
+            highest
+                .into_iter()
+                .flat_map(|place| vec![place; self.liars()]),
+        );
+        covered.sort_by_key(|place| std::cmp::Reverse(place.0));
+        covered
+    }
+
+    /// The highest block at `least` or above that both are or descend from, as far as headers are known.
+    fn common(&self, mut one: Place, mut other: Place, least: Slot) -> Option<Place> {
+        while one != other {
+            let higher = if one.0 >= other.0 {
+                &mut one
+            } else {
+                &mut other
+            };
+            *higher = self.parent(*higher).filter(|parent| parent.0 >= least)?;
         }
+        (one.0 >= least).then_some(one)
     }
 
     /// What the words about `said` and its ancestors make final (N4, N6).
     fn decide(&mut self, view: View, said: Place) -> Check {
         let known = self.by_view.get(&view).map_or(Slot(0), |place| place.0);
-        let mut at = said;
-        while at.0 > known {
-            let fast = self.support(view, at, true) >= self.shape.fast;
-            let slow =
-                self.shape.has_slow_path() && self.support(view, at, false) >= self.shape.slow;
-            if fast || slow {
-                self.by_view.insert(view, at);
-                return self.finalize(view, at, fast);
-            }
-            match self.parent(at) {
-                Some(parent) => at = parent,
-                None => return Ok(()),
-            }
-        }
-        Ok(())
+        let reached = |rank: usize, vote| {
+            let covered = self.covered(view, said, vote, known.next());
+            covered.get(rank - 1).copied()
+        };
+        let fast = reached(self.shape.fast, true);
+        let slow = self.shape.has_slow_path();
+        let slow = slow.then(|| reached(self.shape.slow, false)).flatten();
+        let Some(place) = fast.max(slow) else {
+            return Ok(());
+        };
+        self.by_view.insert(view, place);
+        self.finalize(view, place, fast == Some(place))
     }
 
     fn finalize(&mut self, view: View, place: Place, fast: bool) -> Check {
@@ -476,5 +493,66 @@ impl Agreement {
     /// Digest of slot 0.
     pub fn genesis(&self) -> Digest {
         self.genesis
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::ids::Epoch;
+
+    use super::*;
+
+    const GENESIS: Digest = Digest([9; 32]);
+
+    fn judge() -> Agreement {
+        let shape = Shape::named("4").unwrap();
+        Agreement::new(shape, GENESIS, false)
+    }
+
+    /// So many blocks on top of `parent`; the last is returned, and everyone has it on disk.
+    fn grow(judge: &mut Agreement, parent: Place, blocks: u64, mark: u8) -> Place {
+        let mut at = parent;
+        for _ in 0..blocks {
+            let (slot, payload) = (at.0.next(), Digest([mark; 32]));
+            let header = BlockHeader::new(Epoch(0), View(0), slot, 0, at.1, payload);
+            judge.learn(&header);
+            at = (slot, header.digest());
+        }
+        for id in 0..4 {
+            judge.durable(NodeId(id), at.1);
+        }
+        at
+    }
+
+    /// What two chains share is covered by the words for both, and by those of liars.
+    #[test]
+    fn words_for_different_blocks_meet_where_their_chains_do() {
+        let mut judge = judge();
+        judge.distrust(NodeId(3));
+        let shared = grow(&mut judge, (Slot(0), GENESIS), 2, 1);
+        let middle = grow(&mut judge, shared, 1, 1);
+        let one = grow(&mut judge, middle, 2, 1);
+        let other = grow(&mut judge, shared, 2, 2);
+        judge.votes(NodeId(0), View(0), one).unwrap();
+        assert_eq!(judge.top().0, Slot(0), "one, and the liar");
+        judge.votes(NodeId(1), View(0), other).unwrap();
+        assert_eq!(judge.top(), shared);
+        judge.votes(NodeId(2), View(0), middle).unwrap();
+        assert_eq!(judge.top(), middle);
+        assert_eq!(judge.by_view()[&View(0)], middle);
+    }
+
+    /// The first votes of a view may be for a base far above genesis. Counting takes time by how far
+    /// apart the words are, not by how far up they are.
+    #[test]
+    fn the_base_of_a_late_view_is_counted_at_once() {
+        let mut judge = judge();
+        let base = grow(&mut judge, (Slot(0), GENESIS), 50_000, 1);
+        for view in [0, 1] {
+            for id in 0..3 {
+                judge.votes(NodeId(id), View(view), base).unwrap();
+            }
+            assert_eq!(judge.by_view().get(&View(view)), Some(&base));
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! the log and its restarts, execution, signatures. `judge` sees every message that was sent and recomputes from that alone, with its
 //! own quorum numbers, what is final. Liars are scripted; they can sign as themselves only.
 
+mod alone;
 mod attacks;
 mod caller;
 mod changes;

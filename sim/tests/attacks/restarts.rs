@@ -3,6 +3,10 @@
 use sim::canaries::Canary;
 use sim::scenario::{Scenario, any, kind};
 use wire::header::Kind;
+use wire::ids::{Digest, Signature, Slot, View};
+use wire::messages::{Held, StatusBody};
+use wire::seal::Statement;
+use zerocopy::IntoBytes;
 
 use crate::{borne, load};
 
@@ -87,6 +91,39 @@ fn a_directory_that_was_put_back_is_noticed() {
         let scenario = load(scenario, 130, 200, 8);
         let scenario = scenario.at_ms(1_500).expect_lost(2);
         scenario.expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[Canary::Rollbackok]);
+}
+
+/// R6: a liar names statements that the replica never made until it believes nothing of the kind from
+/// that peer any more. What the others name still counts.
+#[test]
+fn bad_recalls_of_one_replica_do_not_silence_the_others() {
+    let attack = || {
+        let scenario = load(Scenario::new(4), 2, 30, 4);
+        let scenario = load(scenario.at_ms(30).restore_later(2), 30, 100, 4);
+        // For a while it hears the liar alone, and nothing that would move its tip.
+        let honest = |from| any().from(from).to(2).until_ms(400);
+        let scenario = scenario.at_ms(100).crash(2);
+        let scenario = scenario.when(honest(0)).drop().when(honest(3)).drop();
+        let scenario = scenario.when(any().from(1).to(2)).lie(|_, mut spoken| {
+            if spoken.kind != Kind::Status {
+                return Vec::new();
+            }
+            let mut status = StatusBody::decode(&spoken.body).unwrap();
+            status.held = Some(Held {
+                statement: Statement::Vote {
+                    view: View(0),
+                    slot: Slot(1 << 20),
+                    digest: Digest([7; 32]),
+                },
+                signature: Signature([7; 64]),
+            });
+            spoken.body = StatusBody::encode(&status).as_bytes().to_vec();
+            vec![spoken; 1_100]
+        });
+        let scenario = load(scenario.at_ms(120).restart(2), 130, 600, 8);
+        scenario.at_ms(1_500).expect_lost(2)
     };
     borne(attack, &[Canary::Rollbackok]);
 }

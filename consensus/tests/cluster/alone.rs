@@ -1,0 +1,272 @@
+//! One core, alone: its log, the words of others and its effects, all by hand.
+
+use consensus::{
+    Config, Core, Effect, Input, Outbox, Record, RecordAs, Recovered, RecoveredBlock, Source,
+};
+use wire::block::BlockRef;
+use wire::certificates::{NewViewCertificate, Place, Signatures, Wish, WishCertificate};
+use wire::ids::{Boot, Instant, NodeId, Position, Slot, View};
+use wire::messages::{Durability, SignedHeader};
+use wire::seal::{FakeSeal, Signer, Statement};
+
+use crate::world::{FOUR, GENESIS, MS, SECOND, STRICT, World, genesis, place_of};
+
+const ME: NodeId = NodeId(3);
+const LEADER: NodeId = NodeId(0);
+
+struct Alone {
+    core: Core<FakeSeal>,
+    /// Of the one after the last record in the log.
+    end: u64,
+}
+
+impl Alone {
+    fn new(world: &World, config: Config, recovered: Recovered) -> Alone {
+        let end = recovered.durable_position.0;
+        let seal = world.seals[ME.index()].clone();
+        let core = Core::new(config, seal, recovered, Instant(0));
+        Alone { core, end }
+    }
+
+    fn tell(&mut self, now: u64, input: Input) -> Vec<Effect> {
+        let mut out = Outbox::new();
+        self.core.handle(Instant(now), input, &mut out);
+        out.drain().collect()
+    }
+
+    /// Every record that was asked for is in the log, and durable.
+    fn write(&mut self, now: u64, effects: &[Effect]) -> Vec<Effect> {
+        let mut more = Vec::new();
+        for effect in effects {
+            let end = Position(self.end + 4096);
+            let written = match *effect {
+                Effect::Append { place, .. } => Input::Appended { place, end },
+                Effect::Record(_) => Input::Recorded { end },
+                _ => continue,
+            };
+            self.end = end.0;
+            more.extend(self.tell(now, written));
+        }
+        let position = Position(self.end);
+        more.extend(self.tell(now, Input::Durable { position }));
+        more
+    }
+
+    fn hear_vote(&mut self, world: &World, from: u16, view: u64, place: Place) -> Vec<Effect> {
+        let (from, view) = (NodeId(from), View(view));
+        let Place { slot, digest } = place;
+        let vote = BlockRef { view, slot, digest };
+        let signed = world.sign(from, Statement::Vote { view, slot, digest });
+        let signature = signed.signature;
+        let input = Input::Vote {
+            from,
+            vote,
+            signature,
+        };
+        self.tell(MS, input)
+    }
+
+    fn offer(&mut self, source: Source, signed: SignedHeader) -> Vec<Effect> {
+        let SignedHeader { header, signature } = signed;
+        let input = Input::Block {
+            from: LEADER,
+            source,
+            header,
+            signature,
+            digest: header.digest(),
+        };
+        self.tell(MS, input)
+    }
+}
+
+fn chain(world: &mut World, length: u64) -> Vec<SignedHeader> {
+    let mut parent = genesis();
+    let blocks = (0..length).map(|index| {
+        let block = world.forge(LEADER, 0, parent, 1 + (index % 100) as u8);
+        parent = place_of(&block.header);
+        block
+    });
+    blocks.collect()
+}
+
+/// A log with these blocks and nothing else; the tip is the last of them.
+fn log_of(blocks: &[SignedHeader], kind: RecordAs) -> Recovered {
+    let record = |(index, signed): (usize, &SignedHeader)| RecoveredBlock {
+        header: signed.header,
+        signature: signed.signature,
+        signature_good: true,
+        digest: signed.header.digest(),
+        kind,
+        end: Position(4096 * (index as u64 + 1)),
+    };
+    Recovered {
+        tip: place_of(&blocks.last().unwrap().header),
+        blocks: blocks.iter().enumerate().map(record).collect(),
+        durable_position: Position(4096 * blocks.len() as u64),
+        ..Recovered::blank(GENESIS)
+    }
+}
+
+fn config(world: &World) -> Config {
+    world.config(ME.0)
+}
+
+fn is_view_change(effect: &Effect) -> bool {
+    matches!(effect, Effect::Record(Record::ViewChange(_)))
+}
+
+/// N2: where few blocks can be held, the base of a view may lie further above what was executed than
+/// votes reach. It is voted for all the same: no replica votes for less, and so no other vote can
+/// move them on.
+#[test]
+fn the_base_of_a_view_is_voted_for_wherever_it_lies() {
+    let mut world = World::new(FOUR, 500);
+    let blocks = chain(&mut world, 100);
+    let base = place_of(&blocks[99].header);
+    let recovered = Recovered {
+        stage: View(1),
+        installed: View(1),
+        certificate: Some(NewViewCertificate {
+            view: View(1),
+            base,
+            acks: Signatures::new(),
+        }),
+        ..log_of(&blocks, RecordAs::Fetched)
+    };
+    let few = Config {
+        interval: 64,
+        blocks_held_max: 128,
+        ..config(&world)
+    };
+    assert!(base.slot.0 < few.window(), "inside the window");
+    let mut alone = Alone::new(&world, few, recovered);
+    let said = alone.tell(MS, Input::Tick);
+    let expected = Statement::Vote {
+        view: View(1),
+        slot: base.slot,
+        digest: base.digest,
+    };
+    let votes = |effect: &Effect| matches!(effect, Effect::Say { signed, .. } if signed.statement == expected);
+    assert!(said.iter().any(votes), "{said:?}");
+    // The votes of the others for it are all that anyone waits for.
+    for from in [0, 1] {
+        let effects = alone.hear_vote(&world, from, 1, base);
+        let ends =
+            |effect: &Effect| matches!(effect, Effect::Final { place, .. } if *place == base);
+        assert_eq!(effects.iter().any(ends), from == 1);
+    }
+}
+
+/// R3, I3: a tip that jumped may lie above the lease that is held. A COMMIT stays within it until the
+/// next lease is on the disk.
+#[test]
+fn a_commit_stays_within_the_lease_that_is_held() {
+    let mut world = World::new(STRICT, 510);
+    let blocks = chain(&mut world, 5);
+    let places = blocks.iter().map(|block| place_of(&block.header));
+    let places = places.collect::<Vec<_>>();
+    let recovered = Recovered {
+        lease: Slot(3),
+        ..log_of(&blocks, RecordAs::Fetched)
+    };
+    let leased = Config {
+        durability: Durability::Lease,
+        ..config(&world)
+    };
+    let mut alone = Alone::new(&world, leased, recovered);
+    let asked = alone.tell(MS, Input::Tick);
+    let mut effects = Vec::new();
+    for from in [0, 1, 2] {
+        effects.extend(alone.hear_vote(&world, from, 0, places[4]));
+    }
+    let committed = |effects: &[Effect]| {
+        let commits = effects.iter().filter_map(|effect| match effect {
+            Effect::Record(Record::Commit(found)) => Some(found.block),
+            _ => None,
+        });
+        commits.collect::<Vec<_>>()
+    };
+    assert_eq!(committed(&effects), [places[2]], "within the lease");
+    let more = alone.write(MS, &asked);
+    assert_eq!(committed(&more), [places[4]], "the new lease is durable");
+}
+
+/// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.
+#[test]
+fn an_owed_view_change_waits_until_others_were_heard() {
+    let world = World::new(FOUR, 520);
+    let recovered = Recovered {
+        stage: View(1),
+        ..Recovered::blank(GENESIS)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.recall(false);
+    for now in [MS, SECOND / 2] {
+        assert!(!alone.tell(now, Input::Tick).iter().any(is_view_change));
+    }
+    let due = alone.core.wake_at();
+    assert!(due <= Instant(2 * SECOND), "the wait ends by itself");
+    let said = alone.tell(2 * SECOND, Input::Tick);
+    assert!(said.iter().any(is_view_change), "{said:?}");
+}
+
+/// R2: the chain of the own vote records may lie off the branch and above the tip, not yet verified
+/// and not yet written. When buffers are scarce it is not forgotten, for what the log says of it
+/// is read from it (K2).
+#[test]
+fn the_chain_of_the_own_vote_records_is_not_forgotten() {
+    let mut world = World::new(FOUR, 530);
+    let blank = Recovered::blank(GENESIS);
+    let mut alone = Alone::new(&world, config(&world), blank);
+    let mine = chain(&mut world, 2);
+    let mut records = 0;
+    for block in &mine {
+        let effects = alone.offer(Source::Proposed, *block);
+        let as_vote = |effect: &&Effect| {
+            let kind = RecordAs::Vote;
+            matches!(effect, Effect::Append { kind: found, .. } if *found == kind)
+        };
+        records += effects.iter().filter(as_vote).count();
+    }
+    assert_eq!(records, 2, "on their way into the log");
+    // The view ends before they were verified. From here on the tip jumps nowhere.
+    let wishes = [0, 1, 2].map(|by| {
+        let (by, view, boot, counter) = (NodeId(by), View(1), Boot(1), 1);
+        let wish = Statement::Wish {
+            view,
+            boot,
+            counter,
+        };
+        let signature = world.seals[by.index()].sign(&wish);
+        Wish {
+            by,
+            view,
+            boot,
+            counter,
+            signature,
+        }
+    });
+    let view = View(1);
+    let wishes = wishes.to_vec();
+    let certificate = WishCertificate { view, wishes };
+    let certificate = world.compound.wish_certificate(certificate).unwrap();
+    let entered = alone.tell(MS, Input::WishCertificate(certificate));
+    assert!(entered.iter().any(is_view_change));
+    // The others decided another chain of the lying leader.
+    let first = world.forge(LEADER, 0, genesis(), 201);
+    let second = world.forge(LEADER, 0, place_of(&first.header), 202);
+    for from in [0, 1, 2] {
+        alone.hear_vote(&world, from, 0, place_of(&first.header));
+    }
+    alone.offer(Source::Fetched, first);
+    alone.offer(Source::Fetched, second);
+    let summary = alone.core.summary();
+    assert_eq!((summary.decided, summary.linked), (Slot(1), Slot(2)));
+    assert_eq!(summary.linked_digest, second.header.digest());
+    let mut out = Outbox::new();
+    alone.core.forget_rivals(&mut out);
+    let own = place_of(&mine[1].header);
+    let forgets = |effect: Effect| matches!(effect, Effect::Forget { place } if place == own);
+    assert!(!out.drain().any(forgets));
+    assert_eq!(alone.core.standing().tip, genesis(), "nothing is written");
+}
