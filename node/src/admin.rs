@@ -32,7 +32,7 @@ pub struct Source {
     pub telemetry: Arc<Telemetry>,
     /// Address of each replica, by id.
     pub members: Vec<SocketAddr>,
-    /// Replicas that a decision needs (F).
+    /// Replicas that a decision needs (q).
     pub quorum: usize,
     /// Replicas that may be down, silent or faulty while transactions commit (u).
     pub faults: usize,

@@ -7,7 +7,6 @@ use platform::pool::Pool;
 use platform::waker::Waker;
 use replica::admission::Followed;
 use replica::agreement::Core;
-use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
@@ -18,7 +17,7 @@ use replica::saving::Saving;
 use replica::takeover::Takeover;
 use replica::verifying::Verifying;
 use storage::wal::{Journal, JournalLimits, Writer};
-use wire::committee::{Committee, Exclusion, VoteAuthentication};
+use wire::committee::{Committee, VoteAuthentication};
 use wire::header::HEADER_BYTES;
 use wire::ids::{Boot, Instant};
 use wire::keys::NodeSecret;
@@ -33,6 +32,7 @@ use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::flight::{self, Flight};
 use crate::machine::Machine;
+use crate::prepare::quorums_of;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
 use crate::stages::Shared;
 use crate::stages::execute::{Duties, Execute, ReplyWriter};
@@ -112,17 +112,9 @@ pub struct Built {
 /// What the core of this node is told of its committee and configuration.
 fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
     let committee = node.committee;
-    let parameters = committee.parameters();
-    let exclusion = committee.exclusion() == Exclusion::On;
     replica::agreement::Config {
         me: node.shared.me,
-        quorums: Quorums::new(
-            parameters.n,
-            parameters.b,
-            parameters.u,
-            parameters.p,
-            exclusion,
-        ),
+        quorums: quorums_of(committee),
         epoch: committee.epoch(),
         genesis: committee.genesis(),
         boot,

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use replica::agreement::quorum::Quorums;
 use storage::superblock::Expected;
-use wire::committee::Committee;
+use wire::committee::{Committee, Exclusion, Parameters};
 use wire::ids::{Instant, NodeId};
 use wire::keys::NodeSecret;
 
@@ -66,10 +67,15 @@ pub fn load_committee(path: &Path) -> Result<Committee, Refusal> {
     Committee::parse(&text).or_exit(Exit::Usage, shown)
 }
 
-/// Replicas whose votes decide a block (F).
+/// The quorums of a committee.
+pub fn quorums_of(committee: &Committee) -> Quorums {
+    let Parameters { n, b, u, p } = committee.parameters();
+    Quorums::new(n, b, u, p, committee.exclusion() == Exclusion::On)
+}
+
+/// Replicas without which nothing is decided: q, where F is larger as well.
 pub fn quorum_of(committee: &Committee) -> usize {
-    let parameters = committee.parameters();
-    parameters.n - parameters.p
+    quorums_of(committee).slow()
 }
 
 /// Everything that a start needs. `now` is the time of the hot threads' clock.
@@ -83,17 +89,6 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
             committee.n() - 1
         )));
     };
-    let parameters = committee.parameters();
-    let slow = (parameters.n + parameters.b + 1).div_ceil(2);
-    let fast = quorum_of(&committee);
-    if fast > slow {
-        return Err(Refusal::preflight(format!(
-            "{file}: with n={} b={} p={} the fast quorum F={fast} is larger than the slow one \
-             q={slow}; such committees need the slow path, which this version lacks. Use 4 nodes, \
-             or a preset with p as large as possible",
-            parameters.n, parameters.b, parameters.p
-        )));
-    }
     let secret = keyfile::load_node(&config.node.key)?;
     let public_key = secret.public_key();
     if public_key != member.public_key {

@@ -12,7 +12,8 @@ use storage::record::LogId;
 use storage::superblock::{DIRECTORY_VERSION, Superblock};
 use storage::wal::Geometry;
 use wire::committee::{
-    Committee, CommitteeParts, Member, Preset, StateMachine, VoteAuthentication,
+    Committee, CommitteeParts, Member, ParameterError, Parameters, Preset, StateMachine,
+    VoteAuthentication,
 };
 use wire::ids::{ClusterId, NodeId};
 use wire::keys::NodeSecret;
@@ -38,12 +39,31 @@ pub enum Addresses {
     Consecutive { first: Ipv4Addr, port: u16 },
 }
 
+/// What the nodes stand, and how few of them decide (protocol §1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    /// The preset settles b, u and p.
+    Preset(Preset),
+    /// Each given; n is the number of nodes.
+    Given(Parameters),
+}
+
+impl Faults {
+    fn settle(self, nodes: usize) -> Result<(Preset, Parameters), ParameterError> {
+        match self {
+            Faults::Preset(preset) => Ok((preset, preset.parameters(nodes)?)),
+            Faults::Given(parameters) => Ok((Preset::of(&parameters)?, parameters)),
+        }
+    }
+}
+
 /// What to make.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub nodes: usize,
     pub output: PathBuf,
     pub addresses: Addresses,
+    pub faults: Faults,
     pub state_machine: StateMachine,
     pub vote_authentication: VoteAuthentication,
     /// Processors: node i gets the i-th, modulo their number; empty pins nobody.
@@ -141,14 +161,18 @@ pub fn create(plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> Result<Committee,
     let client = keyfile::generate_client()?;
     let mut cluster = ClusterId([0; 16]);
     cluster.0.copy_from_slice(&entropy()?[..16]);
+    let flags = match plan.faults {
+        Faults::Preset(_) => "--nodes and --preset",
+        Faults::Given(_) => "--nodes, --b, --u and --p",
+    };
+    let (preset, parameters) = plan.faults.settle(plan.nodes).or_exit(Exit::Usage, flags)?;
     let parts = CommitteeParts {
         operator: Some(operator.public_key()),
         state_machine: plan.state_machine,
         vote_authentication: plan.vote_authentication,
-        ..CommitteeParts::with_preset(cluster, members, Preset::Balanced)
-            .or_exit(Exit::Usage, "--nodes")?
+        ..CommitteeParts::with_parameters(cluster, members, preset, parameters)
     };
-    let committee = Committee::new(parts).or_exit(Exit::Usage, "--nodes")?;
+    let committee = Committee::new(parts).or_exit(Exit::Usage, flags)?;
 
     private_directory(&plan.output)?;
     write(&plan.output.join("committee.toml"), &committee.to_toml())?;

@@ -159,6 +159,14 @@ http_status() {
         read -r _ code _ <&3 && echo "$code"' _ "$1" "$2" 2>/dev/null || true
 }
 
+# status_field DIR I NAME: a number of the node's status; empty when it does not answer.
+status_field() {
+    timeout 1 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+        printf "GET /status.json HTTP/1.0\r\nHost: localhost\r\n\r\n" >&3
+        tr -d "\n" <&3 | grep -o "\"$2\": *[0-9]*" | head -n 1 | grep -o "[0-9]*$"' \
+        _ "$(admin_port "$1" "$2")" "$3" 2>/dev/null || true
+}
+
 # wait_node DIR I PATH: until the endpoint answers 200.
 wait_node() {
     local dir=$1 node=$2 path=$3 port deadline=$((SECONDS + READY_SECONDS))

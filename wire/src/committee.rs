@@ -99,10 +99,23 @@ impl CommitteeParts {
         members: Vec<Member>,
         preset: Preset,
     ) -> Result<CommitteeParts, ParameterError> {
-        Ok(CommitteeParts {
+        let parameters = preset.parameters(members.len())?;
+        Ok(CommitteeParts::with_parameters(
+            cluster, members, preset, parameters,
+        ))
+    }
+
+    /// The same with parameters that are checked later, by [`Committee::new`].
+    pub fn with_parameters(
+        cluster: ClusterId,
+        members: Vec<Member>,
+        preset: Preset,
+        parameters: Parameters,
+    ) -> CommitteeParts {
+        CommitteeParts {
             cluster,
             epoch: Epoch(0),
-            parameters: preset.parameters(members.len())?,
+            parameters,
             members,
             preset,
             admission: Admission::Any,
@@ -110,7 +123,7 @@ impl CommitteeParts {
             client_authentication: ClientAuthentication::Signature,
             vote_authentication: VoteAuthentication::Signature,
             state_machine: StateMachine::Kv,
-        })
+        }
     }
 }
 

@@ -164,7 +164,7 @@ struct Verdict {
     text: String,
 }
 
-/// The cluster serves when at least a fast quorum serves, its leader among them.
+/// The cluster serves when at least a slow quorum serves, its leader among them.
 fn judge(answers: &Answers, quorum: usize) -> Verdict {
     let serving = |answer: &Result<Status, String>| matches!(answer, Ok(status) if status.state == State::Serving.name());
     let count = answers.iter().filter(|answer| serving(answer)).count();

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use wire::committee::{Committee, StateMachine, VoteAuthentication};
+use wire::committee::{Committee, Parameters, Preset, StateMachine, VoteAuthentication};
 use wire::limits::REPLICAS_MAX;
 
 use super::output::print;
 use crate::config::settings;
 use crate::config::value::{Value, parse_bytes, parse_cores, show_bytes};
 use crate::exit::{Exit, Outcome, Refusal};
-use crate::testnet::{self, Addresses, Plan};
+use crate::prepare::quorums_of;
+use crate::testnet::{self, Addresses, Faults, Plan};
 
 /// What decided transactions do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,6 +23,37 @@ enum Machine {
     Kv,
     /// Nothing: measures ordering alone
     Noop,
+}
+
+/// How many of n nodes may lie (b), may fail in any way (u), and may be missing while votes alone
+/// still decide (p).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Named {
+    /// b = u = (n-1)/3 rounded down, p as large as that allows: stands the most faults. More nodes
+    /// missing than p, and one more message delay goes into each commit (from 6 nodes on)
+    Balanced,
+    /// b = u = p = (n+1)/5 rounded down: two message delays with every fault that it stands, which
+    /// are fewer from 7 nodes on
+    Latency,
+    /// b = u = (n-1)/3 without the rule that excludes a leader caught lying; p is smaller for it: of
+    /// 4 or 7 nodes one missing already costs the third delay
+    Strict,
+    #[value(hide = true)]
+    CrashHeavy,
+    #[value(hide = true)]
+    SafetyHeavy,
+}
+
+impl Named {
+    fn preset(self) -> Preset {
+        match self {
+            Named::Balanced => Preset::Balanced,
+            Named::Latency => Preset::Latency,
+            Named::Strict => Preset::Strict,
+            Named::CrashHeavy => Preset::CrashHeavy,
+            Named::SafetyHeavy => Preset::SafetyHeavy,
+        }
+    }
 }
 
 /// What proves that a vote is its sender's.
@@ -47,6 +79,21 @@ pub struct Shape {
     /// loopback, port P+100
     #[arg(long, value_name = "A")]
     starting_ip: Option<Ipv4Addr>,
+    /// Which faults the nodes stand, and how many of them decide; for ever
+    #[arg(long, value_enum, value_name = "NAME", default_value = "balanced")]
+    preset: Named,
+    /// Nodes that may lie while nothing wrong is ever answered; with --u and --p, in place of
+    /// --preset. b < u is the preset crash-heavy, b > u is safety-heavy
+    #[arg(long, value_name = "N", requires_all = ["u", "p"], conflicts_with = "preset")]
+    b: Option<u16>,
+    /// Nodes that may lie, crash or be cut off, in all, while transactions commit. Refused unless
+    /// n >= 2u+b+1
+    #[arg(long, value_name = "N", requires_all = ["b", "p"], conflicts_with = "preset")]
+    u: Option<u16>,
+    /// Nodes that may be missing or slow while a commit takes two message delays; with more than
+    /// that it takes three. Refused unless p <= u and n >= u+2b+2p-1
+    #[arg(long, value_name = "N", requires_all = ["b", "u"], conflicts_with = "preset")]
+    p: Option<u16>,
     /// What decided transactions do
     #[arg(long, value_enum, default_value = "kv")]
     state_machine: Machine,
@@ -131,6 +178,7 @@ impl Shape {
             ));
         }
         Ok(Plan {
+            faults: self.faults()?,
             nodes: usize::from(self.nodes),
             output,
             addresses: match self.starting_ip {
@@ -156,6 +204,20 @@ impl Shape {
             segments_max: self.segments_max,
             segments_initial: self.segments_initial,
         })
+    }
+
+    fn faults(&self) -> Result<Faults, Refusal> {
+        if let (Some(b), Some(u), Some(p)) = (self.b, self.u, self.p) {
+            let [n, b, u, p] = [self.nodes, b, u, p].map(usize::from);
+            return Ok(Faults::Given(Parameters { n, b, u, p }));
+        }
+        let preset = self.preset.preset();
+        if preset.is_explicit() {
+            return Err(Refusal::usage(format!(
+                "--preset {preset} settles no numbers; give --b, --u and --p instead of it"
+            )));
+        }
+        Ok(Faults::Preset(preset))
     }
 }
 
@@ -184,15 +246,25 @@ pub fn create(plan: &Plan) -> Result<Committee, Refusal> {
 pub fn run(args: &TestnetArgs) -> Outcome {
     let plan = args.shape.plan(args.output.clone())?;
     let committee = create(&plan)?;
-    let parameters = committee.parameters();
+    let quorums = quorums_of(&committee);
     let output = plan.output.display();
+    let decide = if quorums.has_slow_path() {
+        format!(
+            "{} decide in two steps, {} in three",
+            quorums.fast(),
+            quorums.slow()
+        )
+    } else {
+        format!("{} decide", quorums.fast())
+    };
     print(format!(
-        "{output}: {} nodes, {} may lie, {} may fail; committee {}; {} of log zeroed\n\
+        "{output}: {} nodes, {} may lie, {} may fail, {decide} ({}); committee {}; {} of log zeroed\n\
          start each:  hippo start --config {output}/node-0/node.toml\n\
          then:        hippo put --network {output} city Byzantium\n",
         plan.nodes,
-        parameters.b,
-        parameters.u,
+        quorums.b,
+        quorums.u,
+        committee.preset(),
         committee.digest(),
         show_bytes(plan.zeroed_bytes()),
     ));

@@ -57,12 +57,73 @@ fn bad_shapes_are_refused() {
         "--segments-initial 9 --segments-max 8",
         "--base-port 65535",
         "--cores x",
+        "--preset fast",
+        "--preset strict --b 1 --u 1 --p 0",
+        "--b 1 --u 1",
+        "--p 1",
         "--datagram-bytes 100",
         // It has a slow path, whose certificates are made of votes.
         "--nodes 6 --vote-authentication mac",
     ] {
         let said = hippo(&format!("testnet --output {} {flags}", output.display()));
         assert_eq!(said.code, 2, "{flags}: {}", said.err);
+        assert!(!output.exists(), "{flags}");
+    }
+}
+
+#[test]
+fn presets_are_written_down() {
+    for (flags, lines) in [
+        (
+            "--nodes 7",
+            ["preset = \"balanced\"", "b = 2", "u = 2", "p = 1"],
+        ),
+        (
+            "--preset strict",
+            ["preset = \"strict\"", "b = 1", "u = 1", "p = 0"],
+        ),
+        (
+            "--nodes 10 --preset latency",
+            ["preset = \"latency\"", "b = 2", "u = 2", "p = 2"],
+        ),
+        (
+            "--nodes 6 --b 1 --u 2 --p 1",
+            ["preset = \"crash-heavy\"", "b = 1", "u = 2", "p = 1"],
+        ),
+        (
+            "--b 2 --u 0 --p 0",
+            ["preset = \"safety-heavy\"", "b = 2", "u = 0", "p = 0"],
+        ),
+    ] {
+        let network = Network::with("preset", flags);
+        let text = fs::read_to_string(network.path().join("committee.toml")).unwrap();
+        for line in lines {
+            assert!(text.lines().any(|have| have == line), "{flags}: {text}");
+        }
+        // What a node reads is what was written.
+        let committee = network.path().join("committee.toml");
+        let committee = committee.display();
+        let checked = hippo(&format!("config check {committee} {committee}"));
+        assert_eq!(checked.code, 0, "{flags}: {}", checked.err);
+    }
+}
+
+#[test]
+fn impossible_parameters_are_refused_by_name() {
+    let scratch = crate::support::Scratch::new("parameters");
+    let output = scratch.path().join("net");
+    for (flags, expected) in [
+        ("--b 2 --u 1 --p 0", "condition C2"),
+        ("--nodes 7 --b 2 --u 2 --p 2", "condition C7"),
+        ("--b 0 --u 1 --p 1", "range"),
+        ("--b 1 --u 0 --p 1", "range"),
+        ("--b 1 --u 1 --p 0", "is no preset"),
+        ("--preset crash-heavy", "--b, --u and --p"),
+        ("--nodes 3 --preset latency", "latency"),
+    ] {
+        let said = hippo(&format!("testnet --output {} {flags}", output.display()));
+        assert_eq!(said.code, 2, "{flags}: {}", said.err);
+        assert!(said.err.contains(expected), "{flags}: {}", said.err);
         assert!(!output.exists(), "{flags}");
     }
 }

@@ -78,12 +78,6 @@ fn committees() {
 }
 
 #[test]
-fn committees_that_need_the_slow_path() {
-    let network = Network::with("slow-path", "--nodes 6");
-    expect(&network.refusal(0), 7, &["F=5", "q=4"]);
-}
-
-#[test]
 fn data_directories() {
     let network = Network::new("data");
     let data = network.node(0).join("data");

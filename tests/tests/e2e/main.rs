@@ -11,6 +11,7 @@ mod garbage;
 mod leases;
 mod mac;
 mod peers;
+mod presets;
 mod proxy;
 mod reads;
 mod recordings;

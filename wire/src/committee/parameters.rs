@@ -82,8 +82,14 @@ pub enum ParameterError {
         relation: &'static str,
         given: Parameters,
     },
-    #[error("preset {0} needs b, u and p in the file")]
+    #[error("preset {0} needs b, u and p as well")]
     NotGiven(Preset),
+    #[error(
+        "n={n} b={b} u={u} p={p} is no preset: with b = u, choose balanced, latency or strict, which \
+         have the largest b or p",
+        n = given.n, b = given.b, u = given.u, p = given.p
+    )]
+    Nameless { given: Parameters },
     #[error("preset {preset} stands no fault with {n} replicas; it needs at least {n_min}")]
     TooFew {
         preset: Preset,
@@ -229,6 +235,16 @@ impl Preset {
         Ok(parameters)
     }
 
+    /// The name that a committee with these parameters goes by, under the exclusion rule. The
+    /// conditions are checked first: an error names one of them where it can.
+    pub fn of(given: &Parameters) -> Result<Preset, ParameterError> {
+        given.check(Exclusion::On)?;
+        let fits =
+            |preset: &Preset| preset.exclusion() == Exclusion::On && preset.check(given).is_ok();
+        let found = Preset::ALL.into_iter().find(fits);
+        found.ok_or(ParameterError::Nameless { given: *given })
+    }
+
     /// Whether explicit parameters are what the preset's name says.
     pub(super) fn check(self, given: &Parameters) -> Result<(), ParameterError> {
         let relation = match self {
@@ -314,6 +330,29 @@ mod tests {
             let parameters = Parameters { n, b, u, p };
             assert_eq!(parameters.check(Exclusion::On), Ok(()), "{parameters:?}");
         }
+    }
+
+    #[test]
+    fn parameters_find_their_name() {
+        let of = |n, b, u, p| Preset::of(&Parameters { n, b, u, p });
+        for (n, b, p, ..) in TABLE {
+            assert_eq!(of(n, b, b, p), Ok(Preset::Balanced), "n={n}");
+        }
+        assert_eq!(of(4, 2, 0, 0), Ok(Preset::SafetyHeavy));
+        assert_eq!(of(6, 1, 2, 1), Ok(Preset::CrashHeavy));
+        assert_eq!(of(10, 2, 2, 2), Ok(Preset::Latency));
+        // The exclusion rule goes with the name strict alone.
+        for (n, b, u, p) in [(4, 1, 1, 0), (7, 2, 2, 0), (9, 1, 1, 1)] {
+            let given = Parameters { n, b, u, p };
+            assert_eq!(of(n, b, u, p), Err(ParameterError::Nameless { given }));
+        }
+        assert!(matches!(
+            of(7, 2, 2, 2),
+            Err(ParameterError::Fails {
+                condition: Condition::C7,
+                ..
+            })
+        ));
     }
 
     fn failed(n: usize, b: usize, u: usize, p: usize, exclusion: Exclusion) -> Condition {
