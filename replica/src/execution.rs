@@ -16,6 +16,7 @@ use wire::ops::{self, Operation, ResultBuffer};
 use wire::reply::{Answer, ReplyBuilder, result_digest};
 use wire::request::{RequestView, checked_requests};
 
+use crate::pending::Question;
 use crate::sessions::{Decision, Sessions};
 
 pub use checkpoints::{PRESERVED_BYTES_MAX, TRANSFER_HOLD_NS};
@@ -275,22 +276,17 @@ impl<M: StateMachine> Execution<M> {
     }
 
     /// Whether any part of a request is still to be executed, as far as this replica knows (§9.4).
-    pub fn waits(
-        &mut self,
-        client: &PublicKey,
-        id: SessionId,
-        first: Sequence,
-        count: u16,
-        open: bool,
-    ) -> bool {
-        if open {
+    pub fn waits(&mut self, request: &Question) -> bool {
+        let Question { client, first, .. } = request;
+        if request.open {
             return !self.sessions.has(client);
         }
-        let Some(session) = self.sessions.current(client, id) else {
+        let Some(session) = self.sessions.current(client, request.session) else {
             return false;
         };
-        let end = first.0.saturating_add(u64::from(count));
-        (first.0..end).any(|sequence| session.decide(Sequence(sequence)) == Decision::Execute)
+        let end = first.0.saturating_add(u64::from(request.count));
+        let mut sequences = (first.0..end).map(Sequence);
+        sequences.any(|sequence| session.would_execute(request.acked, *first, sequence))
     }
 
     /// The result of a read from the executed state, and its slot (§9.6; see [`crate::reads`]).

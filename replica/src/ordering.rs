@@ -35,7 +35,7 @@ use crate::batch::{Batch, BatchLimits, Seen};
 use crate::blocks::{Blocks, Location, Raw};
 use crate::ledger::Ledger;
 use crate::peer::{Grains, PeerMessage};
-use crate::pending::{Patience, Pending};
+use crate::pending::{Patience, Pending, Question};
 use crate::recorder::{Recorded, Tape};
 
 use padding::Padding;
@@ -159,13 +159,7 @@ pub enum Output<Bu: Buffers> {
     },
     Read(ReadBack),
     /// Say whether any part of this request is still to be executed: [`Input::Rechecked`].
-    Recheck {
-        client: PublicKey,
-        session: SessionId,
-        first: Sequence,
-        count: u16,
-        open: bool,
-    },
+    Recheck(Question),
     /// The state at this slot is certified, and the own one is equal.
     Stable(Slot),
     /// The certificate of the slot that is stable now.

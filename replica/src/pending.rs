@@ -41,12 +41,34 @@ impl Stage {
     }
 }
 
+/// What names a request, for execution to say whether any part of it is still to be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub client: PublicKey,
+    pub session: SessionId,
+    pub first: Sequence,
+    pub count: u16,
+    /// It moves the window of its session before it executes (9.3).
+    pub acked: Sequence,
+    pub open: bool,
+}
+
+impl Question {
+    fn about(request: &RequestView<'_>) -> Question {
+        Question {
+            client: *request.client(),
+            session: request.session(),
+            first: request.first_sequence(),
+            count: request.count() as u16,
+            acked: request.acked_low(),
+            open: request.is_open(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Item {
-    session: SessionId,
-    first: Sequence,
-    count: u16,
-    open: bool,
+    request: Question,
     frame: Vec<u8>,
     arrived: Instant,
     /// When it was last sent to the leader.
@@ -58,13 +80,7 @@ struct Item {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
     /// Ask execution whether it is still to be executed.
-    Recheck {
-        client: PublicKey,
-        session: SessionId,
-        first: Sequence,
-        count: u16,
-        open: bool,
-    },
+    Recheck(Question),
     /// Send the frame to the leader, or to all.
     Forward { frame: Vec<u8>, to_all: bool },
 }
@@ -108,37 +124,29 @@ impl Pending {
 
     /// Takes a verified request in; the lowest of its client stays.
     pub fn push(&mut self, now: Instant, request: &RequestView<'_>) {
-        let client = *request.client();
+        let new = Question::about(request);
         let frame = request.bytes();
-        if let Some(held) = self.items.get(&client) {
-            let place = (
-                request.is_open(),
-                request.session(),
-                request.first_sequence(),
-            );
-            let lower = request.is_open() && !held.open
-                || held.session < place.1
-                || held.session == place.1 && place.2 < held.first;
+        if let Some(held) = self.items.get(&new.client).map(|item| item.request) {
+            let lower = new.open && !held.open
+                || held.session < new.session
+                || held.session == new.session && new.first < held.first;
             if !lower || held.open {
                 return;
             }
-            self.remove(&client);
+            self.remove(&new.client);
         }
         if self.items.len() == CLIENTS_MAX || self.bytes + frame.len() > BYTES_MAX {
             return;
         }
         self.bytes += frame.len();
         let item = Item {
-            session: request.session(),
-            first: request.first_sequence(),
-            count: request.count() as u16,
-            open: request.is_open(),
+            request: new,
             frame: frame.to_vec(),
             arrived: now,
             sent: now,
             stage: Stage::New,
         };
-        self.items.insert(client, item);
+        self.items.insert(new.client, item);
     }
 
     fn remove(&mut self, client: &PublicKey) {
@@ -151,7 +159,7 @@ impl Pending {
     /// than the own one shows that the leader serves newcomers: their clock begins anew.
     pub fn executed(&mut self, now: Instant, request: &RequestView<'_>) {
         if request.is_open() {
-            for item in self.items.values_mut().filter(|item| item.open) {
+            for item in self.items.values_mut().filter(|item| item.request.open) {
                 if item.stage.clock().is_some() {
                     item.stage = Stage::Forwarded(now);
                 }
@@ -160,6 +168,7 @@ impl Pending {
         let Some(item) = self.items.get(request.client()) else {
             return;
         };
+        let item = item.request;
         let done = if item.open {
             request.is_open()
         } else {
@@ -179,11 +188,11 @@ impl Pending {
         let Some(item) = self.items.get_mut(client) else {
             return false;
         };
-        if item.first != first || item.stage != Stage::Asked {
+        if item.request.first != first || item.stage != Stage::Asked {
             return false;
         }
         item.stage = Stage::Open;
-        let known = item.open && !waits;
+        let known = item.request.open && !waits;
         if !waits {
             self.remove(client);
         }
@@ -202,7 +211,7 @@ impl Pending {
     /// What is due now, a bounded number of things.
     pub fn due(&mut self, now: Instant, patience: Patience) -> Vec<Due> {
         let mut due = Vec::new();
-        for (client, item) in &mut self.items {
+        for item in self.items.values_mut() {
             if due.len() == TURN_MAX {
                 break;
             }
@@ -215,13 +224,7 @@ impl Pending {
             match item.stage {
                 Stage::New if now.since_ns(item.arrived) >= patience.forward_ns => {
                     item.stage = Stage::Asked;
-                    due.push(Due::Recheck {
-                        client: *client,
-                        session: item.session,
-                        first: item.first,
-                        count: item.count,
-                        open: item.open,
-                    });
+                    due.push(Due::Recheck(item.request));
                 }
                 Stage::Open => {
                     (item.stage, item.sent) = (Stage::Forwarded(now), now);

@@ -434,18 +434,11 @@ where
                 // Bounded by the window of blocks whose bytes are held.
                 self.block_jobs.push_back(Job::Proposed { place, message });
             }
-            Output::Recheck {
-                client,
-                session,
-                first,
-                count,
-                open,
-            } => {
-                let waits = self.execution.waits(&client, session, first, count, open);
+            Output::Recheck(question) => {
                 let input = ordering::Input::Rechecked {
-                    client,
-                    first,
-                    waits,
+                    client: question.client,
+                    first: question.first,
+                    waits: self.execution.waits(&question),
                 };
                 self.ordering.handle(self.now, input);
             }

@@ -102,6 +102,16 @@ impl Session {
         }
     }
 
+    /// Whether a request that begins at `first` and acknowledges so much would execute this one now.
+    pub fn would_execute(&self, acked: Sequence, first: Sequence, sequence: Sequence) -> bool {
+        let low = self.low.max(acked.0.min(first.0.saturating_sub(1)));
+        // Above the present window nothing was executed yet.
+        let new = || sequence.0 - self.low > SESSION_WINDOW;
+        sequence.0 > low
+            && sequence.0 - low <= SESSION_WINDOW
+            && (new() || self.decide(sequence) == Decision::Execute)
+    }
+
     /// Remembers the result of an executed transaction.
     pub fn remember(&mut self, sequence: Sequence, slot: Slot, result: &[u8]) {
         debug_assert_eq!(self.decide(sequence), Decision::Execute);
@@ -369,6 +379,45 @@ mod tests {
             session.decide(Sequence(2 + SESSION_WINDOW)),
             Decision::TooFar
         );
+    }
+
+    /// What a replica says of a request that waits is what its execution would come to.
+    #[test]
+    fn what_would_execute_is_what_executes() {
+        let mut session = Session::new(SessionId(1), Slot(1));
+        for sequence in [3, 5, 1000] {
+            session.remember(Sequence(sequence), Slot(4), b"r");
+        }
+        session.acknowledge(Sequence(2), Sequence(4));
+        let window = SESSION_WINDOW;
+        let marks = [
+            0,
+            1,
+            3,
+            4,
+            5,
+            1000,
+            window,
+            window + 2,
+            window + 3,
+            u64::MAX,
+        ];
+        for (acked, first) in marks.iter().flat_map(|a| marks.map(|b| (*a, b))) {
+            let mut after = session.clone();
+            after.acknowledge(Sequence(acked), Sequence(first));
+            for sequence in marks
+                .iter()
+                .flat_map(|mark| [*mark, mark.saturating_add(1)])
+            {
+                assert_eq!(
+                    session.would_execute(Sequence(acked), Sequence(first), Sequence(sequence)),
+                    after.decide(Sequence(sequence)) == Decision::Execute,
+                    "acked {acked}, first {first}, {sequence}"
+                );
+            }
+        }
+        // A new process of the client begins far above the old one.
+        assert!(session.would_execute(Sequence(1 << 50), Sequence(1 << 50), Sequence(1 << 50)));
     }
 
     #[test]

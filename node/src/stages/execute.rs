@@ -8,6 +8,7 @@ use std::sync::Arc;
 use platform::pool::{Buffer, Pool};
 use replica::execution::{Execution, Replies};
 use replica::ordering::Input;
+use replica::pending::Question;
 use replica::reads::Reads;
 use storage::machine::StateMachine;
 use wire::certificates::CheckpointCertificate;
@@ -46,13 +47,7 @@ pub enum ExecuteInput {
         count: u16,
     },
     /// Whether any part of a request is still to be executed.
-    Recheck {
-        client: PublicKey,
-        session: SessionId,
-        first: Sequence,
-        count: u16,
-        open: bool,
-    },
+    Recheck(Question),
     /// The state after this slot is certified.
     Stable(Slot),
     /// As the outputs of the ordering half of the same names.
@@ -192,18 +187,11 @@ impl Execute {
                     self.execution
                         .resend(&client, session, first, count, &mut self.replies);
                 }
-                ExecuteInput::Recheck {
-                    client,
-                    session,
-                    first,
-                    count,
-                    open,
-                } => {
-                    let waits = self.execution.waits(&client, session, first, count, open);
+                ExecuteInput::Recheck(question) => {
                     let input = Input::Rechecked {
-                        client,
-                        first,
-                        waits,
+                        client: question.client,
+                        first: question.first,
+                        waits: self.execution.waits(&question),
                     };
                     if self.to_order.push(input).is_err() {
                         unreachable!("room was checked");

@@ -152,28 +152,10 @@ impl Order {
                 });
                 Ok(())
             }
-            Output::Recheck {
-                client,
-                session,
-                first,
-                count,
-                open,
-            } => {
-                let input = ExecuteInput::Recheck {
-                    client,
-                    session,
-                    first,
-                    count,
-                    open,
-                };
-                self.to_execute.push(input).map_err(|_| Output::Recheck {
-                    client,
-                    session,
-                    first,
-                    count,
-                    open,
-                })
-            }
+            Output::Recheck(question) => self
+                .to_execute
+                .push(ExecuteInput::Recheck(question))
+                .map_err(|_| Output::Recheck(question)),
             Output::Stable(slot) => self
                 .to_execute
                 .push(ExecuteInput::Stable(slot))

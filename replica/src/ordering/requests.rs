@@ -166,19 +166,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let patience = self.patience();
         for due in self.pending.due(now, patience) {
             match due {
-                Due::Recheck {
-                    client,
-                    session,
-                    first,
-                    count,
-                    open,
-                } => self.outputs.push_back(Output::Recheck {
-                    client,
-                    session,
-                    first,
-                    count,
-                    open,
-                }),
+                Due::Recheck(question) => self.outputs.push_back(Output::Recheck(question)),
                 Due::Forward {
                     frame,
                     to_all: false,
