@@ -64,6 +64,9 @@ const FILES_MAX: usize = 4096;
 const SENDS_MAX: usize = 512;
 /// A clean stop takes this long at most.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
+/// How often the main thread looks after the others. Each look takes a core from a hot thread on a
+/// shared machine.
+const LOOK: Duration = Duration::from_millis(20);
 
 const _: () = assert!(REPLICAS_MAX * 272 <= 3 * SEND_BUFFER_BYTES);
 
@@ -273,7 +276,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
     let mut stopping_since: Option<StdInstant> = None;
     let mut silences = Silences::new(committee.parameters().u);
     while running.iter().all(|(_, thread)| !thread.is_finished()) {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(LOOK);
         silences.look(&telemetry);
         maker.want(shared.segments_wanted.get() as u32);
         shared

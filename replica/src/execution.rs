@@ -172,13 +172,13 @@ impl<M: StateMachine> Execution<M> {
             Some(session) => (session, Answer::Opened),
             None => (SessionId(0), Answer::Expired),
         };
-        let builder = self.builders.of(client, session, slot, replies);
         let at = if opened.is_some() {
             session.opened_in()
         } else {
             slot
         };
-        builder.push(Sequence(0), 1, at, &answer);
+        let (to, open) = ((client, session), (Sequence(0), 1));
+        self.builders.tell(to, slot, open, at, &answer, replies);
     }
 
     fn execute_request(
@@ -192,12 +192,13 @@ impl<M: StateMachine> Execution<M> {
             request.session(),
             request.first_sequence(),
         );
-        let limit = self.builders.limit;
         let Some(session) = self.sessions.current_mut(client, id) else {
-            let builder = self.builders.of(client, id, slot, replies);
-            builder.push(first, request.count() as u16, slot, &Answer::Expired);
+            let (to, all) = ((client, id), (first, request.count() as u16));
+            self.builders
+                .tell(to, slot, all, slot, &Answer::Expired, replies);
             return;
         };
+        let builder = self.builders.of(client, id, slot, replies);
         session.acknowledge(request.acked_low(), first);
         let full = request.all_full() || designated(client, first, self.replicas) == self.me;
         self.machine
@@ -221,7 +222,7 @@ impl<M: StateMachine> Execution<M> {
                 Decision::TooFar => continue,
             };
             self.builders
-                .push(client, id, slot, limit, sequence, at, &answer, replies);
+                .push(builder, slot, sequence, at, &answer, replies);
         }
         if executed > 0 {
             self.transactions += executed;
@@ -240,13 +241,13 @@ impl<M: StateMachine> Execution<M> {
         replies: &mut impl Replies,
     ) {
         let slot = self.executed;
-        let limit = self.builders.limit;
         if id == SessionId(0) {
             // A repeated OPEN, which changes nothing: the answer is that of the slot that created
             // the session.
             if let Some(id) = self.sessions.id_of(client) {
-                let builder = self.builders.of(client, id, slot, replies);
-                builder.push(Sequence(0), 1, id.opened_in(), &Answer::Opened);
+                let (to, open) = ((client, id), (Sequence(0), 1));
+                self.builders
+                    .tell(to, slot, open, id.opened_in(), &Answer::Opened, replies);
                 self.builders.finish(slot, replies);
             }
             return;
@@ -254,12 +255,14 @@ impl<M: StateMachine> Execution<M> {
         let Some(session) = self.sessions.current(client, id) else {
             // Unknown may mean that this replica lags behind the OPEN: then it says nothing.
             if id.opened_in() <= slot {
-                let builder = self.builders.of(client, id, slot, replies);
-                builder.push(first, count, slot, &Answer::Expired);
+                let to = (client, id);
+                self.builders
+                    .tell(to, slot, (first, count), slot, &Answer::Expired, replies);
                 self.builders.finish(slot, replies);
             }
             return;
         };
+        let builder = self.builders.of(client, id, slot, replies);
         for sequence in (first.0..first.0.saturating_add(u64::from(count))).map(Sequence) {
             let (at, answer) = match session.decide(sequence) {
                 Decision::Repeat => match session.recall(sequence) {
@@ -270,7 +273,7 @@ impl<M: StateMachine> Execution<M> {
                 Decision::Execute | Decision::TooFar => continue,
             };
             self.builders
-                .push(client, id, slot, limit, sequence, at, &answer, replies);
+                .push(builder, slot, sequence, at, &answer, replies);
         }
         self.builders.finish(slot, replies);
     }
@@ -312,40 +315,48 @@ fn answer_of(result: &[u8], full: bool) -> Answer<'_> {
 }
 
 impl Builders {
-    /// The builder of this client and session, begun if need be.
+    /// Where the builder of this client and session stands, begun if need be; good until the next
+    /// call.
     fn of(
         &mut self,
         client: &PublicKey,
         session: SessionId,
         slot: Slot,
         replies: &mut impl Replies,
-    ) -> &mut ReplyBuilder {
+    ) -> usize {
         let same = |(of, id, _): &(PublicKey, SessionId, _)| of == client && *id == session;
-        let found = self.all[..self.used].iter().position(same);
-        let at = match found {
-            Some(at) => at,
-            None => {
-                if self.used == self.all.len() {
-                    self.finish(slot, replies);
-                }
-                let at = self.used;
-                self.used += 1;
-                let (of, id, builder) = &mut self.all[at];
-                (*of, *id) = (*client, session);
-                builder.begin(session);
-                at
-            }
-        };
-        &mut self.all[at].2
+        if let Some(at) = self.all[..self.used].iter().position(same) {
+            return at;
+        }
+        if self.used == self.all.len() {
+            self.finish(slot, replies);
+        }
+        let (of, id, builder) = &mut self.all[self.used];
+        (*of, *id) = (*client, session);
+        builder.begin(session);
+        self.used += 1;
+        self.used - 1
+    }
+
+    /// A reply with one answer about `count` transactions.
+    fn tell(
+        &mut self,
+        to: (&PublicKey, SessionId),
+        slot: Slot,
+        (first, count): (Sequence, u16),
+        at: Slot,
+        answer: &Answer<'_>,
+        replies: &mut impl Replies,
+    ) {
+        let builder = self.of(to.0, to.1, slot, replies);
+        self.all[builder].2.push(first, count, at, answer);
     }
 
     /// Adds one answer; a reply that would grow beyond its datagram is sent first.
     fn push(
         &mut self,
-        client: &PublicKey,
-        session: SessionId,
+        builder: usize,
         slot: Slot,
-        limit: usize,
         sequence: Sequence,
         at: Slot,
         answer: &Answer<'_>,
@@ -356,10 +367,10 @@ impl Builders {
             Answer::Digest(_) => 32,
             _ => 0,
         };
-        let builder = self.of(client, session, slot, replies);
-        if !builder.is_empty() && !builder.fits(result_bytes, limit) {
+        let (client, session, builder) = &mut self.all[builder];
+        if !builder.is_empty() && !builder.fits(result_bytes, self.limit) {
             replies.reply(client, slot, builder.bytes());
-            builder.begin(session);
+            builder.begin(*session);
         }
         builder.push(sequence, 1, at, answer);
     }

@@ -298,8 +298,9 @@ impl Bucketed for Sessions {
     }
 
     fn write_bucket(&self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+        let preserved = self.versions.preserved(view, bucket);
         let mut preserved: BTreeMap<PublicKey, &[u8]> =
-            items::split_all(self.versions.preserved(view, bucket)).collect();
+            preserved.flat_map(items::split_all).collect();
         let unchanged = self.clients(bucket).filter_map(|client| {
             let session = &self.by_client[client];
             self.versions

@@ -17,6 +17,7 @@
 
 mod bucket_set;
 mod checkpoints;
+mod kept;
 mod pins;
 mod versions;
 

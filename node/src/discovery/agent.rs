@@ -22,8 +22,8 @@ use crate::exit::{Exit, ExitContext, Refusal};
 use crate::stages::links::Inlet;
 use crate::telemetry::Telemetry;
 
-/// Between two turns.
-pub const PAUSE: Duration = Duration::from_millis(20);
+/// Between two turns; half of the shortest interval.
+pub const PAUSE: Duration = Duration::from_millis(50);
 /// Datagrams of the group taken in one turn.
 const GROUP_DATAGRAMS: usize = 64;
 

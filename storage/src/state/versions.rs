@@ -11,6 +11,7 @@
 use wire::state::{BUCKETS, Bucket};
 
 use super::BucketSet;
+use super::kept::Kept;
 
 /// Which freeze is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +29,6 @@ const WATCHED: u8 = 2;
 /// Preserved for the pinned freeze.
 const PINNED: u8 = 4;
 
-/// Room that a bucket keeps for the next checkpoint's versions, so that hot threads seldom allocate:
-/// 32 MiB for all of a holder at most.
-const SPARE_BYTES: usize = 8 * 1024;
-
 /// Marks of the buckets and preserved versions of the items of one holder.
 #[derive(Debug)]
 pub struct Versions {
@@ -41,46 +38,6 @@ pub struct Versions {
     pinned: Option<Kept>,
     /// Something that the last freeze froze was written without being preserved.
     lost: bool,
-}
-
-/// What was preserved of one freeze.
-#[derive(Debug)]
-struct Kept {
-    /// The freeze began this generation.
-    generation: u32,
-    /// Encoded items by bucket, in the order of their first write since.
-    items: Vec<Vec<u8>>,
-    bytes: u64,
-}
-
-impl Kept {
-    fn new(generation: u32) -> Kept {
-        Kept {
-            generation,
-            items: vec![Vec::new(); BUCKETS],
-            bytes: 0,
-        }
-    }
-
-    fn add(&mut self, bucket: Bucket, write: &impl Fn(&mut Vec<u8>)) {
-        let items = &mut self.items[bucket.index()];
-        let before = items.len();
-        write(items);
-        self.bytes += (items.len() - before) as u64;
-    }
-
-    /// True when there was something to drop.
-    fn drop_bucket(&mut self, bucket: Bucket) -> bool {
-        let items = &mut self.items[bucket.index()];
-        let bytes = items.len() as u64;
-        self.bytes -= bytes;
-        if items.capacity() > SPARE_BYTES {
-            *items = Vec::new();
-        } else {
-            items.clear();
-        }
-        bytes > 0
-    }
 }
 
 impl Versions {
@@ -134,14 +91,14 @@ impl Versions {
         stamp < self.kept(view).generation
     }
 
-    /// The preserved items of a bucket, in no order.
-    pub fn preserved(&self, view: View, bucket: Bucket) -> &[u8] {
-        &self.kept(view).items[bucket.index()]
+    /// The preserved items of a bucket as they were encoded, in no order.
+    pub fn preserved(&self, view: View, bucket: Bucket) -> impl Iterator<Item = &[u8]> {
+        self.kept(view).items(bucket)
     }
 
     /// Bytes of everything preserved.
     pub fn kept_bytes(&self) -> u64 {
-        self.last.bytes + self.pinned.as_ref().map_or(0, |pinned| pinned.bytes)
+        self.last.bytes() + self.pinned.as_ref().map_or(0, Kept::bytes)
     }
 
     /// Buckets written since the last freeze.
@@ -170,7 +127,7 @@ impl Versions {
     /// Freezes all items as they are. The `watched` buckets can be seen until they are released;
     /// with `pin`, for which no pin may be left, all of them until they are unpinned.
     pub(super) fn freeze(&mut self, watched: &BucketSet, pin: bool) {
-        assert_eq!(self.last.bytes, 0, "the freeze before was released");
+        assert!(self.last.is_empty(), "the freeze before was released");
         assert!(!(pin && self.pinned.is_some()), "one pin at a time");
         self.generation = self
             .generation

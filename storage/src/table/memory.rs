@@ -227,7 +227,8 @@ impl Bucketed for MemTable {
             .iter()
             .filter(|address| self.versions.shows(view, self.arena.stamp(**address)))
             .map(|address| self.arena.entry(*address));
-        let preserved = items::read(self.versions.preserved(view, bucket));
+        let preserved = self.versions.preserved(view, bucket);
+        let preserved = preserved.flat_map(items::read);
         items::write_sorted(unchanged.chain(preserved), out);
     }
 
