@@ -1,5 +1,7 @@
 //! What carries a scenario out: rules over datagrams, checks at certain times, and lies.
 
+use std::ops::RangeInclusive;
+
 use wire::header::{Direction, Header, Kind};
 use wire::ids::{Slot, View};
 
@@ -95,7 +97,7 @@ pub(crate) enum Check {
     /// This replica has found that its disk was put back.
     Lost(usize),
     NoneRefused(usize),
-    Executed(u64),
+    Executed(RangeInclusive<u64>),
     Value(Vec<u8>, Vec<u8>),
     /// Note where things stand, under this name.
     Remember(usize),

@@ -54,7 +54,12 @@ impl Scenario {
 
     /// By now the decided log has executed so many operations.
     pub fn expect_executed(self, operations: u64) -> Scenario {
-        self.check(Check::Executed(operations))
+        self.check(Check::Executed(operations..=operations))
+    }
+
+    /// By now it has executed so many operations at least.
+    pub fn expect_executed_at_least(self, operations: u64) -> Scenario {
+        self.check(Check::Executed(operations..=u64::MAX))
     }
 
     /// The table of the decided log holds this now.

@@ -95,9 +95,10 @@ impl Liar for Hoarder {
     }
 }
 
-/// A28: five clients share room for three sessions, so all are evicted again and again. A liar sends
-/// their old OPENs and REQUESTs once more, of sessions that are gone: nothing of them is executed a
-/// second time (the judge runs the log through its own sessions), and everyone is served.
+/// A28: five clients share room for three sessions, so each is evicted between its two turns. A liar
+/// sends their old OPENs and REQUESTs once more, of sessions that are gone: nothing of them is
+/// executed a second time (the judge runs the log through its own sessions), and most are served: an
+/// old OPEN of who has no session takes one from somebody else.
 #[test]
 fn a28_what_evicted_clients_said_is_replayed() {
     let attack = || {
@@ -110,8 +111,14 @@ fn a28_what_evicted_clients_said_is_replayed() {
             .when(kind(Kind::Open).to(3))
             .duplicate(2)
             .seat(3, hoarder);
+        // Who gets no answer asks all, and the liar hears it.
+        let scenario = (0..5).fold(scenario, |scenario, client| {
+            scenario
+                .when(kind(Kind::Request).from_client(client).to(0).first(1))
+                .drop()
+        });
         let scenario = (0..60).fold(scenario, |scenario, turn| {
-            let client = turn % 5;
+            let client = turn / 6 % 5;
             let key = format!("key {}", turn % 3);
             scenario
                 .at_ms(5 + 40 * turn as u64)
@@ -120,6 +127,7 @@ fn a28_what_evicted_clients_said_is_replayed() {
         });
         scenario
             .at_ms(2_500)
+            .expect_executed_at_least(25)
             .expect_view(0, 0)
             .expect_settled_within_ms(10_000)
     };
