@@ -16,6 +16,8 @@ pub(super) struct Leases {
     held_perhaps: Slot,
     /// The marker of a clean stop is the newest word of a process that the disk confirmed.
     marked: bool,
+    /// One that was never confirmed may stand there, behind no confirmed START.
+    marked_perhaps: bool,
     /// Highest slot with a certificate in the log, or in a snapshot.
     certified: Slot,
     /// Processes before the present one may have forgotten votes up to here: by what the disk has
@@ -37,7 +39,7 @@ impl Leases {
     /// The disk confirmed this record.
     pub fn durable(&mut self, told: Told) {
         match told {
-            Told::Start => self.marked = false,
+            Told::Start => (self.marked, self.marked_perhaps) = (false, false),
             Told::Stop => self.marked = true,
             Told::Lease(slot) => {
                 self.held = self.held.max(slot);
@@ -66,8 +68,8 @@ impl Leases {
             }
         }
         // A marker that nobody heard of may be on the disk, and may be torn.
-        let unsure = pending.iter().any(|told| matches!(told, Told::Stop));
-        if !self.marked && !unsure {
+        self.marked_perhaps |= pending.iter().any(|told| matches!(told, Told::Stop));
+        if !self.marked && !self.marked_perhaps {
             self.forgotten = self.forgotten.max(self.held);
         }
         // A START that nobody heard of may stand behind the marker.
@@ -143,5 +145,52 @@ impl Judge {
         let mut known = self.known.iter();
         let silent = known.position(|known| known.leases.silent_until().is_some());
         silent.filter(|_| self.leases && honest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process whose lease is durable is asked to stop, and the write of its marker fails.
+    fn stopped_perhaps() -> Leases {
+        let mut leases = Leases::default();
+        leases.durable(Told::Start);
+        leases.durable(Told::Lease(Slot(48)));
+        leases.started(Slot(0), &[Told::Stop]);
+        leases
+    }
+
+    #[test]
+    fn a_marker_that_nobody_heard_of_counts_until_a_start_is_durable() {
+        let mut leases = stopped_perhaps();
+        assert!(leases.may_speak("VOTE").is_ok());
+        // Nor is the next START heard of: perhaps nothing stands behind the marker.
+        leases.started(Slot(0), &[Told::Start]);
+        assert!(leases.may_speak("VOTE").is_ok());
+        assert_eq!(leases.silent_perhaps_until(), Some(Slot(48)));
+        leases.durable(Told::Start);
+        leases.started(Slot(0), &[]);
+        assert_eq!(leases.silent_until(), Some(Slot(48)));
+    }
+
+    #[test]
+    fn without_a_marker_what_lies_within_the_lease_is_forgotten() {
+        let mut leases = Leases::default();
+        leases.durable(Told::Start);
+        leases.durable(Told::Lease(Slot(48)));
+        leases.started(Slot(16), &[]);
+        assert_eq!(leases.silent_until(), Some(Slot(48)));
+        leases.durable(Told::Certified(Slot(48)));
+        assert!(
+            leases.may_vote("VOTE", Slot(49)).is_err(),
+            "beyond the lease"
+        );
+        leases.durable(Told::Lease(Slot(96)));
+        assert!(leases.may_vote("VOTE", Slot(49)).is_ok());
+        assert!(
+            leases.may_vote("VOTE", Slot(48)).is_err(),
+            "perhaps forgotten"
+        );
     }
 }

@@ -40,12 +40,12 @@ pub struct Cluster {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// A base port whose neighbourhood is free now.
+/// A base port whose neighbourhood is free now, below the ports that sockets of clients get.
 fn free_base_port() -> u16 {
     let process = std::process::id() as u16 % 97;
     for _ in 0..200 {
         let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        let base = 20_000 + (process * 307 + step * 256) % 36_000;
+        let base = 20_000 + (process * 307 + step * 256) % 12_000;
         let free = |offset: u16| UdpSocket::bind(("127.0.0.1", base + offset)).is_ok();
         if (0..40).all(free) {
             return base;
