@@ -37,9 +37,11 @@ const THETA: (u64, u64) = (9, 10);
 /// What a turn shows of the leader.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// The leader is another replica, no other view is being entered, and nothing here keeps what is
-    /// decided from being executed.
+    /// The leader is another replica, and no other view is being entered.
     pub judged: bool,
+    /// What is decided waits for this replica alone. Such time counts neither for the leader nor
+    /// against it: who sends many blocks at once does not begin anew.
+    pub behind: bool,
     /// Since when the oldest forwarded request waits.
     pub oldest: Option<Instant>,
     /// Highest block on the branch.
@@ -231,6 +233,11 @@ impl Pace {
         if now.since_ns(self.installed_at) < GRACE_NS {
             return self.begin_window(now);
         }
+        if look.behind {
+            self.backlogged = false;
+            self.begin_window(now);
+            return self.wish_if_due(now);
+        }
         if was_backlogged {
             for served in [&mut self.window, &mut self.total] {
                 served.waiting_ns += passed_ns;
@@ -297,6 +304,7 @@ mod tests {
         pace: Pace,
         now_ns: u64,
         top: u64,
+        behind: bool,
         wishes: u32,
     }
 
@@ -306,6 +314,7 @@ mod tests {
                 pace: Pace::new(true, 4, View(0), Instant(0)),
                 now_ns: 0,
                 top: 0,
+                behind: false,
                 wishes: 0,
             }
         }
@@ -336,6 +345,7 @@ mod tests {
                     now,
                     Look {
                         judged: true,
+                        behind: self.behind,
                         oldest,
                         top: Slot(self.top),
                         tau_ns: Some(TAU_NS),
@@ -402,6 +412,23 @@ mod tests {
         story.install(9);
         story.run(20_000, 4, 10, Some(40));
         assert_eq!(story.wishes, 1);
+    }
+
+    #[test]
+    fn time_in_which_execution_lags_counts_neither_way() {
+        let mut story = Story::new();
+        story.behind = true;
+        story.run(20_000, 40, 100, Some(40));
+        assert_eq!(story.wishes, 0, "the leader is not what is waited for");
+        // A slow leader sends a burst now and then.
+        let mut story = Story::new();
+        for _ in 0..10 {
+            story.behind = false;
+            story.run(1_500, 40, 100, Some(40));
+            story.behind = true;
+            story.run(5, 40, 100, Some(40));
+        }
+        assert!(story.wishes > 0);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) struct Peer {
     pub helped_at: Option<Instant>,
     /// When a fetch of it was last answered; answers are limited to one per RTO.
     pub answered_at: Option<Instant>,
+    /// The same for claims alone, which block answers must not crowd out.
+    pub claimed_at: Option<Instant>,
 }
 image!(Peer {
     claims,
@@ -52,7 +54,8 @@ image!(Peer {
     wish,
     vote_resent_at,
     helped_at,
-    answered_at
+    answered_at,
+    claimed_at
 });
 
 /// The vote, or COMMIT, that this replica repeats when asked.

@@ -520,9 +520,17 @@ impl<S: Signer> Core<S> {
         count: u64,
         out: &mut Outbox,
     ) {
-        let known = first <= self.decided.slot && first >= self.retained_from.max(Slot(1));
-        // The claim alone may cost a read of the log.
-        if !known || !self.may_answer(now, from) {
+        if first > self.decided.slot || first < self.retained_from.max(Slot(1)) {
+            return;
+        }
+        // A claim may cost a read of the log.
+        let due = if count > 0 {
+            self.may_answer(now, from)
+        } else {
+            let pause_ns = self.repair.rto_ns() / 4;
+            take_turn(&mut self.peers[from.index()].claimed_at, now, pause_ns)
+        };
+        if !due {
             return;
         }
         let count = count.min(REPAIR_BLOCKS_MAX);
@@ -545,13 +553,15 @@ impl<S: Signer> Core<S> {
     /// answered twice, a swarm of them costs one.
     pub(crate) fn may_answer(&mut self, now: Instant, from: NodeId) -> bool {
         let pause_ns = self.repair.rto_ns() / 4;
-        let peer = &mut self.peers[from.index()];
-        let due = peer
-            .answered_at
-            .is_none_or(|at| now.since_ns(at) >= pause_ns);
-        if due {
-            peer.answered_at = Some(now);
-        }
-        due
+        take_turn(&mut self.peers[from.index()].answered_at, now, pause_ns)
     }
+}
+
+/// Whether the last turn is so long ago; then this is one.
+fn take_turn(last: &mut Option<Instant>, now: Instant, pause_ns: u64) -> bool {
+    let due = last.is_none_or(|at| now.since_ns(at) >= pause_ns);
+    if due {
+        *last = Some(now);
+    }
+    due
 }

@@ -200,9 +200,9 @@ impl<S: Signer> Core<S> {
         // What is decided waits for this replica alone: for the state that it takes over, or for the
         // execution of more blocks than a leader may have under way.
         let behind = self.decided.slot.0 - self.executed.0 > IN_FLIGHT;
-        let executes = self.transferring.is_none() && !behind;
         let look = Look {
-            judged: !leads && self.stage == self.installed && executes,
+            judged: !leads && self.stage == self.installed,
+            behind: behind || self.transferring.is_some(),
             oldest: self.pending_since,
             top: self.branch.top().slot,
             tau_ns: tau_ns.map(|tau_ns| tau_ns.max(self.config.batch_delay_ns)),

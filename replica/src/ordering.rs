@@ -92,8 +92,7 @@ pub enum Input<Bu: Buffers> {
     },
     /// Whether a request that waits here is still to be executed.
     Rechecked {
-        client: PublicKey,
-        first: Sequence,
+        question: Question,
         waits: bool,
     },
     /// The state at this certified slot was taken over.

@@ -436,8 +436,7 @@ where
             }
             Output::Recheck(question) => {
                 let input = ordering::Input::Rechecked {
-                    client: question.client,
-                    first: question.first,
+                    question,
                     waits: self.execution.waits(&question),
                 };
                 self.ordering.handle(self.now, input);

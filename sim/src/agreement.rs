@@ -309,7 +309,11 @@ impl Agreement {
 
     /// What the words about `said` and its ancestors make final (N4, N6).
     fn decide(&mut self, view: View, said: Place) -> Check {
-        let known = self.by_view.get(&view).map_or(Slot(0), |place| place.0);
+        // What is final in this view already is not counted again; a chain beside it is.
+        let known = self.by_view.get(&view).map_or(Slot(0), |known| {
+            let fork = self.common(*known, said, Slot(0));
+            fork.unwrap_or(*known).0
+        });
         let reached = |rank: usize, vote| {
             let covered = self.covered(view, said, vote, known.next());
             covered.get(rank - 1).copied()
@@ -540,6 +544,24 @@ mod tests {
         judge.votes(NodeId(2), View(0), middle).unwrap();
         assert_eq!(judge.top(), middle);
         assert_eq!(judge.by_view()[&View(0)], middle);
+    }
+
+    /// A voter of both chains makes one final, and a late vote the other, below it.
+    #[test]
+    fn a_lower_block_of_another_chain_is_counted_late() {
+        let mut judge = judge();
+        judge.distrust(NodeId(3));
+        let shared = grow(&mut judge, (Slot(0), GENESIS), 5, 1);
+        let lower = grow(&mut judge, shared, 1, 2);
+        let low = grow(&mut judge, lower, 2, 2);
+        let high = grow(&mut judge, shared, 5, 1);
+        judge.votes(NodeId(1), View(0), lower).unwrap();
+        judge.jumped(NodeId(1), View(0), Slot(9));
+        judge.votes(NodeId(1), View(0), high).unwrap();
+        judge.votes(NodeId(0), View(0), high).unwrap();
+        assert_eq!(judge.top(), high);
+        let violation = judge.votes(NodeId(2), View(0), low).unwrap_err();
+        assert!(violation.contains("G1"), "{violation}");
     }
 
     /// The first votes of a view may be for a base far above genesis. Counting takes time by how far

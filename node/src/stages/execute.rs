@@ -189,8 +189,7 @@ impl Execute {
                 }
                 ExecuteInput::Recheck(question) => {
                     let input = Input::Rechecked {
-                        client: question.client,
-                        first: question.first,
+                        question,
                         waits: self.execution.waits(&question),
                     };
                     if self.to_order.push(input).is_err() {

@@ -71,20 +71,15 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 self.drive(now, consensus::Input::Executed { slot });
             }
             Input::Root { slot, root } => self.drive(now, consensus::Input::Root { slot, root }),
-            Input::Rechecked {
-                client,
-                first,
-                waits,
-            } => {
+            Input::Rechecked { question, waits } => {
                 // §9.3: every replica answers a repeated OPEN; a leader that ignores the client
                 // would otherwise keep it out for ever.
-                if self.pending.rechecked(&client, first, waits) {
-                    let (session, count) = (SessionId(0), 0);
+                if self.pending.rechecked(&question, waits) {
                     self.outputs.push_back(Output::Resend {
-                        client,
-                        session,
-                        first,
-                        count,
+                        client: question.client,
+                        session: SessionId(0),
+                        first: question.first,
+                        count: 0,
                     });
                 }
             }

@@ -32,7 +32,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         };
         let summary = self.core.summary();
         if summary.leader != self.config.me || summary.barred {
-            self.pending.push(now, &view);
+            self.pending.push(now, &view, None);
             return;
         }
         let (client, first) = (*view.client(), view.first_sequence());
@@ -57,7 +57,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             });
             // It may have been ordered before its session took it (outside the window, or without
             // the session): then execution says that it still waits, and it is ordered again.
-            self.pending.push(now, &view);
+            self.pending.push(now, &view, forwarded);
             return;
         }
         let opens = view.is_open().then_some(client);
