@@ -1,5 +1,6 @@
 //! Every quorum sum of the product (protocol §1.1), and the k-th largest of the replicas' slots.
 
+use wire::committee::{Committee, Exclusion};
 use wire::limits::REPLICAS_MAX;
 
 /// Sizes of the quorums of one epoch.
@@ -44,6 +45,13 @@ impl Quorums {
         };
         assert!(change >= explained, "I13: C7");
         quorums
+    }
+
+    /// Those of a committee.
+    pub fn of(committee: &Committee) -> Quorums {
+        let given = committee.parameters();
+        let exclusion = committee.exclusion() == Exclusion::On;
+        Quorums::new(given.n, given.b, given.u, given.p, exclusion)
     }
 
     /// q = ceil((n+b+1)/2).

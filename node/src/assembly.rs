@@ -7,6 +7,7 @@ use platform::pool::Pool;
 use platform::waker::Waker;
 use replica::admission::Followed;
 use replica::agreement::Core;
+use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
@@ -32,7 +33,6 @@ use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::flight::{self, Flight};
 use crate::machine::Machine;
-use crate::prepare::quorums_of;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
 use crate::stages::Shared;
 use crate::stages::execute::{Duties, Execute, ReplyWriter};
@@ -114,7 +114,7 @@ fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
     let committee = node.committee;
     replica::agreement::Config {
         me: node.shared.me,
-        quorums: quorums_of(committee),
+        quorums: Quorums::of(committee),
         epoch: committee.epoch(),
         genesis: committee.genesis(),
         boot,

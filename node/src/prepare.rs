@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use replica::agreement::quorum::Quorums;
 use storage::superblock::Expected;
-use wire::committee::{Committee, Exclusion, Parameters};
+use wire::committee::Committee;
 use wire::ids::{Instant, NodeId};
 use wire::keys::NodeSecret;
 
@@ -67,15 +67,9 @@ pub fn load_committee(path: &Path) -> Result<Committee, Refusal> {
     Committee::parse(&text).or_exit(Exit::Usage, shown)
 }
 
-/// The quorums of a committee.
-pub fn quorums_of(committee: &Committee) -> Quorums {
-    let Parameters { n, b, u, p } = committee.parameters();
-    Quorums::new(n, b, u, p, committee.exclusion() == Exclusion::On)
-}
-
 /// Replicas without which nothing is decided: q, where F is larger as well.
 pub fn quorum_of(committee: &Committee) -> usize {
-    quorums_of(committee).slow()
+    Quorums::of(committee).slow()
 }
 
 /// Everything that a start needs. `now` is the time of the hot threads' clock.

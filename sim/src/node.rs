@@ -8,7 +8,7 @@ use storage::machine::Kv;
 use storage::record::{Identity, LogId};
 use storage::table::MemTable;
 use storage::wal::{Geometry, JournalLimits};
-use wire::committee::{Committee, Exclusion, VoteAuthentication};
+use wire::committee::{Committee, VoteAuthentication};
 use wire::ids::{Instant, NodeId};
 use wire::keys::NodeSecret;
 use wire::limits::{
@@ -134,14 +134,7 @@ impl Node {
     ) -> Result<(), StartError> {
         assert!(self.server.is_none());
         self.incarnation += 1;
-        let parameters = committee.parameters();
-        let mut quorums = consensus::quorum::Quorums::new(
-            parameters.n,
-            parameters.b,
-            parameters.u,
-            parameters.p,
-            committee.exclusion() == Exclusion::On,
-        );
+        let mut quorums = consensus::quorum::Quorums::of(committee);
         if plan.options.canary == Some(Canary::Lowquorum) {
             quorums.p += 1;
         }
@@ -237,7 +230,6 @@ impl Node {
         rules: Rules,
     ) -> Option<Authentic> {
         let server = self.server.as_ref()?;
-        let parameters = committee.parameters();
         Some(Authentic::new(Origin {
             committee,
             me: self.id,
@@ -247,13 +239,7 @@ impl Node {
             datagram_bytes,
             cookie_secret: self.cookie_secret,
             rules,
-            quorums: consensus::quorum::Quorums::new(
-                parameters.n,
-                parameters.b,
-                parameters.u,
-                parameters.p,
-                committee.exclusion() == Exclusion::On,
-            ),
+            quorums: consensus::quorum::Quorums::of(committee),
         }))
     }
 

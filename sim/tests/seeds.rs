@@ -114,6 +114,20 @@ fn a_replica_that_lost_its_disk_and_goes_on_is_found() {
     );
 }
 
+/// R6 from the first boot on: whoever finds an empty disk is told of its own votes by others.
+#[test]
+fn an_emptied_disk_is_noticed_by_its_owner() {
+    let options = Options {
+        canary: Some(Canary::Blankvotes),
+        ..Options::default()
+    };
+    let noticed = (0..20).any(|seed| {
+        let violation = world::run_caught(seed, options).violation;
+        violation.is_some_and(|violation| violation.contains("its log does not know"))
+    });
+    assert!(noticed);
+}
+
 /// BYZ19: one liar more than the committee bears. Honest replicas stay up within their memory, or
 /// halt because what they see contradicts itself (I7, I10).
 #[test]

@@ -157,6 +157,29 @@ fn the_base_of_a_view_is_voted_for_wherever_it_lies() {
     }
 }
 
+/// §11: a claim may cost a read of the log, so questions for claims are paced, by themselves: answers
+/// with blocks do not take their turns.
+#[test]
+fn claims_have_a_pace_of_their_own() {
+    let mut world = World::new(FOUR, 505);
+    let blocks = chain(&mut world, 5);
+    let recovered = Recovered {
+        decided: place_of(&blocks[4].header),
+        ..log_of(&blocks, RecordAs::Vote)
+    };
+    let config = config(&world);
+    let mut alone = Alone::new(&world, config, recovered);
+    let mut claims = |now: u64, count: u64| {
+        let (from, first) = (NodeId(1), Slot(2));
+        let answers = alone.tell(now, Input::FetchRange { from, first, count });
+        let claims = |effect: &&Effect| matches!(effect, Effect::Decided { .. });
+        answers.iter().filter(claims).count()
+    };
+    assert_eq!((claims(MS, 4), claims(MS, 4)), (1, 0));
+    assert_eq!((claims(MS, 0), claims(MS, 0)), (1, 0));
+    assert_eq!(claims(MS + SECOND, 0), 1);
+}
+
 /// R3, I3: a tip that jumped may lie above the lease that is held. A COMMIT stays within it until the
 /// next lease is on the disk.
 #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use replica::agreement::quorum::Quorums;
 use wire::committee::{Committee, Parameters, Preset, StateMachine, VoteAuthentication};
 use wire::limits::REPLICAS_MAX;
 
@@ -13,7 +14,6 @@ use super::output::print;
 use crate::config::settings;
 use crate::config::value::{Value, parse_bytes, parse_cores, show_bytes};
 use crate::exit::{Exit, Outcome, Refusal};
-use crate::prepare::quorums_of;
 use crate::testnet::{self, Addresses, Faults, Plan};
 
 /// What decided transactions do.
@@ -246,7 +246,7 @@ pub fn create(plan: &Plan) -> Result<Committee, Refusal> {
 pub fn run(args: &TestnetArgs) -> Outcome {
     let plan = args.shape.plan(args.output.clone())?;
     let committee = create(&plan)?;
-    let quorums = quorums_of(&committee);
+    let quorums = Quorums::of(&committee);
     let output = plan.output.display();
     let decide = if quorums.has_slow_path() {
         format!(

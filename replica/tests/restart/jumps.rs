@@ -10,7 +10,7 @@ use wire::ids::{Boot, Digest, Epoch, Signature, Slot, View};
 use wire::messages::{Durability, PlaceRecord};
 use zerocopy::IntoBytes;
 
-use crate::released::{Log, chain};
+use crate::released::{Log, chain, standing};
 use crate::world::QUORUMS;
 
 /// A slow path, and u >= b + 2.
@@ -59,22 +59,12 @@ fn a_replica_that_diverged_remembers() {
     let (headers, places) = chain(3);
     let mut log = Log::new();
     log.blocks(&headers);
-    let standing = Standing {
-        lease: Slot(0),
-        forgotten: Slot(0),
-        stage: View(0),
-        installed: View(0),
-        tip: places[3],
+    let stopped = Standing {
         voting_stopped: true,
         diverged: true,
-        decided: places[3],
-        certificate: None,
-        change: Default::default(),
-        quorum: None,
-        checkpoint: None,
+        ..standing(View(0), places[3], places[3])
     };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
-    log.put(Kind::Standing, record.as_bytes());
+    log.stand(&stopped);
     let recovered = log.restart(None).unwrap().restarted.recovered;
     assert!(recovered.voting_stopped && recovered.diverged);
 }

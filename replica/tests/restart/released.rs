@@ -111,6 +111,13 @@ impl Log {
         log
     }
 
+    /// Says where the replica stands.
+    pub fn stand(&mut self, standing: &Standing) {
+        let (boot, epoch, view) = (Boot(1), Epoch(0), View(0));
+        let record = StandingRecord::new(boot, epoch, view, Durability::Sync, standing);
+        self.put(Kind::Standing, record.as_bytes());
+    }
+
     pub fn put(&mut self, kind: Kind, body: &[u8]) -> Position {
         let mut buffer = buffers().take().unwrap();
         buffer[RECORD_HEADER_BYTES..][..body.len()].copy_from_slice(body);
@@ -320,13 +327,12 @@ fn a_gap_is_bridged_by_a_snapshot_and_by_nothing_else() {
     ));
 }
 
-/// The group of records that replaces what was let go, in view 0.
-fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCertificate) {
-    log.put(Kind::CheckpointCertificate, &certificate.encode());
-    let standing = Standing {
+/// Where a replica stands that has installed view 0 and says nothing special.
+pub fn standing(stage: View, tip: Place, decided: Place) -> Standing {
+    Standing {
         lease: Slot(0),
         forgotten: Slot(0),
-        stage: View(0),
+        stage,
         installed: View(0),
         tip,
         voting_stopped: false,
@@ -336,9 +342,13 @@ fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCe
         change: Default::default(),
         quorum: None,
         checkpoint: None,
-    };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
-    log.put(Kind::Standing, record.as_bytes());
+    }
+}
+
+/// The group of records that replaces what was let go, in view 0.
+fn restate(log: &mut Log, tip: Place, decided: Place, certificate: &CheckpointCertificate) {
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    log.stand(&standing(View(0), tip, decided));
     log.decided(decided);
 }
 
@@ -418,22 +428,7 @@ fn an_acknowledgement_before_the_group_is_remembered() {
     assert_eq!(acked(&mut log), Some(base), "of the whole log");
     log.put(Kind::ViewChange, &view_change);
     log.put(Kind::CheckpointCertificate, &certificate.encode());
-    let standing = Standing {
-        lease: Slot(0),
-        forgotten: Slot(0),
-        stage: View(1),
-        installed: View(0),
-        tip: places[slots as usize],
-        voting_stopped: false,
-        diverged: false,
-        decided: base,
-        certificate: None,
-        change: Default::default(),
-        quorum: None,
-        checkpoint: None,
-    };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
-    log.put(Kind::Standing, record.as_bytes());
+    log.stand(&standing(View(1), places[slots as usize], base));
     assert_eq!(acked(&mut log), Some(base), "repeated and not yet let go");
     log.release(Position(SMALL.segment_bytes));
     log.decided(base);
@@ -461,22 +456,7 @@ fn words_of_lower_views_do_not_outlive_a_group_of_a_higher_stage() {
     log.put(Kind::ViewChange, &signed(View(1)));
     let ack = PlaceRecord::new(View(1), places[1].slot, places[1].digest, GOOD);
     log.put(Kind::Ack, ack.as_bytes());
-    let standing = Standing {
-        stage: View(2),
-        installed: View(0),
-        tip: places[3],
-        voting_stopped: false,
-        diverged: false,
-        lease: Slot(0),
-        forgotten: Slot(0),
-        decided: places[0],
-        certificate: None,
-        change: Default::default(),
-        quorum: None,
-        checkpoint: None,
-    };
-    let record = StandingRecord::new(Boot(1), Epoch(0), View(0), Durability::Sync, &standing);
-    log.put(Kind::Standing, record.as_bytes());
+    log.stand(&standing(View(2), places[3], places[0]));
     let recovered = log.restart(None).unwrap().restarted.recovered;
     assert_eq!(recovered.stage, View(2));
     assert!(recovered.view_change.is_none() && recovered.ack.is_none());

@@ -142,6 +142,17 @@ impl Cluster {
         fs::read_to_string(self.node_directory(node).join("log")).unwrap_or_default()
     }
 
+    /// Kills the leader of view 0, and starts it again once there is another.
+    pub fn kill_first_leader(&mut self) {
+        self.kill(0);
+        self.wait("another leader", Duration::from_secs(20), || {
+            let status = admin::status(self.admin(1));
+            status.is_some_and(|status| status["view"].as_u64() > Some(0))
+        });
+        self.spawn(0);
+        self.wait_ready(0);
+    }
+
     /// Waits until the node answers its admin endpoint.
     pub fn wait_ready(&self, node: usize) {
         self.wait(&format!("node {node} is up"), PATIENCE, || {

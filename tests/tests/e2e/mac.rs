@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::admin;
 use crate::cluster::{Cluster, assert_ok, stdout};
 
 #[test]
@@ -26,13 +25,7 @@ fn a_cluster_whose_votes_bear_no_signatures_outlives_its_leader() {
         ],
     );
     std::thread::sleep(Duration::from_secs(3));
-    cluster.kill(0);
-    cluster.wait("another leader", Duration::from_secs(20), || {
-        let status = admin::status(cluster.admin(1));
-        status.is_some_and(|status| status["view"].as_u64() > Some(0))
-    });
-    cluster.spawn(0);
-    cluster.wait_ready(0);
+    cluster.kill_first_leader();
     let (_, result) = load.finish();
     assert_eq!(result["cluster"]["vote_auth"], "mac", "{result}");
     assert_eq!(result["errors"]["wrong_reply"], 0, "{result}");

@@ -46,13 +46,7 @@ fn a_strict_cluster_decides_by_commits_when_one_node_is_down() {
     let flags = "--rate 500 --warmup 1s --duration 8s --bundle 16";
     let load = cluster.load("load", &flags.split(' ').collect::<Vec<_>>());
     std::thread::sleep(Duration::from_secs(3));
-    cluster.kill(0);
-    cluster.wait("another leader", Duration::from_secs(20), || {
-        let status = admin::status(cluster.admin(1));
-        status.is_some_and(|status| status["view"].as_u64() > Some(0))
-    });
-    cluster.spawn(0);
-    cluster.wait_ready(0);
+    cluster.kill_first_leader();
     cluster.wait("node 0 to catch up", Duration::from_secs(20), || {
         cluster.executed(0) >= cluster.executed(1)
     });
