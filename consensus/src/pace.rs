@@ -40,7 +40,7 @@ pub(crate) struct Look {
     /// The leader is another replica, and no other view is being entered.
     pub judged: bool,
     /// What is decided waits for this replica alone. Such time counts neither for the leader nor
-    /// against it: who sends many blocks at once does not begin anew.
+    /// against it: the window begins anew, and earlier verdicts stay.
     pub behind: bool,
     /// Since when the oldest forwarded request waits.
     pub oldest: Option<Instant>,

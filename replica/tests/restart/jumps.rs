@@ -3,11 +3,10 @@
 
 use replica::agreement::Standing;
 use replica::agreement::quorum::Quorums;
-use replica::recovery::StandingRecord;
 use storage::record::Kind;
 use wire::certificates::Place;
-use wire::ids::{Boot, Digest, Epoch, Signature, Slot, View};
-use wire::messages::{Durability, PlaceRecord};
+use wire::ids::{Digest, Signature, Slot, View};
+use wire::messages::PlaceRecord;
 use zerocopy::IntoBytes;
 
 use crate::released::{Log, chain, standing};
