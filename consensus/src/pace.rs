@@ -40,7 +40,7 @@ pub(crate) struct Look {
     /// The leader is another replica, and no other view is being entered.
     pub judged: bool,
     /// What is decided waits for this replica alone. Such time counts neither for the leader nor
-    /// against it: the window begins anew, and earlier verdicts stay.
+    /// against it: the window stands still, and nothing is wished.
     pub behind: bool,
     /// Since when the oldest forwarded request waits.
     pub oldest: Option<Instant>,
@@ -50,7 +50,7 @@ pub(crate) struct Look {
     pub tau_ns: Option<u64>,
 }
 
-/// Time with a backlog, and what was committed in it.
+/// Time with a backlog, and what was executed in it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Served {
     waiting_ns: u64,
@@ -119,8 +119,8 @@ pub(crate) struct Pace {
     bad_windows: u32,
     /// The whole view.
     total: Served,
-    /// Committed since the last look.
-    committed: Served,
+    /// Executed since the last look.
+    served: Served,
     /// What earlier leaders sustained.
     past: VecDeque<(View, Rate)>,
     off_until: Option<View>,
@@ -142,7 +142,7 @@ image!(Pace {
     proposed_at,
     bad_windows,
     total,
-    committed,
+    served,
     past,
     off_until,
     wished_at,
@@ -169,7 +169,7 @@ impl Pace {
             proposed_at: now,
             bad_windows: 0,
             total: Served::default(),
-            committed: Served::default(),
+            served: Served::default(),
             past: VecDeque::with_capacity(replicas + 1),
             off_until: None,
             wished_at: None,
@@ -177,10 +177,11 @@ impl Pace {
         }
     }
 
-    /// So many bytes of payload are decided, with so many operations.
-    pub fn committed(&mut self, bytes: u64, operations: u64) {
-        self.committed.bytes += bytes;
-        self.committed.operations += operations;
+    /// Requests of so many bytes were executed, with so many operations. What is executed a second
+    /// time serves nobody, however many blocks a leader fills with it.
+    pub fn served(&mut self, bytes: u64, operations: u64) {
+        self.served.bytes += bytes;
+        self.served.operations += operations;
     }
 
     /// A view change came to nothing (T5). Whatever was slow then, it was not one leader alone: the
@@ -220,8 +221,8 @@ impl Pace {
 
     /// Takes one turn into account.
     pub fn look(&mut self, now: Instant, look: Look) {
-        let committed = std::mem::take(&mut self.committed);
-        let passed_ns = now.since_ns(self.seen_at).min(TURN_NS_MAX);
+        let new = std::mem::take(&mut self.served);
+        let since_ns = now.since_ns(self.seen_at);
         let proposed = look.top > self.seen_top;
         let was_backlogged = self.backlogged;
         (self.seen_at, self.seen_top) = (now, look.top);
@@ -234,15 +235,15 @@ impl Pace {
             return self.begin_window(now);
         }
         if look.behind {
-            self.backlogged = false;
-            self.begin_window(now);
-            return self.wish_if_due(now);
+            (self.backlogged, self.wishes) = (false, false);
+            self.window_from = self.window_from.after_ns(since_ns);
+            return;
         }
         if was_backlogged {
             for served in [&mut self.window, &mut self.total] {
-                served.waiting_ns += passed_ns;
-                served.bytes += committed.bytes;
-                served.operations += committed.operations;
+                served.waiting_ns += since_ns.min(TURN_NS_MAX);
+                served.bytes += new.bytes;
+                served.operations += new.operations;
             }
         }
         if proposed && now.since_ns(self.proposed_at) >= tau_ns {
@@ -336,7 +337,7 @@ mod tests {
                 self.now_ns += MS;
                 if (self.now_ns / MS).is_multiple_of(every_ms) {
                     self.top += 1;
-                    self.pace.committed(bytes, operations);
+                    self.pace.served(bytes, operations);
                 }
                 let now = Instant(self.now_ns);
                 let oldest = waits_ms.map(|ms| Instant(self.now_ns.saturating_sub(ms * MS)));
@@ -429,6 +430,16 @@ mod tests {
             story.run(5, 40, 100, Some(40));
         }
         assert!(story.wishes > 0);
+        // The bursts come more often than windows end.
+        let mut story = Story::new();
+        for _ in 0..20 {
+            story.behind = false;
+            story.run(700, 40, 100, Some(40));
+            story.behind = true;
+            story.run(200, 40, 100, Some(40));
+        }
+        assert!(story.wishes > 0);
+        assert!(!story.pace.wishes(), "while it lags it judges nobody");
     }
 
     #[test]

@@ -188,9 +188,9 @@ impl<S: Signer> Core<S> {
         self.gather_wishes(now, out);
     }
 
-    /// So many bytes of payload were decided, with so many operations (T4).
-    pub fn note_committed(&mut self, bytes: u64, operations: u64) {
-        self.pace.committed(bytes, operations);
+    /// Requests of so many bytes were executed, with so many operations (T4).
+    pub fn note_executed(&mut self, bytes: u64, operations: u64) {
+        self.pace.served(bytes, operations);
     }
 
     /// T4: how the leader serves what waits here.

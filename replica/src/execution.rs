@@ -43,6 +43,14 @@ struct Builders {
     limit: usize,
 }
 
+/// What executing blocks came to; repeated operations are not counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Of requests with any new operation.
+    pub bytes: u64,
+    pub operations: u64,
+}
+
 /// See the module's documentation.
 pub struct Execution<M: StateMachine> {
     me: NodeId,
@@ -137,8 +145,13 @@ impl<M: StateMachine> Execution<M> {
         self.sessions.len()
     }
 
-    /// Applies the decided block at the next slot and hands out its replies.
-    pub fn execute<B: SharedBytes>(&mut self, slot: Slot, message: &B, replies: &mut impl Replies) {
+    /// Applies the decided block at the next slot, hands out its replies, and says what of it was new.
+    pub fn execute<B: SharedBytes>(
+        &mut self,
+        slot: Slot,
+        message: &B,
+        replies: &mut impl Replies,
+    ) -> Work {
         assert_eq!(
             slot,
             self.executed.next(),
@@ -148,16 +161,22 @@ impl<M: StateMachine> Execution<M> {
         assert_eq!(block.prefix.header.slot(), slot);
         self.index = 0;
         self.time_ns = checkpoints::time_after(self.time_ns, block.prefix.header.time_ns());
+        let mut work = Work::default();
         for request in checked_requests(block.payload) {
             if request.is_open() {
                 self.execute_open(slot, &request, replies);
-            } else {
-                self.execute_request(slot, &request, replies);
+                continue;
+            }
+            let executed = self.execute_request(slot, &request, replies);
+            if executed > 0 {
+                work.operations += executed;
+                work.bytes += request.bytes().len() as u64;
             }
         }
         self.builders.finish(slot, replies);
         self.executed = slot;
         self.executed_one();
+        work
     }
 
     fn execute_open(&mut self, slot: Slot, request: &RequestView<'_>, replies: &mut impl Replies) {
@@ -181,12 +200,13 @@ impl<M: StateMachine> Execution<M> {
         self.builders.tell(to, slot, open, at, &answer, replies);
     }
 
+    /// How many operations were executed, and had not been before.
     fn execute_request(
         &mut self,
         slot: Slot,
         request: &RequestView<'_>,
         replies: &mut impl Replies,
-    ) {
+    ) -> u64 {
         let (client, id, first) = (
             request.client(),
             request.session(),
@@ -196,7 +216,7 @@ impl<M: StateMachine> Execution<M> {
             let (to, all) = ((client, id), (first, request.count() as u16));
             self.builders
                 .tell(to, slot, all, slot, &Answer::Expired, replies);
-            return;
+            return 0;
         };
         let builder = self.builders.of(client, id, slot, replies);
         session.acknowledge(request.acked_low(), first);
@@ -228,6 +248,7 @@ impl<M: StateMachine> Execution<M> {
             self.transactions += executed;
             self.sessions.touch(client, slot);
         }
+        executed
     }
 
     /// Answers a repeated request from its session, without executing anything. The link

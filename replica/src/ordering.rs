@@ -33,6 +33,7 @@ use zerocopy::IntoBytes;
 
 use crate::batch::{Batch, BatchLimits, Seen};
 use crate::blocks::{Blocks, Location, Raw};
+use crate::execution::Work;
 use crate::ledger::Ledger;
 use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending, Question};
@@ -84,7 +85,11 @@ pub enum Input<Bu: Buffers> {
     },
     /// The journal's word; nothing else makes one.
     Durable(Durable),
-    Executed(Slot),
+    /// Blocks up to this slot are executed, and that was new.
+    Executed {
+        slot: Slot,
+        work: Work,
+    },
     /// The root of the state after this slot.
     Root {
         slot: Slot,
@@ -484,7 +489,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.writer.acknowledge(durable);
         self.durable = durable.position();
         let slot = self.core.summary().decided;
-        self.handle(now, Input::Executed(slot));
+        let work = Work::default();
+        self.handle(now, Input::Executed { slot, work });
     }
 
     /// Records what the core is told, and what it answers, from now on; to be called before the first
@@ -519,10 +525,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if self.stopped {
             return Instant(u64::MAX);
         }
-        let core = self
-            .core
-            .wake_at()
-            .min(self.pending.wake_at(self.patience()));
+        let core = self.core.wake_at().min(self.pending.wake_at());
         match self.batch.due_at() {
             Some(due) if self.core.proposal_parent().is_some() => due.min(core),
             _ => core,

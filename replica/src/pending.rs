@@ -1,14 +1,18 @@
-//! Requests that wait at a replica which does not order them (§9.4): the lowest of each client. They
-//! are forwarded to the leader, then to all; while one waits, the leader is on trial (T1, T2).
+//! Requests that wait at a replica which does not order them (§9.4): one of each client, and one more
+//! for each replica that stands up for the client. They are forwarded to the leader, then to all;
+//! while one waits, the leader is on trial (T1, T2). At the leader wait requests that it has ordered
+//! once already.
 //!
-//! At the leader wait requests that it has ordered once already, of each client the lowest that it
-//! sent itself, and the lowest that each replica stands up for: what a client sends to the leader
-//! must not push out what it sends to those who judge the leader.
+//! What is held stays until it is executed, or until execution says that it cannot be any more: that
+//! is asked before each step, for a client may give up at any time what others stand up for. Nothing
+//! that comes later takes its place, and what one source says keeps nothing out that another one
+//! does: an old request from a liar, or the client's own frames, hide nothing by which the leader is
+//! judged.
 //!
 //! Whoever sends garbage gains nothing: what a block has executed, whatever came of it, waits no
 //! more, and every correct leader puts every verified request into a block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::ids::{Instant, NodeId, PublicKey, Sequence, SessionId};
 use wire::request::RequestView;
@@ -18,32 +22,6 @@ const CLIENTS_MAX: usize = 4096;
 const BYTES_MAX: usize = 8 << 20;
 /// Requests handled in one turn.
 const TURN_MAX: usize = 64;
-
-/// How far a waiting request has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Nobody has asked execution yet whether it is still open.
-    New,
-    Asked,
-    /// It is open; to be forwarded at once.
-    Open,
-    /// The leader has it, since then.
-    Forwarded(Instant),
-    /// All have it; the clock began then.
-    Spread(Instant),
-    /// It has waited for longer than T_req.
-    Overdue(Instant),
-}
-
-impl Stage {
-    /// Since when the leader owes an answer.
-    fn clock(self) -> Option<Instant> {
-        match self {
-            Stage::Forwarded(at) | Stage::Spread(at) | Stage::Overdue(at) => Some(at),
-            Stage::New | Stage::Asked | Stage::Open => None,
-        }
-    }
-}
 
 /// What names a request, for execution to say whether any part of it is still to be executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +48,32 @@ impl Question {
     }
 }
 
+/// What comes next for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Execution is to be asked whether it is still open.
+    Ask,
+    /// It was asked; again at that time, for nothing may hang on one answer.
+    Asked,
+    /// It is open.
+    Act,
+}
+
 #[derive(Debug)]
 struct Item {
     request: Question,
     frame: Vec<u8>,
-    arrived: Instant,
-    /// When it was last sent to the leader.
-    sent: Instant,
-    stage: Stage,
+    step: Step,
+    /// When the step is due.
+    at: Instant,
+    /// Since when the leader owes an answer: it was forwarded then for the first time.
+    since: Option<Instant>,
+    /// When it was last forwarded.
+    sent: Option<Instant>,
+    /// All have it.
+    spread: bool,
+    /// It was open after T_req, at that time.
+    overdue: Option<Instant>,
 }
 
 /// What is due for one waiting request.
@@ -99,7 +95,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Between two sendings to the leader.
+    /// Between two steps: the network may have lost what was sent.
     fn again_ns(self) -> u64 {
         self.request_ns / 8
     }
@@ -108,6 +104,9 @@ impl Patience {
 /// Who stands up for a request: a replica, or the client alone.
 type Source = Option<NodeId>;
 
+/// The order is that of the keys, the same in every run.
+type Key = (PublicKey, Source);
+
 /// What items of one source take.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
@@ -115,12 +114,24 @@ struct Share {
     bytes: usize,
 }
 
+/// Clocks that run, and those that ran out, each oldest first.
+#[derive(Debug, Default)]
+struct Clocks {
+    since: BTreeSet<(Instant, Key)>,
+    overdue: BTreeSet<(Instant, Key)>,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Pending {
-    /// By client and source: one each. The order is that of the keys, the same in every run.
-    items: BTreeMap<(PublicKey, Source), Item>,
+    items: BTreeMap<Key, Item>,
     shares: BTreeMap<Source, Share>,
+    steps: BTreeSet<(Instant, Key)>,
+    requests: Clocks,
+    opens: Clocks,
+    /// When an OPEN was last executed. That shows that the leader serves newcomers, and the clocks of
+    /// all OPENs begin anew.
+    opened: Instant,
 }
 
 impl Pending {
@@ -136,37 +147,71 @@ impl Pending {
         self.items.is_empty()
     }
 
-    /// Takes a verified request in; the lowest of its client stays, among those of one source.
-    pub fn push(&mut self, now: Instant, request: &RequestView<'_>, source: Source) {
-        let new = Question::about(request);
-        let (key, frame) = ((new.client, source), request.bytes());
-        if let Some(held) = self.items.get(&key).map(|item| item.request) {
-            let lower = new.open && !held.open
-                || held.session < new.session
-                || held.session == new.session && new.first < held.first;
-            if !lower || held.open {
-                return;
-            }
-            self.remove(&key);
-        }
+    /// Takes a verified request in, unless another one of its client and source waits already.
+    pub fn push(
+        &mut self,
+        now: Instant,
+        request: &RequestView<'_>,
+        source: Source,
+        patience: Patience,
+    ) {
+        let question = Question::about(request);
+        let (key, frame) = ((question.client, source), request.bytes());
         let share = self.shares.entry(source).or_default();
-        if share.items == CLIENTS_MAX || share.bytes + frame.len() > BYTES_MAX {
+        if self.items.contains_key(&key)
+            || share.items == CLIENTS_MAX
+            || share.bytes + frame.len() > BYTES_MAX
+        {
             return;
         }
+        let item = Item {
+            request: question,
+            frame: frame.to_vec(),
+            step: Step::Ask,
+            at: now.after_ns(patience.forward_ns),
+            since: None,
+            sent: None,
+            spread: false,
+            overdue: None,
+        };
         share.items += 1;
         share.bytes += frame.len();
-        let item = Item {
-            request: new,
-            frame: frame.to_vec(),
-            arrived: now,
-            sent: now,
-            stage: Stage::New,
-        };
+        self.put(key, item);
+    }
+
+    fn clocks(&mut self, request: &Question) -> &mut Clocks {
+        if request.open {
+            &mut self.opens
+        } else {
+            &mut self.requests
+        }
+    }
+
+    /// Puts an item where [`Pending::lift`] took one from, or a new one.
+    fn put(&mut self, key: Key, item: Item) {
+        self.steps.insert((item.at, key));
+        let clocks = self.clocks(&item.request);
+        clocks.since.extend(item.since.map(|at| (at, key)));
+        clocks.overdue.extend(item.overdue.map(|at| (at, key)));
         self.items.insert(key, item);
     }
 
-    fn remove(&mut self, key: &(PublicKey, Source)) {
-        if let Some(item) = self.items.remove(key) {
+    /// Takes an item out, to be changed and put back, or let go.
+    fn lift(&mut self, key: &Key) -> Option<Item> {
+        let item = self.items.remove(key)?;
+        self.steps.remove(&(item.at, *key));
+        let clocks = self.clocks(&item.request);
+        if let Some(at) = item.since {
+            clocks.since.remove(&(at, *key));
+        }
+        if let Some(at) = item.overdue {
+            clocks.overdue.remove(&(at, *key));
+        }
+        Some(item)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(item) = self.lift(key) {
             let share = self.shares.get_mut(&key.1).expect("it has an item");
             share.items -= 1;
             share.bytes -= item.frame.len();
@@ -174,20 +219,15 @@ impl Pending {
     }
 
     /// What waits of a client, by source.
-    fn of(&self, client: PublicKey) -> impl Iterator<Item = (&(PublicKey, Source), &Item)> {
+    fn of(&self, client: PublicKey) -> impl Iterator<Item = (&Key, &Item)> {
         let last = Some(NodeId(u16::MAX));
         self.items.range((client, None)..=(client, last))
     }
 
-    /// A request was in a block that is executed; so no part of it waits any more. Another OPEN
-    /// than the own one shows that the leader serves newcomers: their clock begins anew.
+    /// A request was in a block that is executed; so no part of it waits any more.
     pub fn executed(&mut self, now: Instant, request: &RequestView<'_>) {
         if request.is_open() {
-            for item in self.items.values_mut().filter(|item| item.request.open) {
-                if item.stage.clock().is_some() {
-                    item.stage = Stage::Forwarded(now);
-                }
-            }
+            self.opened = now;
         }
         let until = (request.first_sequence().0).saturating_add(request.count() as u64);
         let is_done = |item: &Question| {
@@ -206,128 +246,105 @@ impl Pending {
 
     /// Execution's answer to a [`Due::Recheck`]. True for an OPEN that waits no more: its client has
     /// a session and does not know it.
-    pub fn rechecked(&mut self, question: &Question, waits: bool) -> bool {
+    pub fn rechecked(&mut self, now: Instant, question: &Question, waits: bool) -> bool {
         let asked = self.of(question.client);
-        let asked =
-            asked.filter(|(_, item)| item.request == *question && item.stage == Stage::Asked);
+        let asked = asked.filter(|(_, item)| item.request == *question && item.step == Step::Asked);
         let keys = asked.map(|(key, _)| *key).collect::<Vec<_>>();
         for key in &keys {
             if !waits {
                 self.remove(key);
-            } else if let Some(item) = self.items.get_mut(key) {
-                item.stage = Stage::Open;
+            } else if let Some(item) = self.lift(key) {
+                let (step, at) = (Step::Act, now);
+                self.put(*key, Item { step, at, ..item });
             }
         }
         question.open && !waits && !keys.is_empty()
     }
 
-    /// A new leader has everything before it (V5). Replicas that stood up for a request do so again.
-    pub fn restart(&mut self) {
-        self.items.retain(|(_, source), _| source.is_none());
-        self.shares.retain(|source, _| source.is_none());
+    /// A new leader has everything before it (V5), or another state took the place of the own one:
+    /// what waits is judged anew.
+    pub fn restart(&mut self, now: Instant) {
         for item in self.items.values_mut() {
-            if item.stage.clock().is_some() {
-                item.stage = Stage::Open;
-            }
+            (item.step, item.at) = (Step::Ask, now);
+            (item.since, item.sent, item.overdue) = (None, None, None);
+            item.spread = false;
         }
+        (self.requests, self.opens) = (Clocks::default(), Clocks::default());
+        self.steps = self.items.keys().map(|key| (now, *key)).collect();
     }
 
     /// What is due now, a bounded number of things.
     pub fn due(&mut self, now: Instant, patience: Patience) -> Vec<Due> {
         let mut due = Vec::new();
-        let mut ordered = None;
-        for item in self.items.values_mut() {
-            if due.len() == TURN_MAX {
-                break;
+        while due.len() < TURN_MAX
+            && let Some(&(at, key)) = self.steps.first()
+            && at <= now
+            && let Some(mut item) = self.lift(&key)
+        {
+            if item.step == Step::Act {
+                due.extend(self.act(now, &key, &mut item, patience));
+                item.step = Step::Ask;
+            } else {
+                due.push(Due::Recheck(item.request));
+                item.step = Step::Asked;
             }
-            if item.stage == Stage::Open && ordered == Some(item.request) {
-                // Another source's copy of what was forwarded just now.
-                (item.stage, item.sent) = (Stage::Forwarded(now), now);
-                continue;
-            }
-            let mut forward = |to_all| {
-                due.push(Due::Forward {
-                    frame: item.frame.clone(),
-                    to_all,
-                });
-            };
-            match item.stage {
-                Stage::New if now.since_ns(item.arrived) >= patience.forward_ns => {
-                    item.stage = Stage::Asked;
-                    due.push(Due::Recheck(item.request));
-                }
-                Stage::Open => {
-                    (item.stage, item.sent) = (Stage::Forwarded(now), now);
-                    ordered = Some(item.request);
-                    forward(false);
-                }
-                Stage::Forwarded(at) if now.since_ns(at) >= patience.request_ns / 2 => {
-                    item.stage = Stage::Spread(at);
-                    forward(true);
-                }
-                Stage::Spread(at) if now.since_ns(at) >= patience.request_ns => {
-                    item.stage = Stage::Overdue(at);
-                }
-                // The network may have lost it.
-                Stage::Forwarded(_) | Stage::Spread(_) | Stage::Overdue(_)
-                    if now.since_ns(item.sent) >= patience.again_ns() =>
-                {
-                    item.sent = now;
-                    forward(false);
-                }
-                _ => {}
-            }
+            item.at = now.after_ns(patience.again_ns().max(1));
+            self.put(key, item);
         }
         due
     }
 
-    /// When [`Pending::due`] has something to do, or a request becomes overdue.
-    pub fn wake_at(&self, patience: Patience) -> Instant {
-        let wakes = self.items.values().map(|item| match item.stage {
-            Stage::New => item.arrived.after_ns(patience.forward_ns),
-            Stage::Asked => Instant(u64::MAX),
-            Stage::Overdue(_) => item.sent.after_ns(patience.again_ns()),
-            Stage::Open => Instant(0),
-            Stage::Forwarded(at) => {
-                let again = item.sent.after_ns(patience.again_ns());
-                again.min(at.after_ns(patience.request_ns / 2))
-            }
-            Stage::Spread(at) => {
-                let again = item.sent.after_ns(patience.again_ns());
-                again.min(at.after_ns(patience.request_ns))
-            }
-        });
-        wakes.min().unwrap_or(Instant(u64::MAX))
+    /// The request is open.
+    fn act(&self, now: Instant, key: &Key, item: &mut Item, patience: Patience) -> Option<Due> {
+        let since = *item.since.get_or_insert(now);
+        let since = if item.request.open {
+            since.max(self.opened)
+        } else {
+            since
+        };
+        let waited_ns = now.since_ns(since);
+        let late = waited_ns >= patience.request_ns;
+        item.overdue = late.then_some(now);
+        let to_all = !item.spread && waited_ns >= patience.request_ns / 2;
+        item.spread |= to_all;
+        // One of the copies that wait for several sources is enough.
+        let copies = self.of(key.0).map(|(_, copy)| copy);
+        let mut copies = copies.filter(|copy| copy.request == item.request);
+        let recent = |at| now.since_ns(at) < patience.again_ns();
+        if !to_all && copies.any(|copy| copy.sent.is_some_and(recent)) {
+            return None;
+        }
+        item.sent = Some(now);
+        Some(Due::Forward {
+            frame: item.frame.clone(),
+            to_all,
+        })
     }
 
-    fn clocks(&self) -> impl Iterator<Item = Instant> {
-        self.items.values().filter_map(|item| item.stage.clock())
+    /// When [`Pending::due`] has something to do.
+    pub fn wake_at(&self) -> Instant {
+        let first = self.steps.first();
+        first.map_or(Instant(u64::MAX), |&(at, _)| at)
     }
 
     /// Since when the leader has owed an answer to the oldest request.
     pub fn oldest(&self) -> Option<Instant> {
-        self.clocks().min()
+        let first = |clocks: &Clocks| clocks.since.first().map(|&(at, _)| at);
+        let open = first(&self.opens).map(|at| at.max(self.opened));
+        first(&self.requests).into_iter().chain(open).min()
     }
 
     /// T2: whether some request waits longer than T_req.
     pub fn is_overdue(&self) -> bool {
-        let mut stages = self.items.values().map(|item| item.stage);
-        stages.any(|stage| matches!(stage, Stage::Overdue(_)))
-    }
-
-    /// Hands everything over to a replica that has become the leader itself.
-    pub fn take_all(&mut self) -> impl Iterator<Item = Vec<u8>> {
-        self.shares.clear();
-        std::mem::take(&mut self.items)
-            .into_values()
-            .map(|item| item.frame)
+        let open = self.opens.overdue.last();
+        !self.requests.overdue.is_empty() || open.is_some_and(|&(at, _)| at > self.opened)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use wire::ops::{Operation, OperationsBuilder};
-    use wire::request::{RequestFields, encode_request};
+    use wire::request::{RequestFields, encode_open, encode_request};
 
     use super::*;
 
@@ -352,69 +369,215 @@ mod tests {
         frame
     }
 
-    fn push(pending: &mut Pending, now: u64, frame: &[u8], source: Source) {
-        let view = RequestView::parse(frame).unwrap();
-        pending.push(Instant(now), &view, source);
+    fn open(client: u8) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode_open(&mut frame, PublicKey([client; 32]), wire::ids::Slot(0));
+        frame
     }
 
-    /// The client's own frames replace each other all the time, and keep nothing from being ordered
-    /// that others have vouched for, and judge the leader by.
-    #[test]
-    fn a_client_cannot_push_out_what_a_replica_stands_up_for() {
-        let mut pending = Pending::new();
-        let (wanted, bait) = (request(7, 1025), request(u64::MAX, 1025));
-        let mut ordered = Vec::new();
-        for now in 0..100 {
-            push(&mut pending, now, &bait, None);
-            push(&mut pending, now, &wanted, Some(NodeId(2)));
-            for due in pending.due(Instant(now), PATIENCE) {
-                match due {
-                    Due::Recheck(question) => {
-                        let waits = question.session == SessionId(7);
-                        pending.rechecked(&question, waits);
+    /// A replica with what waits there, and execution, which knows which requests are open.
+    #[derive(Default)]
+    struct Story {
+        pending: Pending,
+        now: u64,
+        closed: Vec<Vec<u8>>,
+        /// When what was forwarded, to all or to the leader.
+        sent: Vec<(u64, Vec<u8>, bool)>,
+    }
+
+    impl Story {
+        fn push(&mut self, frame: &[u8], source: Source) {
+            let view = RequestView::parse(frame).unwrap();
+            let now = Instant(self.now);
+            self.pending.push(now, &view, source, PATIENCE);
+        }
+
+        fn run_until(&mut self, until: u64) {
+            while self.now < until {
+                self.now += 1;
+                let now = Instant(self.now);
+                let due = self.pending.due(now, PATIENCE);
+                assert!(due.is_empty() || self.pending.wake_at() >= now);
+                for due in due {
+                    match due {
+                        Due::Recheck(question) => {
+                            let mut closed = self.closed.iter();
+                            let closed = closed.any(|frame| {
+                                let request = RequestView::parse(frame).unwrap();
+                                Question::about(&request) == question
+                            });
+                            self.pending.rechecked(now, &question, !closed);
+                        }
+                        Due::Forward { frame, to_all } => {
+                            self.sent.push((self.now, frame, to_all));
+                        }
                     }
-                    Due::Forward { frame, .. } => ordered.push(frame),
                 }
             }
         }
-        assert!(ordered.contains(&wanted));
-        assert!(!ordered.contains(&bait));
+
+        fn is_overdue(&self) -> bool {
+            self.pending.is_overdue()
+        }
+
+        fn executed(&mut self, frame: &[u8]) {
+            let request = RequestView::parse(frame).unwrap();
+            self.pending.executed(Instant(self.now), &request);
+        }
+
+        fn is_empty(&self) -> bool {
+            let pending = &self.pending;
+            let clocks = [&pending.requests, &pending.opens];
+            let clocks = clocks.map(|clocks| clocks.since.len() + clocks.overdue.len());
+            let bytes = pending.shares.values().map(|share| share.bytes);
+            pending.is_empty()
+                && clocks == [0, 0]
+                && pending.steps.is_empty()
+                && bytes.sum::<usize>() == 0
+        }
     }
 
-    /// One copy for all who stand up for it; once executed, none is left.
+    #[test]
+    fn what_waits_is_forwarded_then_spread_and_the_leader_judged_by_it() {
+        let mut story = Story::default();
+        let frame = request(7, 5);
+        story.push(&frame, None);
+        story.run_until(9);
+        assert!(story.sent.is_empty() && story.pending.oldest().is_none());
+        story.run_until(405);
+        assert!(!story.is_overdue());
+        assert!(story.sent.iter().all(|(_, sent, _)| *sent == frame));
+        let spread = story.sent.iter().filter(|(.., to_all)| *to_all);
+        let spread = spread.map(|(at, ..)| *at).collect::<Vec<_>>();
+        assert!(matches!(spread[..], [200..=260]), "{spread:?}");
+        assert_eq!(story.pending.oldest(), Some(Instant(story.sent[0].0)));
+        story.run_until(480);
+        assert!(story.is_overdue());
+        story.executed(&frame);
+        assert!(!story.is_overdue() && story.is_empty());
+    }
+
+    /// Neither a liar that stands up for what was executed long ago, nor the client's other frames.
+    #[test]
+    fn nothing_takes_the_place_of_what_waits() {
+        let (old, wanted, bait) = (request(7, 1), request(7, 1025), request(u64::MAX, 1025));
+        for early in [false, true] {
+            let mut story = Story {
+                closed: vec![old.clone(), bait.clone()],
+                ..Story::default()
+            };
+            for now in 0..500 {
+                story.run_until(now);
+                if early {
+                    story.push(&old, Some(NodeId(0)));
+                }
+                story.push(&wanted, None);
+                story.push(&bait, None);
+                story.push(&old, Some(NodeId(0)));
+            }
+            assert!(story.is_overdue());
+            // What the client itself sends keeps nothing out that a replica stands up for.
+            let mut story = Story {
+                closed: vec![bait.clone()],
+                ..Story::default()
+            };
+            for now in 0..100 {
+                story.run_until(now);
+                story.push(&bait, None);
+                story.push(&wanted, Some(NodeId(2)));
+            }
+            assert!(story.sent.iter().all(|(_, frame, _)| *frame == wanted));
+            assert!(!story.sent.is_empty());
+        }
+    }
+
+    /// It moves the window of its session, or loses the session, when others stand up for it: no
+    /// leader can order that any more.
+    #[test]
+    fn a_client_that_gives_up_puts_nobody_on_trial() {
+        let frame = request(7, 5);
+        for given_up_at in [5, 15, 100, 250, 399, 460] {
+            let mut story = Story::default();
+            story.push(&frame, None);
+            story.run_until(given_up_at);
+            story.closed.push(frame.clone());
+            for _ in 0..1000 {
+                let before = story.is_overdue();
+                story.run_until(story.now + 1);
+                assert!(before || !story.is_overdue(), "{given_up_at}");
+            }
+            assert!(story.is_empty(), "{given_up_at}");
+        }
+    }
+
+    /// One copy for all who stand up for it, whenever each came; once executed, none is left.
     #[test]
     fn copies_of_several_sources_are_one_request() {
-        let mut pending = Pending::new();
+        let mut story = Story::default();
         let frame = request(7, 5);
-        for source in [None, Some(NodeId(1)), Some(NodeId(3))] {
-            push(&mut pending, 0, &frame, source);
+        for (now, source) in [(0, None), (13, Some(NodeId(1))), (30, Some(NodeId(3)))] {
+            story.run_until(now);
+            story.push(&frame, source);
         }
-        assert_eq!(pending.len(), 3);
-        for due in pending.due(Instant(10), PATIENCE) {
-            let Due::Recheck(question) = due else {
-                panic!("{due:?}");
-            };
-            pending.rechecked(&question, true);
+        assert_eq!(story.pending.len(), 3);
+        story.run_until(55);
+        assert_eq!(story.sent.len(), 1);
+        story.run_until(200);
+        assert!((3..=4).contains(&story.sent.len()), "{:?}", story.sent);
+        story.executed(&frame);
+        assert!(story.is_empty());
+    }
+
+    /// Newcomers wait for their turn, and another one's shows that there are turns.
+    #[test]
+    fn an_open_of_another_client_gives_the_leader_time() {
+        let mut story = Story::default();
+        story.push(&open(1), None);
+        for _ in 0..20 {
+            story.run_until(story.now + 300);
+            assert!(!story.is_overdue());
+            story.executed(&open(2));
+            let oldest = story.pending.oldest();
+            assert_eq!(oldest, Some(Instant(story.now)));
         }
-        assert_eq!(pending.due(Instant(11), PATIENCE).len(), 1);
-        pending.executed(Instant(12), &RequestView::parse(&frame).unwrap());
-        assert!(pending.is_empty());
-        assert_eq!(pending.shares[&None].bytes, 0);
+        story.run_until(story.now + 500);
+        assert!(story.is_overdue());
+        story.executed(&open(2));
+        assert!(!story.is_overdue());
+        story.executed(&open(1));
+        assert!(story.is_empty());
+    }
+
+    #[test]
+    fn a_new_leader_has_all_its_time() {
+        let mut story = Story::default();
+        let frame = request(7, 5);
+        story.push(&frame, None);
+        story.push(&frame, Some(NodeId(2)));
+        story.run_until(500);
+        assert!(story.is_overdue());
+        story.pending.restart(Instant(500));
+        assert!(!story.is_overdue() && story.pending.oldest().is_none());
+        let before = story.sent.len();
+        story.run_until(502);
+        assert_eq!(story.sent.len(), before + 1, "at once, and once");
+        story.run_until(880);
+        assert!(!story.is_overdue());
+        story.executed(&frame);
+        assert!(story.is_empty());
     }
 
     #[test]
     fn the_room_of_one_source_is_not_that_of_another() {
-        let mut pending = Pending::new();
-        let share = Share {
+        let mut story = Story::default();
+        let full = Share {
             items: CLIENTS_MAX,
             bytes: 0,
         };
-        pending.shares.insert(None, share);
-        push(&mut pending, 0, &request(7, 5), None);
-        assert!(pending.is_empty());
-        push(&mut pending, 0, &request(7, 5), Some(NodeId(1)));
-        assert_eq!(pending.len(), 1);
-        pending.restart();
-        assert!(pending.is_empty(), "who stood up for it does so again");
+        story.pending.shares.insert(None, full);
+        story.push(&request(7, 5), None);
+        assert!(story.pending.is_empty());
+        story.push(&request(7, 5), Some(NodeId(1)));
+        assert_eq!(story.pending.len(), 1);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) enum Setting {
     /// Not settings: told anew each time.
     ForgetRivals,
     /// Bytes and operations.
-    Committed(u64, u64),
+    Served(u64, u64),
     Recall(bool),
 }
 
@@ -62,7 +62,7 @@ impl Setting {
             }
             Setting::RetainedFrom(slot) => (3u8, slot.0).put(into),
             Setting::ForgetRivals => (4u8, 0u64).put(into),
-            Setting::Committed(bytes, operations) => (5u8, bytes, operations).put(into),
+            Setting::Served(bytes, operations) => (5u8, bytes, operations).put(into),
             Setting::Recall(clean) => (6u8, u64::from(clean)).put(into),
         }
     }
@@ -74,7 +74,7 @@ impl Setting {
             Setting::Pending(since, overdue) => core.set_pending(since, overdue),
             Setting::RetainedFrom(slot) => core.set_retained_from(slot),
             Setting::ForgetRivals => core.forget_rivals(out),
-            Setting::Committed(bytes, operations) => core.note_committed(bytes, operations),
+            Setting::Served(bytes, operations) => core.note_executed(bytes, operations),
             Setting::Recall(clean) => core.recall(clean),
         }
     }
@@ -171,7 +171,7 @@ impl Recorder {
             Setting::Started(_) => Some(&mut self.set[1]),
             Setting::Pending(..) => Some(&mut self.set[2]),
             Setting::RetainedFrom(_) => Some(&mut self.set[3]),
-            Setting::ForgetRivals | Setting::Committed(..) | Setting::Recall(_) => None,
+            Setting::ForgetRivals | Setting::Served(..) | Setting::Recall(_) => None,
         };
         if let Some(last) = last
             && last.replace(setting) == Some(setting)
@@ -287,8 +287,8 @@ impl<S: Signer> Recorded<S> {
         self.set_with(Setting::ForgetRivals, out);
     }
 
-    pub(crate) fn note_committed(&mut self, bytes: u64, operations: u64) {
-        self.set(Setting::Committed(bytes, operations));
+    pub(crate) fn note_executed(&mut self, bytes: u64, operations: u64) {
+        self.set(Setting::Served(bytes, operations));
     }
 
     pub(crate) fn recall(&mut self, clean: bool) {

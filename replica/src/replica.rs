@@ -30,7 +30,7 @@ use wire::seal::{Signer, Verifier};
 use wire::state::Part;
 
 use crate::admission::Followed;
-use crate::execution::{Execution, Replies};
+use crate::execution::{Execution, Replies, Work};
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
 use crate::reads::Reads;
 use crate::recorder::Tape;
@@ -371,10 +371,13 @@ where
                     pace.executions -= 1;
                     moved = true;
                     // What a state that was taken over holds already is not executed again.
-                    if slot > self.execution.executed() {
-                        self.execution.execute(slot, &message, &mut self.replies);
-                    }
-                    self.ordering.handle(now, ordering::Input::Executed(slot));
+                    let work = if slot > self.execution.executed() {
+                        self.execution.execute(slot, &message, &mut self.replies)
+                    } else {
+                        Work::default()
+                    };
+                    let input = ordering::Input::Executed { slot, work };
+                    self.ordering.handle(now, input);
                 } else if let Some(query) = self.queries.pop_front() {
                     pace.executions -= 1;
                     moved = true;

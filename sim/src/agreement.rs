@@ -309,11 +309,11 @@ impl Agreement {
 
     /// What the words about `said` and its ancestors make final (N4, N6).
     fn decide(&mut self, view: View, said: Place) -> Check {
-        // What is final in this view already is not counted again; a chain beside it is.
-        let known = self.by_view.get(&view).map_or(Slot(0), |known| {
-            let fork = self.common(*known, said, Slot(0));
-            fork.unwrap_or(*known).0
-        });
+        // What is final in this view already is not counted again; a chain beside it is, and one that
+        // may be beside it, as far as headers are known.
+        let known = self.by_view.get(&view);
+        let fork = known.and_then(|known| self.common(*known, said, Slot(0)));
+        let known = fork.map_or(Slot(0), |fork| fork.0);
         let reached = |rank: usize, vote| {
             let covered = self.covered(view, said, vote, known.next());
             covered.get(rank - 1).copied()
@@ -324,7 +324,8 @@ impl Agreement {
         let Some(place) = fast.max(slow) else {
             return Ok(());
         };
-        self.by_view.insert(view, place);
+        let deepest = self.by_view.entry(view).or_insert(place);
+        *deepest = place.max(*deepest);
         self.finalize(view, place, fast == Some(place))
     }
 

@@ -6,7 +6,7 @@ mod states;
 use std::sync::Arc;
 
 use platform::pool::{Buffer, Pool};
-use replica::execution::{Execution, Replies};
+use replica::execution::{Execution, Replies, Work};
 use replica::ordering::Input;
 use replica::pending::Question;
 use replica::reads::Reads;
@@ -155,26 +155,25 @@ impl Execute {
             match input {
                 // What a state that was taken over holds already is not executed again.
                 ExecuteInput::Block { slot, .. } if slot <= self.execution.executed() => {
-                    if self.to_order.push(Input::Executed(slot)).is_err() {
+                    let work = Work::default();
+                    if self.to_order.push(Input::Executed { slot, work }).is_err() {
                         unreachable!("room was checked");
                     }
                 }
                 ExecuteInput::Block { slot, message } => {
                     let begin = clock();
-                    let before = self.execution.transactions();
-                    self.execution.execute(slot, &message, &mut self.replies);
+                    let work = self.execution.execute(slot, &message, &mut self.replies);
                     let telemetry = &self.shared.telemetry;
                     telemetry
                         .histograms
                         .execute_ns
                         .record(clock().saturating_sub(begin));
-                    let transactions = self.execution.transactions();
                     telemetry
                         .histograms
                         .block_transactions
-                        .record(transactions - before);
+                        .record(work.operations);
                     self.publish_executed();
-                    if self.to_order.push(Input::Executed(slot)).is_err() {
+                    if self.to_order.push(Input::Executed { slot, work }).is_err() {
                         unreachable!("room was checked");
                     }
                 }

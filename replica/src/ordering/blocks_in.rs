@@ -7,8 +7,7 @@ use wire::bytes::Buffers;
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, Slot};
-use wire::limits::{BLOCK_PREFIX_BYTES, RECORD_HEADER_BYTES};
-use wire::request::checked_requests;
+use wire::limits::RECORD_HEADER_BYTES;
 use wire::seal::{Signer, Verifier};
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
@@ -193,12 +192,6 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 if self.core.is_signed(place) {
                     self.ledger.note_signed(slot);
                 }
-            }
-            if let Some(message) = self.blocks.get(place) {
-                let payload = message.get(BLOCK_PREFIX_BYTES..).unwrap_or_default();
-                let operations = checked_requests(payload).map(|request| request.count() as u64);
-                let operations = operations.sum();
-                self.core.note_committed(payload.len() as u64, operations);
             }
         }
         self.feed_execution();

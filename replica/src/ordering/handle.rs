@@ -64,7 +64,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     },
                 );
             }
-            Input::Executed(slot) => {
+            Input::Executed { slot, work } => {
+                self.core.note_executed(work.bytes, work.operations);
                 // Blocks that were on their way when a state above them was taken over.
                 let slot = slot.max(self.core.summary().executed);
                 self.release_executed(now, slot);
@@ -74,7 +75,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Rechecked { question, waits } => {
                 // §9.3: every replica answers a repeated OPEN; a leader that ignores the client
                 // would otherwise keep it out for ever.
-                if self.pending.rechecked(&question, waits) {
+                if self.pending.rechecked(now, &question, waits) {
                     self.outputs.push_back(Output::Resend {
                         client: question.client,
                         session: SessionId(0),
@@ -84,7 +85,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
             }
             Input::Installed(certificate) => {
-                self.on_installed(&certificate);
+                self.on_installed(now, &certificate);
                 self.drive(now, consensus::Input::Installed { certificate });
             }
             Input::Saved(slot) => self.on_saved(slot),

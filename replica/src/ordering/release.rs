@@ -68,13 +68,15 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// The state was taken over: blocks below it that are not here will not come.
-    pub(super) fn on_installed(&mut self, certificate: &CheckpointCertificate) {
+    pub(super) fn on_installed(&mut self, now: Instant, certificate: &CheckpointCertificate) {
         let slot = certificate.header.slot();
         let gap = self.core.summary().decided < slot;
         self.executed_fed = self.executed_fed.max(slot);
         self.decided_counted = self.decided_counted.max(slot);
         self.decided_recorded = self.decided_recorded.max(slot);
         self.settled = self.settled.max(slot);
+        // Nobody says which requests were executed in between.
+        self.pending.restart(now);
         if gap {
             self.retain_from(slot.next());
             // Nobody executes or serves them any more, and nobody would let their buffers go.

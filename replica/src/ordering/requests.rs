@@ -32,7 +32,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         };
         let summary = self.core.summary();
         if summary.leader != self.config.me || summary.barred {
-            self.pending.push(now, &view, None);
+            self.wait(now, &view, forwarded);
             return;
         }
         let (client, first) = (*view.client(), view.first_sequence());
@@ -57,7 +57,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             });
             // It may have been ordered before its session took it (outside the window, or without
             // the session): then execution says that it still waits, and it is ordered again.
-            self.pending.push(now, &view, forwarded);
+            self.wait(now, &view, forwarded);
             return;
         }
         let opens = view.is_open().then_some(client);
@@ -119,22 +119,18 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
+    fn wait(&mut self, now: Instant, view: &RequestView<'_>, source: Option<NodeId>) {
+        let patience = self.patience();
+        self.pending.push(now, view, source, patience);
+    }
+
     /// A new view has a new leader: what waits is his, and if that is this replica, its own.
     pub(super) fn on_view(&mut self, now: Instant) {
         self.counts.view_changes += 1;
         self.proposed_at.clear();
         self.batch.clear();
         self.seen.clear();
-        self.pending.restart();
-        if self.may_propose() {
-            self.order_pending(now);
-        }
-    }
-
-    fn order_pending(&mut self, now: Instant) {
-        for frame in self.pending.take_all().collect::<Vec<_>>() {
-            self.order_frame(now, &frame);
-        }
+        self.pending.restart(now);
     }
 
     fn order_frame(&mut self, now: Instant, frame: &[u8]) {
@@ -167,10 +163,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         for due in self.pending.due(now, patience) {
             match due {
                 Due::Recheck(question) => self.outputs.push_back(Output::Recheck(question)),
-                Due::Forward {
-                    frame,
-                    to_all: false,
-                } if self.may_propose() => self.order_frame(now, &frame),
+                Due::Forward { frame, .. } if self.may_propose() => self.order_frame(now, &frame),
                 Due::Forward { frame, to_all } => {
                     let to = if to_all {
                         Recipient::All

@@ -392,7 +392,7 @@ fn take_setting<V: Verifier>(source: &mut Source<'_, V>) -> Result<Setting, BadI
         2 => Setting::Pending(Image::take(source)?, on),
         3 => Setting::RetainedFrom(Slot(value)),
         4 => Setting::ForgetRivals,
-        5 => Setting::Committed(value, Image::take(source)?),
+        5 => Setting::Served(value, Image::take(source)?),
         6 => Setting::Recall(on),
         _ => return Err(BadImage),
     };

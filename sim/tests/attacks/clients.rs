@@ -1,7 +1,9 @@
 //! Clients alone against the cluster, or it against them.
 
 use sim::canaries::Canary;
-use sim::liars::{Context, Heard, Liar, Spoken};
+use sim::liars::{Censor, Context, Heard, Liar, Spoken};
+use sim::network::End;
+use sim::plan::{BEGIN_NS, MS};
 use sim::scenario::{Scenario, any, kind};
 use wire::header::Kind;
 use wire::ids::{NodeId, Slot, View};
@@ -57,6 +59,7 @@ fn a28_a_request_is_replayed() {
 struct Hoarder {
     frames: Vec<Vec<u8>>,
     turns: usize,
+    to: Vec<u16>,
     /// Between two forwards.
     pause_ns: u64,
     next_ns: u64,
@@ -87,12 +90,73 @@ impl Liar for Hoarder {
         self.next_ns = context.now_ns + self.pause_ns;
         self.turns += 1;
         let frame = &self.frames[self.turns * 7 % self.frames.len()];
-        for to in [NodeId(0), NodeId(1)] {
+        for to in self.to.iter().copied().map(NodeId) {
             let place = (Kind::Forward, View(0), Slot(0));
             said.extend(context.authentic.say_long(to, place, frame));
         }
         said
     }
+}
+
+/// Serves everybody until it is told not to, and then hides what one client wants behind what that
+/// client was served long ago.
+struct Hider {
+    censor: Censor,
+    hoarder: Hoarder,
+    deaf_from_ns: u64,
+}
+
+impl Liar for Hider {
+    fn name(&self) -> &'static str {
+        "hider"
+    }
+
+    fn on_hear(&mut self, context: &mut Context<'_>, heard: &Heard<'_>) -> bool {
+        let hears = self.censor.on_hear(context, heard);
+        if context.now_ns >= self.deaf_from_ns {
+            return hears;
+        }
+        self.hoarder.on_hear(context, heard)
+    }
+
+    fn on_send(&mut self, _: &mut Context<'_>, spoken: Spoken) -> Vec<Spoken> {
+        vec![spoken]
+    }
+
+    fn on_turn(&mut self, context: &mut Context<'_>) -> Vec<Spoken> {
+        if context.now_ns < self.deaf_from_ns {
+            return Vec::new();
+        }
+        self.hoarder.on_turn(context)
+    }
+}
+
+/// A28, BYZ10: a leader stands up for old requests of the client that it ignores. That takes no place
+/// from the new ones, by which followers judge it (§9.4).
+#[test]
+fn a28_a_censor_hides_a_request_behind_old_ones() {
+    let attack = || {
+        let hider = Hider {
+            censor: Censor::of(End(4)),
+            hoarder: Hoarder {
+                pause_ns: MS / 5,
+                to: vec![1, 2, 3],
+                ..Hoarder::default()
+            },
+            deaf_from_ns: BEGIN_NS + 200 * MS,
+        };
+        let scenario = load(Scenario::new(4).seat(0, hider), 2, 150, 4);
+        let scenario = scenario.at_ms(210).client(0).put("wanted", "1");
+        // Others are served, so that T1 has nothing to say.
+        let scenario = (220..3_000).step_by(20).fold(scenario, |scenario, ms| {
+            scenario.at_ms(ms).client(1).put("other", format!("{ms}"))
+        });
+        scenario
+            .at_ms(3_000)
+            .expect_value("wanted", "1")
+            .expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
 }
 
 /// A28: five clients share room for three sessions, so each is evicted between its two turns. A liar
@@ -104,6 +168,7 @@ fn a28_what_evicted_clients_said_is_replayed() {
     let attack = || {
         let hoarder = Hoarder {
             pause_ns: 2_000_000,
+            to: vec![0, 1],
             ..Hoarder::default()
         };
         let scenario = Scenario::new(4)

@@ -31,6 +31,23 @@ fn cli2_replays_and_numbers_in_disorder() {
     served_beside(ClientKind::Disorder);
 }
 
+/// It gives up, again and again, what followers stand up for: that puts no leader on trial (T2).
+#[test]
+fn cli2_a_client_that_gives_up() {
+    let attack = || {
+        let scenario = Scenario::new(4).lying_client(ClientKind::Disorder);
+        // Patience is measured first.
+        let scenario = load(scenario, 1, 300, 3);
+        let scenario = load(scenario, 300, 6_000, 40);
+        scenario
+            .at_ms(6_050)
+            .expect_answered(0)
+            .expect_view(0, 0)
+            .expect_settled_within_ms(5_000)
+    };
+    borne(attack, &[]);
+}
+
 #[test]
 fn cli3_every_length() {
     served_beside(ClientKind::Lengths);

@@ -1,5 +1,6 @@
 //! CLI2: replayed requests and sequences in disorder, also such that replicas differ in what they
 //! hold to be open: beyond the window to one, then the window moves, then the same to the others.
+//! When those stand up for it, the window moves once more, and the request can be executed no more.
 
 use wire::header::Kind;
 use wire::ids::PublicKey;
@@ -20,6 +21,17 @@ pub struct Disorder {
     low: u64,
     turns: u64,
     said: Vec<Vec<u8>>,
+    next: Option<Next>,
+}
+
+/// What follows a request that came too early for the leader.
+enum Next {
+    /// The window moves, so that it is in time.
+    Move(u64),
+    /// The followers get it.
+    Follow(u64),
+    /// They stand up for it; then it is given up.
+    GiveUp(u64),
 }
 
 impl Disorder {
@@ -47,22 +59,40 @@ impl LyingClient for Disorder {
         if line.session().is_none() {
             return 5 * MS;
         }
-        self.turns += 1;
-        let nodes = line.replicas();
-        let leader = random.below(2) as usize;
-        match self.turns % 6 {
-            0 => {
-                // Stale here, open there: the leader's word on it is older than the followers'.
-                let beyond = self.low + SESSION_WINDOW + random.within(1, 8);
-                let frame = Disorder::put(line, beyond, self.low);
-                line.send(leader, Kind::Request, &frame);
+        match self.next.take() {
+            Some(Next::Move(sequence)) => {
                 self.low += random.within(8, 64);
                 let moved = Disorder::put(line, self.low, self.low - 1);
-                line.send_all(Kind::Request, &moved);
-                for node in (0..nodes).filter(|node| *node != leader) {
-                    line.send(node, Kind::Request, &frame);
-                }
+                line.send(0, Kind::Request, &moved);
+                self.next = Some(Next::Follow(sequence));
+                // Until followers listen to this client again.
+                return 30 * MS;
+            }
+            Some(Next::Follow(sequence)) => {
+                let frame = Disorder::put(line, sequence, 0);
+                (1..line.replicas()).for_each(|node| line.send(node, Kind::Request, &frame));
+                self.next = Some(Next::GiveUp(sequence)).filter(|_| random.below(2) == 0);
+                return random.within(5, 15) * MS;
+            }
+            Some(Next::GiveUp(sequence)) => {
+                self.low = sequence + 1;
+                let frame = Disorder::put(line, self.low, sequence);
+                line.send(0, Kind::Request, &frame);
+                return 30 * MS;
+            }
+            None => {}
+        }
+        self.turns += 1;
+        let nodes = line.replicas();
+        match self.turns % 6 {
+            0 => {
+                // Too early there, open here: the leader's word on it is older than the followers'.
+                let sequence = self.low + SESSION_WINDOW + random.within(1, 8);
+                let frame = Disorder::put(line, sequence, 0);
+                line.send(0, Kind::Request, &frame);
                 self.keep(&frame, random);
+                self.next = Some(Next::Move(sequence));
+                return 5 * MS;
             }
             1 | 2 => {
                 if let Some(frame) = self.said.get(random.below(KEPT as u64) as usize) {
