@@ -266,6 +266,12 @@ impl<S: Signer> Core<S> {
                 // A view change could not show it by the leader's signature.
                 return;
             }
+            let on_disk = entry.end.is_some_and(|end| end <= self.durable_position);
+            if self.words_wait() && !on_disk && !planted("votefirst") {
+                // A state that was taken over needs no blocks, and a vote for its last one does (R2).
+                reach("vote-waits-for-disk");
+                return;
+            }
         }
         assert!(due <= self.tip.slot, "§9.6: the fence covers every vote");
         // I1: each vote is a descendant of the one before, for both lie on the one branch.

@@ -130,6 +130,7 @@ pub const PLACES: &[&str] = &[
     "tip-invalid",
     "tip-jumps",
     "view-refused",
+    "vote-waits-for-disk",
     "wish-followed",
     "wish-withdrawn",
 ];

@@ -1,15 +1,18 @@
 //! One core, alone: its log, the words of others and its effects, all by hand.
 
 use consensus::{
-    Config, Core, Effect, Input, Outbox, Record, RecordAs, Recovered, RecoveredBlock, Source,
+    BlockCheck, Config, Core, Effect, Input, Outbox, Record, RecordAs, Recovered, RecoveredBlock,
+    Source,
 };
 use wire::block::BlockRef;
-use wire::certificates::{NewViewCertificate, Place, Signatures, Wish, WishCertificate};
-use wire::ids::{Boot, Instant, NodeId, Position, Slot, View};
+use wire::certificates::{
+    CheckpointCertificate, NewViewCertificate, Place, Signatures, Wish, WishCertificate,
+};
+use wire::ids::{Boot, Digest, Instant, NodeId, Position, Slot, View};
 use wire::messages::{Durability, SignedHeader};
 use wire::seal::{FakeSeal, Signer, Statement};
 
-use crate::world::{FOUR, GENESIS, MS, SECOND, STRICT, World, genesis, place_of};
+use crate::world::{FOUR, GENESIS, K, MS, SECOND, STRICT, World, genesis, place_of};
 
 const ME: NodeId = NodeId(3);
 const LEADER: NodeId = NodeId(0);
@@ -212,6 +215,47 @@ fn a_commit_stays_within_the_lease_that_is_held() {
     assert_eq!(committed(&effects), [places[2]], "within the lease");
     let more = alone.write(MS, &asked);
     assert_eq!(committed(&more), [places[4]], "the new lease is durable");
+}
+
+/// R2, K4: the state of a certified slot may be taken over while the record of that slot's block, which
+/// was linked in the meantime, is on its way to the disk. Executing needs no blocks then; the vote
+/// still waits for its record.
+#[test]
+fn a_state_that_is_taken_over_sends_no_vote_before_its_record() {
+    let mut world = World::new(FOUR, 515);
+    let blocks = chain(&mut world, K);
+    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, blank);
+    let mut position = Position(0);
+    for signed in &blocks {
+        alone.offer(Source::Proposed, *signed);
+        let place = place_of(&signed.header);
+        position = Position(position.0 + 4096);
+        let end = position;
+        alone.tell(MS, Input::Appended { place, end });
+        let (signature, found) = (signed.signature, BlockCheck::Good);
+        let checked = Input::Checked {
+            place,
+            signature,
+            found,
+        };
+        alone.tell(MS, checked);
+    }
+    let place = place_of(&blocks.last().unwrap().header);
+    let (view, slot, digest) = (View(0), place.slot, place.digest);
+    let vote = Statement::Vote { view, slot, digest };
+    let votes =
+        |effect: &Effect| matches!(effect, Effect::Say { signed, .. } if signed.statement == vote);
+    let certificate = Box::new(CheckpointCertificate {
+        header: blocks.last().unwrap().header,
+        root: Digest([1; 32]),
+        signatures: Signatures::new(),
+    });
+    let said = alone.tell(MS, Input::Installed { certificate });
+    assert_eq!(alone.core.summary().executed, place.slot);
+    assert!(!said.iter().any(votes), "{said:?}");
+    let said = alone.tell(MS, Input::Durable { position });
+    assert!(said.iter().any(votes), "{said:?}");
 }
 
 /// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.
