@@ -46,9 +46,11 @@ struct Builders {
 /// What executing blocks came to; repeated operations are not counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
-    /// Of requests with any new operation.
+    /// Of requests, in proportion to their new operations.
     pub bytes: u64,
     pub operations: u64,
+    /// Whether some client got a session that it had not.
+    pub opened: bool,
 }
 
 /// See the module's documentation.
@@ -164,14 +166,13 @@ impl<M: StateMachine> Execution<M> {
         let mut work = Work::default();
         for request in checked_requests(block.payload) {
             if request.is_open() {
-                self.execute_open(slot, &request, replies);
+                work.opened |= self.execute_open(slot, &request, replies);
                 continue;
             }
             let executed = self.execute_request(slot, &request, replies);
-            if executed > 0 {
-                work.operations += executed;
-                work.bytes += request.bytes().len() as u64;
-            }
+            let bytes = request.bytes().len() as u64 * executed;
+            work.operations += executed;
+            work.bytes += bytes / (request.count() as u64).max(1);
         }
         self.builders.finish(slot, replies);
         self.executed = slot;
@@ -179,10 +180,17 @@ impl<M: StateMachine> Execution<M> {
         work
     }
 
-    fn execute_open(&mut self, slot: Slot, request: &RequestView<'_>, replies: &mut impl Replies) {
+    /// Whether the client got a session that it had not.
+    fn execute_open(
+        &mut self,
+        slot: Slot,
+        request: &RequestView<'_>,
+        replies: &mut impl Replies,
+    ) -> bool {
         let index = self.index;
         self.index = self.index.saturating_add(1);
         let client = request.client();
+        let before = self.sessions.id_of(client);
         let opened = self
             .sessions
             .open(client, request.reference_slot(), slot, index);
@@ -198,6 +206,7 @@ impl<M: StateMachine> Execution<M> {
         };
         let (to, open) = ((client, session), (Sequence(0), 1));
         self.builders.tell(to, slot, open, at, &answer, replies);
+        opened.is_some() && opened != before
     }
 
     /// How many operations were executed, and had not been before.

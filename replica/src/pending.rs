@@ -4,10 +4,11 @@
 //! once already.
 //!
 //! What is held stays until it is executed, or until execution says that it cannot be any more: that
-//! is asked before each step, for a client may give up at any time what others stand up for. Nothing
-//! that comes later takes its place, and what one source says keeps nothing out that another one
-//! does: an old request from a liar, or the client's own frames, hide nothing by which the leader is
-//! judged.
+//! is asked before each step, for a client may give up at any time what others stand up for. What one
+//! source says takes no place from what another one does: an old request from a liar, or the client's
+//! own frames, hide nothing by which the leader is judged. Only the client itself may name a lower
+//! request than before: a leader that serves what followers happen to hold, and nothing else, is left
+//! for the lowest.
 //!
 //! Whoever sends garbage gains nothing: what a block has executed, whatever came of it, waits no
 //! more, and every correct leader puts every verified request into a block.
@@ -17,11 +18,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use wire::ids::{Instant, NodeId, PublicKey, Sequence, SessionId};
 use wire::request::RequestView;
 
-/// Clients, and bytes of their requests, of one source at most; the newest are not taken.
+/// Clients of one source at most, and bytes of their requests beyond those that each may have; the
+/// newest are not taken. Whoever fills the bytes keeps no small request out.
 const CLIENTS_MAX: usize = 4096;
+const BYTES_EACH: usize = 2048;
 const BYTES_MAX: usize = 8 << 20;
 /// Requests handled in one turn.
 const TURN_MAX: usize = 64;
+/// An OPEN waits for so many T_req at most, however many others are served in between.
+const OPEN_PATIENCE: u64 = 8;
 
 /// What names a request, for execution to say whether any part of it is still to be executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +77,15 @@ struct Item {
     sent: Option<Instant>,
     /// All have it.
     spread: bool,
-    /// It was open after T_req, at that time.
-    overdue: Option<Instant>,
+    /// It was open after T_req.
+    overdue: bool,
+}
+
+impl Item {
+    /// Bytes that count against the share of its source.
+    fn extra_bytes(&self) -> usize {
+        self.frame.len().saturating_sub(BYTES_EACH)
+    }
 }
 
 /// What is due for one waiting request.
@@ -114,23 +126,18 @@ struct Share {
     bytes: usize,
 }
 
-/// Clocks that run, and those that ran out, each oldest first.
-#[derive(Debug, Default)]
-struct Clocks {
-    since: BTreeSet<(Instant, Key)>,
-    overdue: BTreeSet<(Instant, Key)>,
-}
-
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Pending {
     items: BTreeMap<Key, Item>,
     shares: BTreeMap<Source, Share>,
+    /// When which item's step is due.
     steps: BTreeSet<(Instant, Key)>,
-    requests: Clocks,
-    opens: Clocks,
-    /// When an OPEN was last executed. That shows that the leader serves newcomers, and the clocks of
-    /// all OPENs begin anew.
+    /// Clocks that run, of requests and of OPENs, oldest first.
+    clocks: [BTreeSet<(Instant, Key)>; 2],
+    overdue: usize,
+    /// When a session was last opened. That shows that the leader serves newcomers, and the clocks
+    /// of all OPENs begin anew.
     opened: Instant,
 }
 
@@ -147,7 +154,8 @@ impl Pending {
         self.items.is_empty()
     }
 
-    /// Takes a verified request in, unless another one of its client and source waits already.
+    /// Takes a verified request in, unless another one of its client and source waits already, or the
+    /// source's share is full.
     pub fn push(
         &mut self,
         now: Instant,
@@ -157,13 +165,6 @@ impl Pending {
     ) {
         let question = Question::about(request);
         let (key, frame) = ((question.client, source), request.bytes());
-        let share = self.shares.entry(source).or_default();
-        if self.items.contains_key(&key)
-            || share.items == CLIENTS_MAX
-            || share.bytes + frame.len() > BYTES_MAX
-        {
-            return;
-        }
         let item = Item {
             request: question,
             frame: frame.to_vec(),
@@ -172,27 +173,33 @@ impl Pending {
             since: None,
             sent: None,
             spread: false,
-            overdue: None,
+            overdue: false,
         };
-        share.items += 1;
-        share.bytes += frame.len();
-        self.put(key, item);
-    }
-
-    fn clocks(&mut self, request: &Question) -> &mut Clocks {
-        if request.open {
-            &mut self.opens
-        } else {
-            &mut self.requests
+        if let Some(held) = self.items.get(&key) {
+            let held = held.request;
+            let lower = held.session == question.session && question.first < held.first;
+            if held.open || question.open || !lower || source.is_some() {
+                return;
+            }
+            self.remove(&key);
+        }
+        let share = self.shares.entry(source).or_default();
+        let bytes = share.bytes + item.extra_bytes();
+        if share.items < CLIENTS_MAX && bytes <= BYTES_MAX {
+            *share = Share {
+                items: share.items + 1,
+                bytes,
+            };
+            self.put(key, item);
         }
     }
 
     /// Puts an item where [`Pending::lift`] took one from, or a new one.
     fn put(&mut self, key: Key, item: Item) {
         self.steps.insert((item.at, key));
-        let clocks = self.clocks(&item.request);
-        clocks.since.extend(item.since.map(|at| (at, key)));
-        clocks.overdue.extend(item.overdue.map(|at| (at, key)));
+        let clocks = &mut self.clocks[usize::from(item.request.open)];
+        clocks.extend(item.since.map(|at| (at, key)));
+        self.overdue += usize::from(item.overdue);
         self.items.insert(key, item);
     }
 
@@ -200,13 +207,10 @@ impl Pending {
     fn lift(&mut self, key: &Key) -> Option<Item> {
         let item = self.items.remove(key)?;
         self.steps.remove(&(item.at, *key));
-        let clocks = self.clocks(&item.request);
         if let Some(at) = item.since {
-            clocks.since.remove(&(at, *key));
+            self.clocks[usize::from(item.request.open)].remove(&(at, *key));
         }
-        if let Some(at) = item.overdue {
-            clocks.overdue.remove(&(at, *key));
-        }
+        self.overdue -= usize::from(item.overdue);
         Some(item)
     }
 
@@ -214,7 +218,7 @@ impl Pending {
         if let Some(item) = self.lift(key) {
             let share = self.shares.get_mut(&key.1).expect("it has an item");
             share.items -= 1;
-            share.bytes -= item.frame.len();
+            share.bytes -= item.extra_bytes();
         }
     }
 
@@ -224,17 +228,20 @@ impl Pending {
         self.items.range((client, None)..=(client, last))
     }
 
-    /// A request was in a block that is executed; so no part of it waits any more.
-    pub fn executed(&mut self, now: Instant, request: &RequestView<'_>) {
-        if request.is_open() {
-            self.opened = now;
-        }
+    /// Some client got a session.
+    pub fn opened(&mut self, now: Instant) {
+        self.opened = now;
+    }
+
+    /// A request was in a block that is executed; so no part of it waits any more. An OPEN may be of
+    /// any age, and an old one opens nothing: it stands for itself alone.
+    pub fn executed(&mut self, request: &RequestView<'_>) {
         let until = (request.first_sequence().0).saturating_add(request.count() as u64);
         let is_done = |item: &Question| {
-            if item.open {
-                return request.is_open();
+            if item.open || request.is_open() {
+                return *item == Question::about(request);
             }
-            let same = !request.is_open() && item.session == request.session();
+            let same = item.session == request.session();
             same && request.first_sequence() <= item.first && item.first.0 < until
         };
         let done = self.of(*request.client());
@@ -261,34 +268,45 @@ impl Pending {
         question.open && !waits && !keys.is_empty()
     }
 
-    /// A new leader has everything before it (V5), or another state took the place of the own one:
-    /// what waits is judged anew.
+    /// A new leader has everything before it (V5). Replicas that stood up for a request do so again.
+    pub fn new_leader(&mut self, now: Instant) {
+        self.items.retain(|(_, source), _| source.is_none());
+        self.shares.retain(|source, _| source.is_none());
+        self.restart(now);
+    }
+
+    /// What waits is judged anew.
     pub fn restart(&mut self, now: Instant) {
         for item in self.items.values_mut() {
             (item.step, item.at) = (Step::Ask, now);
-            (item.since, item.sent, item.overdue) = (None, None, None);
-            item.spread = false;
+            (item.since, item.sent) = (None, None);
+            (item.spread, item.overdue) = (false, false);
         }
-        (self.requests, self.opens) = (Clocks::default(), Clocks::default());
+        self.clocks = Default::default();
+        self.overdue = 0;
         self.steps = self.items.keys().map(|key| (now, *key)).collect();
     }
 
     /// What is due now, a bounded number of things.
     pub fn due(&mut self, now: Instant, patience: Patience) -> Vec<Due> {
         let mut due = Vec::new();
-        while due.len() < TURN_MAX
-            && let Some(&(at, key)) = self.steps.first()
-            && at <= now
-            && let Some(mut item) = self.lift(&key)
-        {
+        for _ in 0..TURN_MAX {
+            let Some(&(at, key)) = self.steps.first() else {
+                break;
+            };
+            if at > now {
+                break;
+            }
+            let mut item = self.lift(&key).expect("it has a step");
             if item.step == Step::Act {
                 due.extend(self.act(now, &key, &mut item, patience));
                 item.step = Step::Ask;
+                item.at = now.after_ns(patience.again_ns().max(1));
             } else {
                 due.push(Due::Recheck(item.request));
                 item.step = Step::Asked;
+                item.at = now.after_ns(patience.request_ns.max(1));
             }
-            item.at = now.after_ns(patience.again_ns().max(1));
             self.put(key, item);
         }
         due
@@ -297,21 +315,28 @@ impl Pending {
     /// The request is open.
     fn act(&self, now: Instant, key: &Key, item: &mut Item, patience: Patience) -> Option<Due> {
         let since = *item.since.get_or_insert(now);
-        let since = if item.request.open {
+        let served = if item.request.open {
             since.max(self.opened)
         } else {
             since
         };
-        let waited_ns = now.since_ns(since);
-        let late = waited_ns >= patience.request_ns;
-        item.overdue = late.then_some(now);
-        let to_all = !item.spread && waited_ns >= patience.request_ns / 2;
-        item.spread |= to_all;
+        let waited_ns = now.since_ns(served);
+        // Nobody waits behind others for ever.
+        let late = waited_ns >= patience.request_ns
+            || now.since_ns(since) >= OPEN_PATIENCE.saturating_mul(patience.request_ns);
+        let half = late || waited_ns >= patience.request_ns / 2;
+        let spreads = half && !item.spread;
+        item.overdue = late;
+        item.spread |= half;
         // One of the copies that wait for several sources is enough.
-        let copies = self.of(key.0).map(|(_, copy)| copy);
-        let mut copies = copies.filter(|copy| copy.request == item.request);
         let recent = |at| now.since_ns(at) < patience.again_ns();
-        if !to_all && copies.any(|copy| copy.sent.is_some_and(recent)) {
+        let copies = self.of(key.0).map(|(_, copy)| copy);
+        let copies = copies.filter(|copy| copy.request == item.request);
+        let (sent, spread) = copies.fold((false, false), |(sent, spread), copy| {
+            (sent || copy.sent.is_some_and(recent), spread || copy.spread)
+        });
+        let to_all = spreads && !spread;
+        if sent && !to_all {
             return None;
         }
         item.sent = Some(now);
@@ -329,15 +354,15 @@ impl Pending {
 
     /// Since when the leader has owed an answer to the oldest request.
     pub fn oldest(&self) -> Option<Instant> {
-        let first = |clocks: &Clocks| clocks.since.first().map(|&(at, _)| at);
-        let open = first(&self.opens).map(|at| at.max(self.opened));
-        first(&self.requests).into_iter().chain(open).min()
+        let [requests, opens] = [0, 1].map(|kind: usize| self.clocks[kind].first());
+        let open = opens.map(|&(at, _)| at.max(self.opened));
+        let request = requests.map(|&(at, _)| at);
+        request.into_iter().chain(open).min()
     }
 
     /// T2: whether some request waits longer than T_req.
     pub fn is_overdue(&self) -> bool {
-        let open = self.opens.overdue.last();
-        !self.requests.overdue.is_empty() || open.is_some_and(|&(at, _)| at > self.opened)
+        self.overdue > 0
     }
 }
 
@@ -422,16 +447,16 @@ mod tests {
 
         fn executed(&mut self, frame: &[u8]) {
             let request = RequestView::parse(frame).unwrap();
-            self.pending.executed(Instant(self.now), &request);
+            self.pending.executed(&request);
         }
 
         fn is_empty(&self) -> bool {
             let pending = &self.pending;
-            let clocks = [&pending.requests, &pending.opens];
-            let clocks = clocks.map(|clocks| clocks.since.len() + clocks.overdue.len());
+            let clocks = pending.clocks.each_ref().map(BTreeSet::len);
             let bytes = pending.shares.values().map(|share| share.bytes);
             pending.is_empty()
                 && clocks == [0, 0]
+                && pending.overdue == 0
                 && pending.steps.is_empty()
                 && bytes.sum::<usize>() == 0
         }
@@ -528,24 +553,58 @@ mod tests {
         assert!(story.is_empty());
     }
 
-    /// Newcomers wait for their turn, and another one's shows that there are turns.
+    /// Newcomers wait for their turn, and another one's shows that there are turns; for a while.
     #[test]
     fn an_open_of_another_client_gives_the_leader_time() {
         let mut story = Story::default();
         story.push(&open(1), None);
-        for _ in 0..20 {
+        for _ in 0..9 {
             story.run_until(story.now + 300);
             assert!(!story.is_overdue());
-            story.executed(&open(2));
+            story.pending.opened(Instant(story.now));
             let oldest = story.pending.oldest();
             assert_eq!(oldest, Some(Instant(story.now)));
         }
         story.run_until(story.now + 500);
         assert!(story.is_overdue());
-        story.executed(&open(2));
-        assert!(!story.is_overdue());
+        story.pending.opened(Instant(story.now));
+        story.run_until(story.now + 60);
+        assert!(story.is_overdue(), "it has waited long enough");
         story.executed(&open(1));
         assert!(story.is_empty());
+    }
+
+    /// An old OPEN changes nothing, however often a liar has it executed.
+    #[test]
+    fn a_repeated_open_gives_no_leader_time() {
+        let mut story = Story::default();
+        story.push(&open(1), None);
+        for _ in 0..10 {
+            story.run_until(story.now + 60);
+            story.executed(&open(2));
+            let mut old = Vec::new();
+            encode_open(&mut old, PublicKey([1; 32]), wire::ids::Slot(7));
+            story.executed(&old);
+        }
+        assert!(story.is_overdue());
+    }
+
+    /// Only the client itself can say that a lower request matters more.
+    #[test]
+    fn the_lowest_of_a_client_waits() {
+        let (low, high) = (request(7, 5), request(7, 6));
+        for source in [None, Some(NodeId(2))] {
+            let mut story = Story::default();
+            story.push(&high, source);
+            story.run_until(20);
+            story.push(&low, source);
+            story.push(&high, source);
+            story.push(&request(6, 1), source);
+            story.run_until(500);
+            assert!(story.is_overdue());
+            let last = &story.sent.last().unwrap().1;
+            assert_eq!(last == &low, source.is_none());
+        }
     }
 
     #[test]
@@ -556,7 +615,8 @@ mod tests {
         story.push(&frame, Some(NodeId(2)));
         story.run_until(500);
         assert!(story.is_overdue());
-        story.pending.restart(Instant(500));
+        story.pending.new_leader(Instant(500));
+        assert_eq!(story.pending.len(), 1, "the others stand up for it again");
         assert!(!story.is_overdue() && story.pending.oldest().is_none());
         let before = story.sent.len();
         story.run_until(502);
@@ -570,14 +630,16 @@ mod tests {
     #[test]
     fn the_room_of_one_source_is_not_that_of_another() {
         let mut story = Story::default();
-        let full = Share {
-            items: CLIENTS_MAX,
-            bytes: 0,
-        };
-        story.pending.shares.insert(None, full);
+        let (items, bytes) = (CLIENTS_MAX, 0);
+        story.pending.shares.insert(None, Share { items, bytes });
         story.push(&request(7, 5), None);
         assert!(story.pending.is_empty());
         story.push(&request(7, 5), Some(NodeId(1)));
         assert_eq!(story.pending.len(), 1);
+        // Large requests keep no small one out.
+        let (items, bytes) = (64, BYTES_MAX);
+        story.pending.shares.insert(None, Share { items, bytes });
+        story.push(&request(7, 5), None);
+        assert_eq!(story.pending.len(), 2);
     }
 }

@@ -228,9 +228,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Drops the bytes of blocks that were executed long enough ago.
-    pub(super) fn release_executed(&mut self, now: Instant, executed: Slot) {
+    pub(super) fn release_executed(&mut self, executed: Slot) {
         let first = self.settled.next();
-        self.settle_pending(now, first, executed);
+        self.settle_pending(first, executed);
         self.settled = self.settled.max(executed);
         let before = self.released.0;
         let until = executed.0.saturating_sub(RETAINED_BLOCKS);

@@ -66,9 +66,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             }
             Input::Executed { slot, work } => {
                 self.core.note_executed(work.bytes, work.operations);
+                if work.opened {
+                    self.pending.opened(now);
+                }
                 // Blocks that were on their way when a state above them was taken over.
                 let slot = slot.max(self.core.summary().executed);
-                self.release_executed(now, slot);
+                self.release_executed(slot);
                 self.drive(now, consensus::Input::Executed { slot });
             }
             Input::Root { slot, root } => self.drive(now, consensus::Input::Root { slot, root }),

@@ -130,7 +130,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.proposed_at.clear();
         self.batch.clear();
         self.seen.clear();
-        self.pending.restart(now);
+        self.pending.new_leader(now);
     }
 
     fn order_frame(&mut self, now: Instant, frame: &[u8]) {
@@ -180,7 +180,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Requests of executed blocks wait no more.
-    pub(super) fn settle_pending(&mut self, now: Instant, first: Slot, last: Slot) {
+    pub(super) fn settle_pending(&mut self, first: Slot, last: Slot) {
         if self.pending.is_empty() {
             return;
         }
@@ -192,7 +192,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 continue;
             };
             for request in checked_requests(block.payload) {
-                self.pending.executed(now, &request);
+                self.pending.executed(&request);
             }
         }
     }
