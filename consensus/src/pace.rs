@@ -25,7 +25,7 @@ const WINDOW_NS: u64 = 1_000_000_000;
 const BAD_WINDOWS: u32 = 3;
 /// A request that waits for longer, in multiples of tau, is backlog. A leader that has ordered it once
 /// already, before it was due, lies on it for T_fwd, which is tau at most; then it needs a commit.
-const BACKLOG: u64 = 3;
+const BACKLOG: u64 = 2;
 /// Backlog must have lasted for this part of a window.
 const BACKLOG_SHARE: u64 = 4;
 /// A turn that comes later says something of this replica, not of the leader.
