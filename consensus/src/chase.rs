@@ -49,9 +49,13 @@ impl<S: Signer> Core<S> {
         Some((target, missing))
     }
 
+    /// What lies further up than blocks can be held is reached from below, range by range.
+    pub(crate) fn near(&self) -> Slot {
+        Slot(self.executed.0 + self.config.blocks_held_max).min(self.window_end())
+    }
+
     fn targets(&self) -> impl Iterator<Item = Place> {
-        // What lies further up than blocks can be held is reached from below, range by range.
-        let near = Slot(self.executed.0 + self.config.blocks_held_max).min(self.window_end());
+        let near = self.near();
         let base = (!self.base_is_linked()).then_some(self.base);
         let base = base.filter(|place| place.slot <= near);
         let elsewhere = self

@@ -243,6 +243,17 @@ impl<S: Signer> Core<S> {
         if place.slot > self.decided.slot {
             self.decided = place;
             self.decided_in = None;
+            // Records are written in order: with the one of this block all of its chain are in the log.
+            let passes = self.branch.holds(place);
+            let is_written = self
+                .tree
+                .get(place)
+                .is_some_and(|entry| entry.end.is_some());
+            let own_records = passes
+                && is_written
+                && self.branch.holds(self.recorded)
+                && self.recorded.slot >= place.slot;
+            let tip_above = passes && self.branch.holds(self.tip);
             if !self.branch.holds(place) {
                 // What was said for the branch that is left comes again.
                 for book in &mut self.books {
@@ -257,7 +268,13 @@ impl<S: Signer> Core<S> {
             self.backed = place.slot;
             let view = certificate.header.view();
             let votes_on = self.stage == self.installed;
-            if place.slot > self.tip.slot && view == self.installed && votes_on {
+            let mut jumps = false;
+            if view == self.installed && votes_on && !own_records {
+                // Own records up to here that wait for room are not written any more: a restart would
+                // not find what later ones extend.
+                jumps = place.slot > self.tip.slot || tip_above;
+            }
+            if jumps {
                 // N2: the own checkpoint needs no headers.
                 // A certificate does not say in which view its block was decided.
                 self.voting_stopped |= self.jump_is_risky();
@@ -267,6 +284,8 @@ impl<S: Signer> Core<S> {
             }
         }
         self.low = self.low.max(place.slot);
+        // K1: blocks below may have no record that a crash survives.
+        self.roots.retain(|(slot, _)| *slot > place.slot);
         let certificate = Arc::new(certificate);
         self.checkpoint = Some(Arc::clone(&certificate));
         let newest = self.newest_checkpoint.as_ref();

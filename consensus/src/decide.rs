@@ -136,7 +136,8 @@ impl<S: Signer> Core<S> {
             place.digest,
             place.slot
         );
-        if self.final_place.is_none_or(|known| known.slot < place.slot) {
+        let replaces = |known: Place| known.slot < place.slot || known.slot > self.near();
+        if self.final_place.is_none_or(replaces) {
             reach("final-off-branch");
             self.final_place = Some(place);
         }

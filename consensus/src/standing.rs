@@ -79,10 +79,11 @@ impl<S: Signer> Core<S> {
     }
 
     /// The end of the own chain as far as it is in the log: blocks that wait for room come behind
-    /// what is written now, and extend it there.
+    /// what is written now, and extend it there. What is stable stands without records.
     fn written_tip(&self) -> Place {
         let mut tip = self.recorded;
-        while let Some(entry) = self.tree.get(tip)
+        while tip.slot > self.low
+            && let Some(entry) = self.tree.get(tip)
             && entry.record == Some(RecordAs::Vote)
             && entry.end.is_none()
         {

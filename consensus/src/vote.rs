@@ -266,8 +266,8 @@ impl<S: Signer> Core<S> {
                 // A view change could not show it by the leader's signature.
                 return;
             }
-            let on_disk = entry.end.is_some_and(|end| end <= self.durable_position);
-            if self.words_wait() && !on_disk && !planted("votefirst") {
+            let on_disk = |end| end <= self.durable_position || !self.words_wait();
+            if !entry.end.is_some_and(on_disk) && !planted("votefirst") {
                 // A state that was taken over needs no blocks, and a vote for its last one does (R2).
                 reach("vote-waits-for-disk");
                 return;

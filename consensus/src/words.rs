@@ -62,12 +62,18 @@ impl Words {
     }
 
     /// As [`Words::hear`]; a claim that contradicts the branch is kept before any newer one, for
-    /// b + 1 equal ones show that the own branch lost.
+    /// b + 1 equal ones show that the own branch lost. The lowest one is kept too: whoever is far
+    /// behind asks for the next block by its claims, and a rival of it may be here (§11).
     pub fn hear_claim(&mut self, branch: &Branch, tree: &Tree, word: Word) {
         let top = branch.top().slot;
         let contradicted = self.unlinked.is_some_and(|held| held.place.slot <= top);
-        if word.place.slot <= top || !contradicted {
+        let slot = word.place.slot;
+        if slot <= top || !contradicted {
             self.hear(branch, tree, word);
+        }
+        let above = self.unlinked.is_some_and(|held| held.place.slot > slot);
+        if slot > top && above && self.lowest.is_none_or(|held| held.place.slot > slot) {
+            self.lowest = Some(word);
         }
     }
 

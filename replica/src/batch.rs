@@ -36,13 +36,17 @@ impl BatchLimits {
     }
 }
 
+/// Client and reference slot of an OPEN: one that refers to another slot may open what this one does
+/// not.
+pub type Opens = (PublicKey, Slot);
+
 /// A request that waits.
 #[derive(Debug)]
 struct Waiting<Sh> {
     arrived: Instant,
     request: Sh,
-    /// The client of an OPEN.
-    opens: Option<PublicKey>,
+    /// What an OPEN is known by.
+    opens: Option<Opens>,
 }
 
 /// What one replica forwarded, oldest first.
@@ -63,9 +67,9 @@ pub struct Batch<Bu: Buffers> {
     /// Requests in all of these, and whose turn it is.
     forwarded_count: usize,
     turn: usize,
-    /// Clients with an OPEN in the open block, ascending. An OPEN changes nothing the second time,
-    /// and is not recognised as a repetition: once for each block is enough.
-    opened: Vec<PublicKey>,
+    /// The OPENs in the open block, ascending. One changes nothing the second time, and is not
+    /// recognised as a repetition: once for each block is enough.
+    opened: Vec<Opens>,
 }
 
 #[derive(Debug)]
@@ -105,12 +109,12 @@ impl<Bu: Buffers> Batch<Bu> {
     }
 
     /// Takes a verified request in; false when the queue is full (the client is told Busy). `opens`
-    /// names the client of an OPEN.
+    /// names an OPEN.
     pub fn push(
         &mut self,
         now: Instant,
         request: Bu::Shared,
-        opens: Option<PublicKey>,
+        opens: Option<Opens>,
         blocks: &mut Bu,
     ) -> bool {
         let waiting = Waiting {
@@ -136,7 +140,7 @@ impl<Bu: Buffers> Batch<Bu> {
         now: Instant,
         from: NodeId,
         request: Bu::Shared,
-        opens: Option<PublicKey>,
+        opens: Option<Opens>,
         blocks: &mut Bu,
     ) -> bool {
         let waiting = Waiting {
@@ -174,10 +178,10 @@ impl<Bu: Buffers> Batch<Bu> {
         );
         let place = match &waiting.opens {
             None => None,
-            Some(client) => match self.opened.binary_search(client) {
+            Some(opens) => match self.opened.binary_search(opens) {
                 // The one in the block opens the session, and all replicas answer it.
                 Ok(_) => return true,
-                Err(place) => Some((place, *client)),
+                Err(place) => Some((place, *opens)),
             },
         };
         if self.open.is_none() {
@@ -201,8 +205,8 @@ impl<Bu: Buffers> Batch<Bu> {
         open.buffer[PAYLOAD_FROM + open.payload_bytes..PAYLOAD_FROM + end].copy_from_slice(request);
         open.payload_bytes = end;
         open.requests += 1;
-        if let Some((place, client)) = place {
-            self.opened.insert(place, client);
+        if let Some((place, opens)) = place {
+            self.opened.insert(place, opens);
         }
         true
     }
@@ -497,7 +501,7 @@ mod tests {
     fn a_client_is_opened_once_in_a_block() {
         let (mut batch, mut blocks) = batch(1000);
         let request = |byte| HeapShared::copy_from(&[byte; 100]);
-        let key = |byte| Some(PublicKey([byte; 32]));
+        let key = |byte| Some((PublicKey([byte; 32]), Slot(7)));
         let now = Instant(0);
         for _ in 0..5 {
             let from = NodeId(1);
@@ -508,6 +512,11 @@ mod tests {
         assert_eq!(next(&mut batch, &mut blocks, 100), [7, 3]);
         assert!(batch.push(now, request(7), key(7), &mut blocks));
         assert_eq!(next(&mut batch, &mut blocks, 100), [7], "another block");
+        // An expired one must not take the place of a good one.
+        let other = Some((PublicKey([7; 32]), Slot(9)));
+        assert!(batch.push(now, request(7), key(7), &mut blocks));
+        assert!(batch.push(now, request(8), other, &mut blocks));
+        assert_eq!(next(&mut batch, &mut blocks, 100), [7, 8]);
     }
 
     #[test]

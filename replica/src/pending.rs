@@ -181,15 +181,17 @@ impl Pending {
             if held.open || question.open || !lower || source.is_some() {
                 return;
             }
-            self.remove(&key);
         }
+        // Room first: what is held stays when the new one finds none.
+        let held = self.items.get(&key).map(Item::extra_bytes);
         let share = self.shares.entry(source).or_default();
-        let bytes = share.bytes + item.extra_bytes();
-        if share.items < CLIENTS_MAX && bytes <= BYTES_MAX {
-            *share = Share {
-                items: share.items + 1,
-                bytes,
-            };
+        let new = Share {
+            items: share.items + usize::from(held.is_none()),
+            bytes: share.bytes - held.unwrap_or(0) + item.extra_bytes(),
+        };
+        if new.items <= CLIENTS_MAX && new.bytes <= BYTES_MAX {
+            *share = new;
+            self.lift(&key);
             self.put(key, item);
         }
     }

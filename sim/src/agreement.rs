@@ -23,8 +23,10 @@ struct Said {
     /// Its deepest votes by view; more than one only where it jumped in between.
     votes: BTreeMap<View, Vec<Place>>,
     commits: BTreeMap<View, Vec<Place>>,
-    /// Blocks on its disk, and those whose records the present process has made.
+    /// Blocks on its disk, those of them whose records are votes (R2), and those whose records the
+    /// present process has made.
     durable: BTreeSet<Digest>,
+    durable_votes: BTreeSet<Digest>,
     written: BTreeSet<Digest>,
     /// Views in which it wrote that its tip jumped, and the highest slot to which it did.
     jumped: BTreeMap<View, Slot>,
@@ -136,8 +138,12 @@ impl Agreement {
     }
 
     /// A block record of this replica is durable.
-    pub fn durable(&mut self, id: NodeId, digest: Digest) {
-        self.said[id.index()].durable.insert(digest);
+    pub fn durable(&mut self, id: NodeId, digest: Digest, as_vote: bool) {
+        let said = &mut self.said[id.index()];
+        said.durable.insert(digest);
+        if as_vote {
+            said.durable_votes.insert(digest);
+        }
     }
 
     /// A process of this replica made a block record.
@@ -154,6 +160,13 @@ impl Agreement {
     pub fn jumped(&mut self, id: NodeId, view: View, slot: Slot) {
         let to = self.said[id.index()].jumped.entry(view).or_default();
         *to = slot.max(*to);
+    }
+
+    /// The highest slot for which this replica voted in a view.
+    pub fn voted_to(&self, id: NodeId, view: View) -> Slot {
+        let votes = self.said[id.index()].votes.get(&view);
+        let slots = votes.into_iter().flatten().map(|place| place.0);
+        slots.max().unwrap_or_default()
     }
 
     /// The slot to which the tip of this replica jumped in a view, by its log.
@@ -189,6 +202,13 @@ impl Agreement {
         if slot > Slot(0) && !leased && !said.durable.contains(&digest) {
             return Err(format!(
                 "R2: {id} votes for slot {slot} in view {view}, which is not on its disk"
+            ));
+        }
+        let base = self.bases.get(&view).map(|base| base.0);
+        let own = base.is_some_and(|base| slot > base);
+        if own && !leased && !said.durable_votes.contains(&digest) {
+            return Err(format!(
+                "R2: {id} votes for slot {slot} in view {view}, which its log holds as fetched"
             ));
         }
         self.keeps_promises(id, view, place)?;
@@ -396,17 +416,18 @@ impl Agreement {
         {
             return Err(format!("I4: {id} sends two view changes for view {view}"));
         }
-        if !said.jumped.contains_key(&installed) {
-            for voted in said.votes.get(&installed).into_iter().flatten() {
-                let claimed = self.known_ancestor(tip, voted.0);
-                let hidden = voted.0 > tip.0 || claimed.is_some_and(|claimed| claimed != *voted);
-                if hidden && !self.has_lost(*voted) {
-                    return Err(format!(
-                        "V1: {id} voted for slot {} in view {installed}, its view change for \
-                         {view} ends at slot {}",
-                        voted.0, tip.0
-                    ));
-                }
+        // What was voted before a jump may lie off the chain to which the tip jumped.
+        let told = said.jumped.get(&installed).copied();
+        let votes = said.votes.get(&installed).into_iter().flatten();
+        for voted in votes.filter(|voted| told.is_none_or(|to| voted.0 > to)) {
+            let claimed = self.known_ancestor(tip, voted.0);
+            let hidden = voted.0 > tip.0 || claimed.is_some_and(|claimed| claimed != *voted);
+            if hidden && !self.has_lost(*voted) {
+                return Err(format!(
+                    "V1: {id} voted for slot {} in view {installed}, its view change for {view} \
+                     ends at slot {}",
+                    voted.0, tip.0
+                ));
             }
         }
         if let Some(to) = said.jumped.get(&installed)
@@ -524,7 +545,7 @@ mod tests {
             at = (slot, header.digest());
         }
         for id in 0..4 {
-            judge.durable(NodeId(id), at.1);
+            judge.durable(NodeId(id), at.1, true);
         }
         at
     }

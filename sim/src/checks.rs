@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use storage::table::Table;
 use wire::certificates::Place;
 use wire::header::{Direction, Header, Kind};
-use wire::ids::{Digest, NodeId, Position, Slot, View};
+use wire::ids::{Boot, Digest, NodeId, Position, Slot, View};
 use wire::seal::Rules;
 use wire::view_change::{ViewChange, split_signed};
 
@@ -219,15 +219,16 @@ impl Judge {
         let (held, linked) = (core.retained_from(), server.summary().linked);
         for slot in (held.0..=linked.0).map(Slot) {
             if let Some(digest) = core.digest_at(slot) {
-                self.agreement.durable(node.id, digest);
+                let as_vote = slot <= core.tip().slot;
+                self.agreement.durable(node.id, digest, as_vote);
             }
         }
         // A flush that nobody heard of may have reached the disk.
         for written in written.drain(..) {
-            if let Written::Block(slot, digest) = written
+            if let Written::Block(slot, digest, as_vote) = written
                 && core.has_written(Place { slot, digest })
             {
-                self.agreement.durable(node.id, digest);
+                self.agreement.durable(node.id, digest, as_vote);
             }
         }
         let (tip, view) = (core.tip().slot, server.summary().view);
@@ -235,6 +236,16 @@ impl Judge {
         if tip < jumped {
             return Err(format!(
                 "N2: {} starts at slot {tip} of view {view}, its tip had jumped to slot {jumped}",
+                node.id
+            ));
+        }
+        // R2: without leases a vote left after its record was durable. What is decided here needs none,
+        // and an emptied disk is for the replica to find out (R6).
+        let voted = self.agreement.voted_to(node.id, view);
+        let begun = !self.leases && server.boot() > Boot(1);
+        if begun && voted > tip.max(server.summary().decided) {
+            return Err(format!(
+                "R2: {} starts at slot {tip} of view {view}, it had voted for slot {voted}",
                 node.id
             ));
         }

@@ -69,6 +69,17 @@ impl Alone {
         self.tell(MS, input)
     }
 
+    fn check(&mut self, block: &SignedHeader) {
+        let (place, signature) = (place_of(&block.header), block.signature);
+        let found = BlockCheck::Good;
+        let checked = Input::Checked {
+            place,
+            signature,
+            found,
+        };
+        self.tell(MS, checked);
+    }
+
     fn offer(&mut self, source: Source, signed: SignedHeader) -> Vec<Effect> {
         let SignedHeader { header, signature } = signed;
         let input = Input::Block {
@@ -112,6 +123,45 @@ fn log_of(blocks: &[SignedHeader], kind: RecordAs) -> Recovered {
 
 fn config(world: &World) -> Config {
     world.config(ME.0)
+}
+
+fn is_skip(effect: &Effect) -> bool {
+    matches!(effect, Effect::Record(Record::Skip { .. }))
+}
+
+/// A replica that was proposed these blocks; `placed` of them are on their way to the disk, the others
+/// wait for room in the log. Those of `checked` are verified. And where the records end.
+fn voter(
+    world: &World,
+    blocks: &[SignedHeader],
+    placed: u64,
+    checked: std::ops::Range<u64>,
+) -> (Alone, Position) {
+    let blank = Recovered::blank(GENESIS);
+    let mut alone = Alone::new(world, config(world), blank);
+    for (index, block) in (0..).zip(blocks) {
+        alone.offer(Source::Proposed, *block);
+        if index < placed {
+            alone.end += 4096;
+            let (place, end) = (place_of(&block.header), Position(alone.end));
+            alone.tell(MS, Input::Appended { place, end });
+        }
+        if checked.contains(&index) {
+            alone.check(block);
+        }
+    }
+    let position = Position(alone.end);
+    (alone, position)
+}
+
+/// The state at this block was taken over from others.
+fn taken_over(block: &SignedHeader) -> Input {
+    let certificate = Box::new(CheckpointCertificate {
+        header: block.header,
+        root: Digest([1; 32]),
+        signatures: Signatures::new(),
+    });
+    Input::Installed { certificate }
 }
 
 fn is_view_change(effect: &Effect) -> bool {
@@ -224,38 +274,82 @@ fn a_commit_stays_within_the_lease_that_is_held() {
 fn a_state_that_is_taken_over_sends_no_vote_before_its_record() {
     let mut world = World::new(FOUR, 515);
     let blocks = chain(&mut world, K);
-    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
-    let mut alone = Alone::new(&world, config, blank);
-    let mut position = Position(0);
-    for signed in &blocks {
-        alone.offer(Source::Proposed, *signed);
-        let place = place_of(&signed.header);
-        position = Position(position.0 + 4096);
-        let end = position;
-        alone.tell(MS, Input::Appended { place, end });
-        let (signature, found) = (signed.signature, BlockCheck::Good);
-        let checked = Input::Checked {
-            place,
-            signature,
-            found,
-        };
-        alone.tell(MS, checked);
-    }
-    let place = place_of(&blocks.last().unwrap().header);
+    let (mut alone, position) = voter(&world, &blocks, K, 0..K);
+    let last = blocks.last().unwrap();
+    let place = place_of(&last.header);
     let (view, slot, digest) = (View(0), place.slot, place.digest);
     let vote = Statement::Vote { view, slot, digest };
     let votes =
         |effect: &Effect| matches!(effect, Effect::Say { signed, .. } if signed.statement == vote);
-    let certificate = Box::new(CheckpointCertificate {
-        header: blocks.last().unwrap().header,
-        root: Digest([1; 32]),
-        signatures: Signatures::new(),
-    });
-    let said = alone.tell(MS, Input::Installed { certificate });
-    assert_eq!(alone.core.summary().executed, place.slot);
+    let said = alone.tell(MS, taken_over(last));
+    assert_eq!(alone.core.summary().executed, slot);
     assert!(!said.iter().any(votes), "{said:?}");
     let said = alone.tell(MS, Input::Durable { position });
     assert!(said.iter().any(votes), "{said:?}");
+}
+
+/// R2: SKIP stands before every block record that is counted after it. Own records that reach beyond a
+/// certified slot are in the log already; a jump there would hide them from a restart.
+#[test]
+fn a_state_below_the_end_of_the_own_records_is_no_jump() {
+    let mut world = World::new(FOUR, 516);
+    let blocks = chain(&mut world, K + 3);
+    // All are written, and one is not verified yet: the tip lies below the state.
+    let (mut alone, position) = voter(&world, &blocks, K + 3, 0..K - 2);
+    alone.tell(MS, Input::Durable { position });
+    assert_eq!(alone.core.standing().tip.slot, Slot(K + 3));
+    let said = alone.tell(MS, taken_over(&blocks[K as usize - 1]));
+    assert!(!said.iter().any(is_skip), "{said:?}");
+    for block in &blocks[K as usize - 2..] {
+        alone.check(block);
+    }
+    assert_eq!(alone.core.tip(), place_of(&blocks.last().unwrap().header));
+}
+
+/// R2, K4: own records that wait for room in the log are not written any more when a state above them
+/// is taken over. What follows has to extend something that a restart finds.
+#[test]
+fn a_state_above_the_end_of_the_own_log_is_a_jump() {
+    let mut world = World::new(FOUR, 517);
+    let blocks = chain(&mut world, K + 1);
+    let (mut alone, position) = voter(&world, &blocks, K - 2, 0..K + 1);
+    alone.tell(MS, Input::Durable { position });
+    assert_eq!(alone.core.tip().slot, Slot(K + 1));
+    let state = &blocks[K as usize - 1];
+    let said = alone.tell(MS, taken_over(state));
+    let skip = said.iter().find(|effect| is_skip(effect));
+    let Some(Effect::Record(Record::Skip { place, .. })) = skip else {
+        panic!("{said:?}");
+    };
+    assert_eq!(*place, place_of(&state.header));
+    // The record of the last block still waits; the log ends at the state.
+    assert_eq!(alone.core.standing().tip, *place);
+}
+
+/// §11: far behind, the next block is asked for by its claims. They are heard beside those of the end
+/// of the range, so that a rival of it, which a liar sent before, keeps it not out.
+#[test]
+fn a_claim_below_another_one_is_heard() {
+    let mut world = World::new(FOUR, 518);
+    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, blank);
+    let lost = world.forge(LEADER, 0, genesis(), 101);
+    let rival = world.forge(LEADER, 0, place_of(&lost.header), 102);
+    let first = world.forge(LEADER, 0, genesis(), 1);
+    let good = world.forge(LEADER, 0, place_of(&first.header), 2);
+    let far = world.forge(LEADER, 0, place_of(&good.header), 3);
+    let refused = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
+    assert!(!refused(&alone.offer(Source::Fetched, rival)));
+    assert!(
+        refused(&alone.offer(Source::Fetched, good)),
+        "nobody named it"
+    );
+    for block in [&far, &good] {
+        let Place { slot, digest } = place_of(&block.header);
+        let from = NodeId(1);
+        alone.tell(MS, Input::Decided { from, slot, digest });
+    }
+    assert!(!refused(&alone.offer(Source::Fetched, good)));
 }
 
 /// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.

@@ -60,7 +60,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.wait(now, &view, forwarded);
             return;
         }
-        let opens = view.is_open().then_some(client);
+        let opens = view.is_open().then(|| (client, view.reference_slot()));
         let buffers = &mut self.block_buffers;
         let taken = match forwarded {
             Some(from) => self.batch.push_forwarded(now, from, bytes, opens, buffers),
@@ -146,7 +146,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             return;
         };
         let (me, signature) = (self.config.me, *view.signature());
-        let opens = view.is_open().then_some(*view.client());
+        let opens = view
+            .is_open()
+            .then(|| (*view.client(), view.reference_slot()));
         let buffers = &mut self.block_buffers;
         if self.batch.push_forwarded(now, me, shared, opens, buffers) {
             self.seen.note(&signature);

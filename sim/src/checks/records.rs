@@ -18,7 +18,8 @@ use crate::node::Node;
 pub(super) enum Written {
     Nothing,
     Lease(Told),
-    Block(Slot, Digest),
+    /// Its slot, its name, and whether the record is a vote (R2).
+    Block(Slot, Digest, bool),
     Start(u32, View),
     Jump(View, Slot),
     /// View, installed view, tip, and the signed message.
@@ -45,7 +46,7 @@ impl Judge {
             };
             let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_bytes as usize;
             let written = self.record(from, header.kind, &part[body])?;
-            if let Written::Block(_, digest) = written {
+            if let Written::Block(_, digest, _) = written {
                 self.agreement.written(from, digest);
             }
             let known = &mut self.known[from.index()];
@@ -82,7 +83,7 @@ impl Judge {
                 if block.slot() > self.decided {
                     self.blocks.entry(place).or_insert_with(|| body.to_vec());
                 }
-                Written::Block(place.0, place.1)
+                Written::Block(place.0, place.1, kind == RecordKind::Block)
             }
             RecordKind::Start => {
                 let start: &StartRecord = messages::parse(body).map_err(malformed)?;
@@ -138,9 +139,9 @@ impl Judge {
         let known = &mut self.known[from.index()];
         for written in known.writing.drain(..) {
             match written {
-                Written::Block(slot, digest) => {
+                Written::Block(slot, digest, as_vote) => {
                     known.durable = known.durable.max(slot);
-                    self.agreement.durable(from, digest);
+                    self.agreement.durable(from, digest, as_vote);
                 }
                 Written::Start(boot, stage) => {
                     known.leases.durable(Told::Start);
