@@ -385,12 +385,13 @@ impl<S: Signer> Core<S> {
         );
     }
 
-    /// The COMMIT of the log counts and is repeated again: a deeper one may never come.
+    /// The COMMIT of the log counts and is repeated again: a deeper one may never come. Not where
+    /// words may be forgotten (R3): all there is certified by the time this replica speaks.
     pub(crate) fn resume_commit(&mut self, now: Instant) {
         let Some(block) = self.quorum.as_ref().map(|quorum| quorum.block) else {
             return;
         };
-        if self.is_active() {
+        if self.is_active() && block.slot > self.lease.forgotten {
             let (_, word) = self.own_word(now, block, false);
             self.own_commit = Some(word);
             self.hear(self.config.me, word.block, word.signature, false);

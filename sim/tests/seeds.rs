@@ -19,6 +19,23 @@ fn seeds_hold_and_repeat() {
     }
 }
 
+/// What was found once is looked at for ever: votes for a state that was taken over, a claim that was
+/// dropped, a COMMIT after silence.
+#[test]
+fn seeds_that_found_something_hold() {
+    for (name, seed) in [("4", 0x18a7f), ("4", 0x331eb), ("4", 0x3215a), ("7", 0x42)] {
+        let shape = SHAPES.iter().position(|shape| shape.name == name);
+        let shape = shape.expect("it has a name");
+        let nodes = SHAPES[shape].n;
+        let options = Options {
+            nodes,
+            shape,
+            ..Options::default()
+        };
+        assert_eq!(world::run(seed, options).violation, None, "seed {seed:#x}");
+    }
+}
+
 #[test]
 fn different_seeds_are_different_runs() {
     let digests = (0..8).map(|seed| world::run(seed, Options::default()).digest);
