@@ -20,7 +20,7 @@ fn seeds_hold_and_repeat() {
 }
 
 /// What was found once is looked at for ever: votes for a state that was taken over, a claim that was
-/// dropped, a COMMIT after silence.
+/// dropped, blocks decided before they were written, a COMMIT after silence.
 #[test]
 fn seeds_that_found_something_hold() {
     for (name, seed) in [("4", 0x18a7f), ("4", 0x331eb), ("4", 0x3215a), ("7", 0x42)] {

@@ -212,10 +212,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    /// Hands decided blocks on, in order, as far as their records were sealed.
+    /// Hands decided blocks on, in order, as far as their records were sealed. The core may have decided
+    /// more, whose blocks are among the effects that are not carried out yet.
     pub(super) fn feed_execution(&mut self) {
-        let decided = self.core.summary().decided;
-        while self.executed_fed < decided {
+        while self.executed_fed < self.decided_counted {
             let slot = self.executed_fed.next();
             let digest = self.core.digest_at(slot);
             let place = digest.map(|digest| Place { slot, digest });

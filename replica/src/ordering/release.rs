@@ -208,7 +208,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Names the decided prefix in the log, as far as its blocks are in it: a restart looks for them
     /// before this record.
     pub(super) fn record_decided(&mut self) {
-        let decided = self.core.summary().decided;
+        let decided = self.decided_counted;
         let written = if self.deferred.is_empty() || planted("decidedahead") {
             decided
         } else {
