@@ -54,6 +54,16 @@ impl<S: Signer> Core<S> {
         Slot(self.executed.0 + self.config.blocks_held_max).min(self.window_end())
     }
 
+    /// Whether a final block is to be chased rather than the one known so far: a higher one, yet none
+    /// out of reach before one within it.
+    pub(crate) fn is_better_goal(&self, place: Place) -> bool {
+        let near = self.near();
+        self.final_place.is_none_or(|known| {
+            let (within, is_within) = (known.slot <= near, place.slot <= near);
+            is_within && !within || known.slot < place.slot && is_within == within
+        })
+    }
+
     fn targets(&self) -> impl Iterator<Item = Place> {
         let near = self.near();
         let base = (!self.base_is_linked()).then_some(self.base);

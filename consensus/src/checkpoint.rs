@@ -193,9 +193,7 @@ impl<S: Signer> Core<S> {
             self.diverge(place.slot, own, certificate.root, out);
         }
         self.newest_checkpoint = Some(Arc::new(certificate));
-        if place.slot > self.decided.slot
-            && self.final_place.is_none_or(|known| known.slot < place.slot)
-        {
+        if place.slot > self.decided.slot && self.is_better_goal(place) {
             reach("checkpoint-adopted");
             self.final_place = Some(place);
         }
@@ -253,7 +251,7 @@ impl<S: Signer> Core<S> {
                 && is_written
                 && self.branch.holds(self.recorded)
                 && self.recorded.slot >= place.slot;
-            let tip_above = passes && self.branch.holds(self.tip);
+            let tip_above = passes && !is_written && self.branch.holds(self.tip);
             if !self.branch.holds(place) {
                 // What was said for the branch that is left comes again.
                 for book in &mut self.books {

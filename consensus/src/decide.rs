@@ -136,8 +136,7 @@ impl<S: Signer> Core<S> {
             place.digest,
             place.slot
         );
-        let replaces = |known: Place| known.slot < place.slot || known.slot > self.near();
-        if self.final_place.is_none_or(replaces) {
+        if self.is_better_goal(place) {
             reach("final-off-branch");
             self.final_place = Some(place);
         }

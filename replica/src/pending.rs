@@ -165,6 +165,25 @@ impl Pending {
     ) {
         let question = Question::about(request);
         let (key, frame) = ((question.client, source), request.bytes());
+        if let Some(held) = self.items.get(&key) {
+            let held = held.request;
+            let lower = held.session == question.session && question.first < held.first;
+            if held.open || question.open || !lower || source.is_some() {
+                return;
+            }
+        }
+        let held = self.items.get(&key).map(Item::extra_bytes);
+        let share = self.shares.entry(source).or_default();
+        let new = Share {
+            items: share.items + usize::from(held.is_none()),
+            bytes: share.bytes - held.unwrap_or(0) + frame.len().saturating_sub(BYTES_EACH),
+        };
+        if new.items > CLIENTS_MAX || new.bytes > BYTES_MAX {
+            // What is held stays when the new one finds no room.
+            return;
+        }
+        *share = new;
+        self.lift(&key);
         let item = Item {
             request: question,
             frame: frame.to_vec(),
@@ -175,25 +194,7 @@ impl Pending {
             spread: false,
             overdue: false,
         };
-        if let Some(held) = self.items.get(&key) {
-            let held = held.request;
-            let lower = held.session == question.session && question.first < held.first;
-            if held.open || question.open || !lower || source.is_some() {
-                return;
-            }
-        }
-        // Room first: what is held stays when the new one finds none.
-        let held = self.items.get(&key).map(Item::extra_bytes);
-        let share = self.shares.entry(source).or_default();
-        let new = Share {
-            items: share.items + usize::from(held.is_none()),
-            bytes: share.bytes - held.unwrap_or(0) + item.extra_bytes(),
-        };
-        if new.items <= CLIENTS_MAX && new.bytes <= BYTES_MAX {
-            *share = new;
-            self.lift(&key);
-            self.put(key, item);
-        }
+        self.put(key, item);
     }
 
     /// Puts an item where [`Pending::lift`] took one from, or a new one.

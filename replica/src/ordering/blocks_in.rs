@@ -234,7 +234,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.settle_pending(first, executed);
         self.settled = self.settled.max(executed);
         let before = self.released.0;
+        // What waits for room in the log is not in it, executed elsewhere or not.
+        let waiting = self.deferred.iter().map(|(place, ..)| place.slot.0 - 1);
         let until = executed.0.saturating_sub(RETAINED_BLOCKS);
+        let until = waiting.fold(until, u64::min);
         for slot in before + 1..=until {
             self.blocks.forget_slot(Slot(slot));
         }

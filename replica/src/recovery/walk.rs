@@ -245,10 +245,16 @@ impl<'a, V: Verifier> Walk<'a, V> {
             && header.parent == recovered.tip.digest
             && place.slot == recovered.tip.slot.next();
         let again = place == recovered.tip;
+        // Of what is stable nothing is told by records. They may stand behind a group that says where
+        // the tip is, when a state was taken over while they waited for room.
+        let stable = recovered
+            .checkpoint
+            .map_or(Slot(0), |known| known.header.slot());
         if extends {
             recovered.tip = place;
         } else if kind == RecordAs::Vote
             && !again
+            && place.slot > stable
             && header.view() == recovered.installed
             && recovered.stage == recovered.installed
         {
