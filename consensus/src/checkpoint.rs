@@ -226,6 +226,22 @@ impl<S: Signer> Core<S> {
         }
     }
 
+    /// Whether the log does not back the own chain up to this certified block, so that the tip has to
+    /// jump there (R2): the own records end below it, or wait for room and are written no more, and a
+    /// restart would not find what later ones extend. Where they reach it, SKIP would stand behind
+    /// records that count.
+    fn own_records_end_below(&self, place: Place) -> bool {
+        let passes = self.branch.holds(place);
+        let entry = self.tree.get(place);
+        // Records are written in order: with the one of this block all of its chain are in the log.
+        let is_written = entry.is_some_and(|entry| entry.end.is_some());
+        let reach = self.branch.holds(self.recorded) && self.recorded.slot >= place.slot;
+        if passes && is_written && reach {
+            return false;
+        }
+        place.slot > self.tip.slot || passes && !is_written && self.branch.holds(self.tip)
+    }
+
     /// K4: the caller took over the state at a certified slot.
     pub(crate) fn on_installed_state(
         &mut self,
@@ -241,17 +257,7 @@ impl<S: Signer> Core<S> {
         if place.slot > self.decided.slot {
             self.decided = place;
             self.decided_in = None;
-            // Records are written in order: with the one of this block all of its chain are in the log.
-            let passes = self.branch.holds(place);
-            let is_written = self
-                .tree
-                .get(place)
-                .is_some_and(|entry| entry.end.is_some());
-            let own_records = passes
-                && is_written
-                && self.branch.holds(self.recorded)
-                && self.recorded.slot >= place.slot;
-            let tip_above = passes && !is_written && self.branch.holds(self.tip);
+            let ends_below = self.own_records_end_below(place);
             if !self.branch.holds(place) {
                 // What was said for the branch that is left comes again.
                 for book in &mut self.books {
@@ -266,13 +272,7 @@ impl<S: Signer> Core<S> {
             self.backed = place.slot;
             let view = certificate.header.view();
             let votes_on = self.stage == self.installed;
-            let mut jumps = false;
-            if view == self.installed && votes_on && !own_records {
-                // Own records up to here that wait for room are not written any more: a restart would
-                // not find what later ones extend.
-                jumps = place.slot > self.tip.slot || tip_above;
-            }
-            if jumps {
+            if view == self.installed && votes_on && ends_below {
                 // N2: the own checkpoint needs no headers.
                 // A certificate does not say in which view its block was decided.
                 self.voting_stopped |= self.jump_is_risky();

@@ -550,6 +550,34 @@ mod tests {
         at
     }
 
+    /// R2: a fetched block is held, and not voted for; the base of a view may be both.
+    #[test]
+    fn a_vote_needs_a_record_of_its_own() {
+        let mut judge = judge();
+        let header = BlockHeader::new(Epoch(0), View(0), Slot(1), 0, GENESIS, Digest([1; 32]));
+        judge.learn(&header);
+        let (by, place) = (NodeId(0), (Slot(1), header.digest()));
+        judge.durable(by, place.1, false);
+        let violation = judge.votes(by, View(0), place).unwrap_err();
+        assert!(violation.contains("fetched"), "{violation}");
+        judge.bases.insert(View(0), place);
+        judge.votes(by, View(0), place).unwrap();
+        assert_eq!(judge.voted_to(by, View(0)), Slot(1));
+    }
+
+    /// V1: a jump excuses what was voted before it, and nothing above.
+    #[test]
+    fn a_view_change_after_a_jump_tells_of_later_votes() {
+        let mut judge = judge();
+        let low = grow(&mut judge, (Slot(0), GENESIS), 2, 1);
+        let high = grow(&mut judge, low, 3, 1);
+        judge.jumped(NodeId(0), View(0), Slot(2));
+        judge.votes(NodeId(0), View(0), high).unwrap();
+        let violation = judge.changes(NodeId(0), View(1), View(0), low).unwrap_err();
+        assert!(violation.contains("V1"), "{violation}");
+        judge.changes(NodeId(0), View(1), View(0), high).unwrap();
+    }
+
     /// What two chains share is covered by the words for both, and by those of liars.
     #[test]
     fn words_for_different_blocks_meet_where_their_chains_do() {

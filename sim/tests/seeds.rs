@@ -23,7 +23,13 @@ fn seeds_hold_and_repeat() {
 /// dropped, blocks decided before they were written, a COMMIT after silence.
 #[test]
 fn seeds_that_found_something_hold() {
-    for (name, seed) in [("4", 0x18a7f), ("4", 0x331eb), ("4", 0x3215a), ("7", 0x42)] {
+    for (name, seed) in [
+        ("4", 0x18a7f),
+        ("4", 0x331eb),
+        ("4", 0x3215a),
+        ("4", 0x49899),
+        ("7", 0x42),
+    ] {
         let shape = SHAPES.iter().position(|shape| shape.name == name);
         let shape = shape.expect("it has a name");
         let nodes = SHAPES[shape].n;

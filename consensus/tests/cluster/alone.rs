@@ -326,6 +326,33 @@ fn a_state_above_the_end_of_the_own_log_is_a_jump() {
     assert_eq!(alone.core.standing().tip, *place);
 }
 
+/// K1: a state is signed when its blocks are durable. A state above it that was taken over says nothing
+/// of those.
+#[test]
+fn a_state_that_is_taken_over_signs_no_earlier_one() {
+    let mut world = World::new(FOUR, 519);
+    let blocks = chain(&mut world, 2 * K);
+    let (mut alone, position) = voter(&world, &blocks, K, 0..K);
+    let place = place_of(&blocks[K as usize - 1].header);
+    for from in [0, 1, 2] {
+        alone.hear_vote(&world, from, 0, place);
+    }
+    let slot = place.slot;
+    assert_eq!(alone.core.summary().decided, slot);
+    alone.tell(MS, Input::Executed { slot });
+    let root = Digest([7; 32]);
+    let mut said = alone.tell(MS, Input::Root { slot, root });
+    said.extend(alone.tell(MS, taken_over(blocks.last().unwrap())));
+    said.extend(alone.tell(MS, Input::Tick));
+    let signs = |effect: &Effect| {
+        let Effect::Say { signed, .. } = effect else {
+            return false;
+        };
+        matches!(signed.statement, Statement::Checkpoint { .. })
+    };
+    assert!(!said.iter().any(signs), "{said:?} before {position:?}");
+}
+
 /// §11: far behind, the next block is asked for by its claims. They are heard beside those of the end
 /// of the range, so that a rival of it, which a liar sent before, keeps it not out.
 #[test]

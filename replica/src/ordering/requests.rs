@@ -11,10 +11,17 @@ use wire::request::{RequestView, checked_requests};
 use wire::seal::{Signer, Statement, Verified, Verifier};
 
 use super::{Ordering, Output};
+use crate::batch::Opens;
 use crate::pending::Due;
 
 /// Block buffers that requests which wait here leave to blocks and to the log.
 const SPARE_BUFFERS: usize = 128;
+
+/// What an OPEN is known by.
+fn opens_by(request: &RequestView<'_>) -> Option<Opens> {
+    let opens = request.is_open();
+    opens.then(|| (*request.client(), request.reference_slot()))
+}
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A request of a client, or one that another replica `forwarded`. Those go first and wait in a
@@ -60,7 +67,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.wait(now, &view, forwarded);
             return;
         }
-        let opens = view.is_open().then(|| (client, view.reference_slot()));
+        let opens = opens_by(&view);
         let buffers = &mut self.block_buffers;
         let taken = match forwarded {
             Some(from) => self.batch.push_forwarded(now, from, bytes, opens, buffers),
@@ -146,9 +153,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             return;
         };
         let (me, signature) = (self.config.me, *view.signature());
-        let opens = view
-            .is_open()
-            .then(|| (*view.client(), view.reference_slot()));
+        let opens = opens_by(&view);
         let buffers = &mut self.block_buffers;
         if self.batch.push_forwarded(now, me, shared, opens, buffers) {
             self.seen.note(&signature);

@@ -393,6 +393,28 @@ fn a_released_log_tells_what_the_whole_one_told() {
     ));
 }
 
+/// K4: a state was taken over while own records up to it waited for room. The group says that the tip is
+/// there; what is written behind it, from below, is no rival and extends nothing.
+#[test]
+fn own_records_below_what_is_stable_end_no_voting() {
+    let (headers, places) = chain(2 * INTERVAL);
+    let (file, certificate) = snapshot(INTERVAL);
+    let slot = INTERVAL as usize;
+    let at = |slot: usize| places[slot];
+    let mut log = Log::new();
+    log.blocks(&headers[..slot - 3]);
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    log.stand(&standing(View(0), at(slot), at(slot)));
+    log.blocks(&headers[slot - 3..slot + 2]);
+    let recovered = log.restart(Some(&file)).unwrap().restarted.recovered;
+    assert_eq!(recovered.tip, at(slot + 2));
+    assert!(!recovered.voting_stopped);
+    // Above it, a second block of a slot is one.
+    log.blocks(&headers[slot..slot + 1]);
+    let recovered = log.restart(Some(&file)).unwrap().restarted.recovered;
+    assert!(recovered.voting_stopped);
+}
+
 /// V3, I4: an acknowledgement stands in front of the group, and the view change that it followed was
 /// let go and is repeated behind it. Forgotten, a second one could be given in its view.
 #[test]

@@ -236,3 +236,29 @@ fn skipped_checkpoints_change_no_later_root() {
     }
     assert!(!silent.is_hashing() && silent.take_root().is_none());
 }
+
+/// T4, §9.4: what a leader has executed a second time serves nobody.
+#[test]
+fn work_is_what_was_new() {
+    let mut server = server(1);
+    let mut opens = Vec::new();
+    open(&mut opens, client(0), Slot(0));
+    let session = SessionId::opened_at(Slot(1), 0);
+    let put = Operation::Put {
+        key: b"k",
+        value: b"v",
+    };
+    let (mut one, mut two) = (Vec::new(), Vec::new());
+    request(&mut one, client(0), session, 1, 0, &[put]);
+    request(&mut two, client(0), session, 1, 0, &[put, put]);
+    let mut work = |payload: &[u8]| {
+        let slot = server.executed().next();
+        let work = server.execute(slot, &block(slot, 1, payload), &mut Said::default());
+        (work.opened, work.operations, work.bytes)
+    };
+    assert_eq!(work(&opens), (true, 0, 0));
+    assert_eq!(work(&opens), (false, 0, 0), "the session is there");
+    assert_eq!(work(&one), (false, 1, one.len() as u64));
+    assert_eq!(work(&one), (false, 0, 0));
+    assert_eq!(work(&two), (false, 1, two.len() as u64 / 2), "half is new");
+}
