@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(story.wishes, 0, "nobody waits");
         // Each request is served within a commit.
         story.run(20_000, 200, 100, Some(4));
-        story.run(20_000, 200, 100, Some(BACKLOG * TAU_NS / MS));
+        story.run(20_000, 200, 100, Some(10));
         assert_eq!(story.wishes, 0, "nobody waits for long");
         story.run(20_000, 4, 100, Some(40));
         assert_eq!(story.wishes, 0, "the leader proposes as fast as it can");
