@@ -245,10 +245,11 @@ impl Agreement {
         self.decide(view, place)
     }
 
-    /// V1: what was sent about a view, or is sent now, is in the view changes that left it.
+    /// V1: what was sent about a view, or is sent now, is in the view changes that left it, unless it is
+    /// beside what is final: a view change that begins at a checkpoint tells nothing of other chains.
     fn keeps_promises(&self, id: NodeId, view: View, place: Place) -> Check {
         for (left, (installed, tip)) in self.said[id.index()].changes.range(View(view.0 + 1)..) {
-            if *installed == view && place.0 > tip.0 {
+            if *installed == view && place.0 > tip.0 && !self.has_lost(place) {
                 return Err(format!(
                     "V1: {id} votes for slot {} in view {view} after its view change for {left} \
                      that ends at slot {}",
@@ -576,6 +577,23 @@ mod tests {
         let violation = judge.changes(NodeId(0), View(1), View(0), low).unwrap_err();
         assert!(violation.contains("V1"), "{violation}");
         judge.changes(NodeId(0), View(1), View(0), high).unwrap();
+    }
+
+    /// V1: whose chain a checkpoint has overtaken, tells nothing of it, and may repeat its votes.
+    #[test]
+    fn what_has_lost_is_not_promised() {
+        let mut judge = judge();
+        let lost = grow(&mut judge, (Slot(0), GENESIS), 3, 2);
+        let tip = grow(&mut judge, (Slot(0), GENESIS), 1, 1);
+        let by = NodeId(1);
+        judge.changes(by, View(1), View(0), tip).unwrap();
+        let violation = judge.votes(by, View(0), lost).unwrap_err();
+        assert!(violation.contains("V1"), "{violation}");
+        judge.distrust(NodeId(3));
+        judge.votes(NodeId(0), View(0), tip).unwrap();
+        judge.votes(NodeId(2), View(0), tip).unwrap();
+        assert_eq!(judge.top(), tip);
+        judge.votes(by, View(0), lost).unwrap();
     }
 
     /// What two chains share is covered by the words for both, and by those of liars.
