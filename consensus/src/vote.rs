@@ -250,10 +250,13 @@ impl<S: Signer> Core<S> {
             // It may have voted here before; slots of votes grow (I1).
             return;
         }
-        let place = self
-            .branch
-            .place_at(due)
-            .expect("the voted block is on the branch");
+        let Some(place) = self.branch.place_at(due) else {
+            // The next lease is not on the disk yet, and this one ends below a state that was taken
+            // over: all that it allows is executed and forgotten (R3).
+            assert!(due < self.branch.lowest(), "due blocks are on the branch");
+            reach("lease-below-memory");
+            return;
+        };
         if due > base {
             let entry = self.tree.get(place);
             let entry = entry.expect("blocks above the decided one are known");

@@ -113,6 +113,7 @@ pub const PLACES: &[&str] = &[
     "late-install",
     "leader-resigned",
     "leader-too-slow",
+    "lease-below-memory",
     "log-full",
     "own-word-found",
     "padded-for-a-laggard",

@@ -267,6 +267,41 @@ fn a_commit_stays_within_the_lease_that_is_held() {
     assert_eq!(committed(&more), [places[4]], "the new lease is durable");
 }
 
+/// R3, K4: a state may be taken over above the lease that is held, and all that the lease allows is
+/// forgotten with what lies below it. Votes go on with the next lease.
+#[test]
+fn a_state_above_the_lease_waits_for_the_next_lease() {
+    let mut world = World::new(FOUR, 521);
+    let blocks = chain(&mut world, 3 * K + 1);
+    let leased = Config {
+        durability: Durability::Lease,
+        ..config(&world)
+    };
+    let recovered = Recovered {
+        lease: Slot(leased.window()),
+        ..Recovered::blank(GENESIS)
+    };
+    let mut alone = Alone::new(&world, leased, recovered);
+    let start = alone.tell(MS, Input::Tick);
+    alone.write(MS, &start);
+    let (state, next) = (&blocks[3 * K as usize - 1], blocks.last().unwrap());
+    let mut effects = alone.tell(MS, taken_over(state));
+    effects.extend(alone.tell(MS, Input::Tick));
+    assert!(effects.iter().any(is_skip), "{effects:?}");
+    let is_lease = |effect: &Effect| matches!(effect, Effect::Record(Record::Lease { .. }));
+    let lease = effects.iter().position(is_lease);
+    let lease = effects.split_off(lease.expect("the old one is too low"));
+    let says = |effect: &Effect| matches!(effect, Effect::Say { .. });
+    let mut said = alone.write(MS, &effects);
+    said.extend(alone.tell(MS, Input::Tick));
+    assert!(!said.iter().any(says), "{said:?}");
+    alone.write(MS, &lease);
+    let offered = alone.offer(Source::Proposed, *next);
+    alone.check(next);
+    said = alone.write(MS, &offered);
+    assert!(said.iter().any(says), "{said:?}");
+}
+
 /// R2, K4: the state of a certified slot may be taken over while the record of that slot's block, which
 /// was linked in the meantime, is on its way to the disk. Executing needs no blocks then; the vote
 /// still waits for its record.
