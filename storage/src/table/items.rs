@@ -6,6 +6,8 @@ use wire::state::Bucket;
 
 const KEY_LENGTH_BYTES: usize = 2;
 const LENGTHS_BYTES: usize = 6;
+/// Entries that are sorted without a buffer from the allocator: a bucket of 250,000 keys holds as many.
+const FEW: usize = 64;
 
 /// Appends one entry.
 pub(super) fn write(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
@@ -20,9 +22,26 @@ pub(super) fn write_sorted<'a>(
     entries: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     out: &mut Vec<u8>,
 ) {
-    let mut entries = entries
-        .map(|(key, value)| (0, key, value))
-        .collect::<Vec<_>>();
+    let mut few = [(0, &[][..], &[][..]); FEW];
+    let mut many = Vec::new();
+    let mut count = 0;
+    for (key, value) in entries {
+        if let Some(place) = few.get_mut(count) {
+            *place = (0, key, value);
+        } else {
+            if many.is_empty() {
+                many.reserve(4 * FEW);
+                many.extend_from_slice(&few);
+            }
+            many.push((0, key, value));
+        }
+        count += 1;
+    }
+    let entries = if many.is_empty() {
+        &mut few[..count]
+    } else {
+        &mut many[..]
+    };
     let Some(&(_, first, _)) = entries.first() else {
         return;
     };
@@ -31,7 +50,7 @@ pub(super) fn write_sorted<'a>(
     let shared = entries.iter().fold(first.len(), |shared, (_, key, _)| {
         common(&first[..shared], key)
     });
-    for (number, key, _) in &mut entries {
+    for (number, key, _) in &mut *entries {
         *number = first_bytes(&key[shared..]);
     }
     entries
@@ -151,5 +170,18 @@ mod tests {
         long.clear();
         write(&low, &vec![0; VALUE_BYTES_MAX + 1], &mut long);
         assert!(!are_canonical(bucket, &long));
+    }
+
+    #[test]
+    fn any_number_of_entries_is_sorted() {
+        for count in [0, 1, FEW - 1, FEW, FEW + 1, 5 * FEW] {
+            let keys = (0..count).map(|number| format!("key-{}", number * 7919 % count));
+            let keys = keys.collect::<Vec<_>>();
+            let mut out = Vec::new();
+            write_sorted(keys.iter().map(|key| (key.as_bytes(), &b"v"[..])), &mut out);
+            let mut sorted = keys.iter().map(String::as_bytes).collect::<Vec<_>>();
+            sorted.sort_unstable();
+            assert!(read(&out).map(|(key, _)| key).eq(sorted), "{count} entries");
+        }
     }
 }
