@@ -100,6 +100,7 @@ impl<S: Signer> Core<S> {
         };
         let claims = &mut self.peers[from.index()].claims;
         claims.hear_claim(&self.branch, &self.tree, word);
+        self.look_elsewhere = true;
     }
 
     /// Words of enough replicas for a block that is not on the branch: the leader equivocated, and

@@ -413,6 +413,29 @@ fn a_claim_below_another_one_is_heard() {
     assert!(!refused(&alone.offer(Source::Fetched, good)));
 }
 
+/// N7: claims alone show that the own branch lost, also when every block is here and nobody votes, as
+/// between two views.
+#[test]
+fn claims_against_the_own_branch_are_enough() {
+    let mut world = World::new(FOUR, 522);
+    let blocks = chain(&mut world, 3);
+    let (mut alone, position) = voter(&world, &blocks, 3, 0..3);
+    alone.tell(MS, Input::Durable { position });
+    let rival = world.forge(LEADER, 0, genesis(), 101);
+    let place = place_of(&rival.header);
+    let Place { slot, digest } = place;
+    let mut effects = Vec::new();
+    for from in [1, 2].map(NodeId) {
+        effects.extend(alone.tell(MS, Input::Decided { from, slot, digest }));
+        if from == NodeId(1) {
+            effects.extend(alone.offer(Source::Fetched, rival));
+        }
+        let is_final = |effect: &Effect| matches!(effect, Effect::Final { place: found, .. } if *found == place);
+        let found = effects.iter().any(is_final);
+        assert_eq!(found, from == NodeId(2), "{effects:?}");
+    }
+}
+
 /// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.
 #[test]
 fn an_owed_view_change_waits_until_others_were_heard() {
