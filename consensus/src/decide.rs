@@ -9,6 +9,7 @@ use wire::seal::Signer;
 
 use crate::core::Core;
 use crate::input::{Effect, Outbox, Way};
+use crate::peers::Peer;
 use crate::quorum::reached_by;
 use crate::tree::Entry;
 use crate::words::{Word, Words};
@@ -104,23 +105,18 @@ impl<S: Signer> Core<S> {
     }
 
     /// Words of enough replicas for a block that is not on the branch: the leader equivocated, and
-    /// the own branch is the losing one.
+    /// the own branch is the losing one. Or it is of a view that this replica has missed, and that it
+    /// cannot enter any more: no block of that view will link by itself.
     pub(crate) fn find_final_elsewhere(&mut self) {
         if !std::mem::take(&mut self.look_elsewhere) {
             return;
         }
         let top = self.branch.top().slot;
         let quorums = self.config.quorums;
-        let off = |words: &Words| words.unlinked.filter(|word| word.place.slot <= top);
-        let claimed = self.peers.iter().filter_map(|peer| off(&peer.claims));
-        let equal = |place: Place| {
-            let claims = self.peers.iter().filter_map(|peer| off(&peer.claims));
-            claims.filter(|word| word.place == place).count()
-        };
-        let by_claims = claimed
-            .map(|word| word.place)
-            .find(|place| equal(*place) >= quorums.one_correct());
-        let mut found = by_claims;
+        for place in self.claimed_elsewhere() {
+            self.seek_final(place);
+        }
+        let mut found = None;
         for book in &self.books {
             if found.is_some() {
                 break;
@@ -130,7 +126,34 @@ impl<S: Signer> Core<S> {
                 found = self.supported(&book.commits, quorums.slow(), top);
             }
         }
-        let Some(place) = found else { return };
+        if let Some(place) = found {
+            self.seek_final(place);
+        }
+    }
+
+    /// Blocks off the branch that b + 1 replicas claim, one of them correct.
+    fn claimed_elsewhere(&self) -> Vec<Place> {
+        let between_views = self.stage > self.installed;
+        let top = self.branch.top().slot;
+        let off = |peer: &Peer| {
+            let claims = [peer.claims.unlinked, peer.claims.lowest];
+            claims.map(|word| {
+                let place = word.map(|word| word.place);
+                place.filter(|place| between_views || place.slot <= top)
+            })
+        };
+        let equal = |place: &Place| {
+            let claimants = self
+                .peers
+                .iter()
+                .filter(|peer| off(peer).contains(&Some(*place)));
+            claimants.count() >= self.config.quorums.one_correct()
+        };
+        let places = self.peers.iter().flat_map(off).flatten();
+        places.filter(equal).collect()
+    }
+
+    fn seek_final(&mut self, place: Place) {
         assert!(
             place.slot > self.decided.slot,
             "I7: {} is final at slot {}, here another block is decided",

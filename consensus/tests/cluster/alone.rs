@@ -436,6 +436,38 @@ fn claims_against_the_own_branch_are_enough() {
     }
 }
 
+/// N7: whoever missed a view and is beyond it already learns from claims alone what was decided there,
+/// for no block of it links by itself. Otherwise its acknowledgement of a base that lies further up
+/// than it can hold blocks would be missing for ever.
+#[test]
+fn what_a_missed_view_decided_is_learned_from_claims() {
+    let mut world = World::new(FOUR, 523);
+    let own = chain(&mut world, 1);
+    let recovered = Recovered {
+        stage: View(3),
+        ..log_of(&own, RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    let mut parent = place_of(&own[0].header);
+    let missed = [2, 3, 4].map(|mark| {
+        let block = world.forge(NodeId(1), 1, parent, mark);
+        parent = place_of(&block.header);
+        block
+    });
+    let Place { slot, digest } = parent;
+    for from in [1, 2].map(NodeId) {
+        alone.tell(MS, Input::Decided { from, slot, digest });
+    }
+    let mut effects = Vec::new();
+    for block in missed {
+        effects.extend(alone.offer(Source::Fetched, block));
+        alone.check(&block);
+    }
+    let is_final =
+        |effect: &Effect| matches!(effect, Effect::Final { place, .. } if *place == parent);
+    assert!(effects.iter().any(is_final), "{effects:?}");
+}
+
 /// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.
 #[test]
 fn an_owed_view_change_waits_until_others_were_heard() {
