@@ -11,6 +11,7 @@
 //! idle cluster never reaches. Blocks help then, as long as they are retained; a replica that knows of one which they
 //! cannot help any more keeps every checkpoint until the next ([`crate::ordering::Output::KeepNewest`]).
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
@@ -33,6 +34,11 @@ const OPTIONS: Options = Options {
     window: 12,
     timeout_ns: 200_000_000,
 };
+/// A checkpoint of which nothing comes for so long makes way for another one that was offered: a
+/// correct replica that can show it has answered twice.
+const PATIENCE_NS: u64 = 2 * OPTIONS.timeout_ns;
+/// Offers kept, the highest: correct replicas keep nothing much older than the newest.
+const OFFERS_MAX: usize = 8;
 /// When every peer sent something false: pause before all are believed again.
 const STUCK_NS: u64 = 1_000_000_000;
 
@@ -68,9 +74,20 @@ struct UnderWay {
     transfer: Transfer,
     /// All peers are banned: begin anew then.
     stuck_until: Option<Instant>,
+    /// When something of it came last, or it was asked for first.
+    moved_at: Option<Instant>,
 }
 
 impl UnderWay {
+    fn new(certificate: Arc<CheckpointCertificate>, transfer: Transfer) -> UnderWay {
+        UnderWay {
+            certificate,
+            transfer,
+            stuck_until: None,
+            moved_at: None,
+        }
+    }
+
     fn slot(&self) -> Slot {
         self.certificate.header.slot()
     }
@@ -88,6 +105,11 @@ struct Allowance {
 pub struct Takeover {
     others: Vec<NodeId>,
     under_way: Option<UnderWay>,
+    /// Other checkpoints that some replica says it can show, descending, and those that had their
+    /// turn since the newest was asked for. Anyone may send an old certificate, so that none is
+    /// believed for longer than the others.
+    offers: Vec<Arc<CheckpointCertificate>>,
+    tried: Vec<Slot>,
     allowances: [Allowance; REPLICAS_MAX],
     counts: TakeoverCounts,
 }
@@ -103,6 +125,8 @@ impl Takeover {
         Takeover {
             others: others.collect(),
             under_way: None,
+            offers: Vec::new(),
+            tried: Vec::new(),
             allowances: [full; REPLICAS_MAX],
             counts: TakeoverCounts::default(),
         }
@@ -143,35 +167,72 @@ impl Takeover {
                 Transfer::new(slot, certificate.root, own, &self.others, OPTIONS)
             }
         };
-        self.under_way = Some(UnderWay {
-            certificate,
-            transfer,
-            stuck_until: None,
-        });
+        self.tried.clear();
+        self.under_way = Some(UnderWay::new(certificate, transfer));
     }
 
-    /// Another certificate than the newest: of a checkpoint that some replica can show, when of the
-    /// newest nothing has come.
+    /// Another certificate than the newest: of a checkpoint that some replica says it can show. The
+    /// first one is followed when nothing has come yet, later ones in turn ([`PATIENCE_NS`]).
     pub fn offer<M: StateMachine>(
         &mut self,
         certificate: Arc<CheckpointCertificate>,
         execution: &Execution<M>,
     ) {
         let slot = certificate.header.slot();
-        let useful = |under_way: &UnderWay| {
-            under_way.transfer.progress().nodes == 0 && slot < under_way.slot()
+        let Some(under_way) = &self.under_way else {
+            return;
         };
-        if slot <= execution.executed() || !self.under_way.as_ref().is_some_and(useful) {
+        if slot <= execution.executed() || slot == under_way.slot() {
             return;
         }
-        if let Some(older) = self.under_way.take() {
-            self.counts.restarted += 1;
-            self.under_way = Some(UnderWay {
-                transfer: older.transfer.restart(slot, certificate.root),
-                certificate,
-                stuck_until: None,
-            });
+        let nothing_came = under_way.transfer.progress().nodes == 0;
+        self.keep_offer(certificate);
+        if nothing_came && self.tried.is_empty() {
+            self.go_over(execution.executed());
         }
+    }
+
+    fn keep_offer(&mut self, certificate: Arc<CheckpointCertificate>) {
+        let slot = |offer: &Arc<CheckpointCertificate>| offer.header.slot();
+        if !self
+            .offers
+            .iter()
+            .any(|known| slot(known) == slot(&certificate))
+        {
+            self.offers.push(certificate);
+            self.offers
+                .sort_unstable_by_key(|offer| Reverse(slot(offer)));
+            self.offers.truncate(OFFERS_MAX);
+        }
+    }
+
+    /// Goes over to the highest checkpoint on offer that had no turn yet; when all had theirs, they
+    /// begin again.
+    fn go_over(&mut self, executed: Slot) {
+        let Some(current) = self.under_way.as_ref().map(UnderWay::slot) else {
+            return;
+        };
+        self.offers.retain(|offer| offer.header.slot() > executed);
+        let tried = |slot: &Slot| self.tried.contains(slot) || *slot == current;
+        let slots = self.offers.iter().map(|offer| offer.header.slot());
+        if slots.clone().all(|slot| tried(&slot)) {
+            self.tried.clear();
+        }
+        let untried = |slot: &Slot| !self.tried.contains(slot) && *slot != current;
+        let Some(at) = slots
+            .map(Some)
+            .position(|slot| slot.is_some_and(|slot| untried(&slot)))
+        else {
+            return;
+        };
+        let certificate = self.offers.remove(at);
+        let slot = certificate.header.slot();
+        let older = self.under_way.take().expect("it is under way");
+        self.counts.restarted += 1;
+        self.tried.extend([current, slot]);
+        let transfer = older.transfer.restart(slot, certificate.root);
+        self.under_way = Some(UnderWay::new(certificate, transfer));
+        self.keep_offer(older.certificate);
     }
 
     /// Takes the body of a CHUNK in.
@@ -181,6 +242,9 @@ impl Takeover {
             _ => false,
         };
         if taken {
+            if let Some(under_way) = &mut self.under_way {
+                under_way.moved_at = Some(now);
+            }
             self.counts.taken_bytes += body.len() as u64;
         } else {
             self.counts.refused += 1;
@@ -216,7 +280,14 @@ impl Takeover {
             under_way.transfer.rebase(execution.leaves());
         }
         if !under_way.transfer.is_complete() {
-            under_way.transfer.poll(now, send);
+            let moved_at = *under_way.moved_at.get_or_insert(now);
+            if now.since_ns(moved_at) >= PATIENCE_NS && !self.offers.is_empty() {
+                self.go_over(execution.executed());
+            }
+            if let Some(under_way) = &mut self.under_way {
+                under_way.moved_at.get_or_insert(now);
+                under_way.transfer.poll(now, send);
+            }
             return None;
         }
         let UnderWay {
@@ -288,8 +359,14 @@ impl Takeover {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
+
     use storage::machine::Noop;
+    use wire::block::BlockHeader;
+    use wire::certificates::Signatures;
+    use wire::ids::{Digest, Epoch, View};
+
+    use super::*;
 
     #[test]
     fn a_peer_is_served_as_much_as_it_is_allowed_and_others_are_not_hurt() {
@@ -313,5 +390,62 @@ mod tests {
         let again = takeover.serve(later, NodeId(1), asked, &mut execution, &mut out);
         assert!(again.is_some());
         assert_eq!(takeover.counts().served, answers + 2);
+    }
+
+    fn certificate(slot: u64) -> Arc<CheckpointCertificate> {
+        let (view, digest) = (View(0), Digest([1; 32]));
+        let header = BlockHeader::new(Epoch(0), view, Slot(slot), 0, digest, digest);
+        Arc::new(CheckpointCertificate {
+            header,
+            root: digest,
+            signatures: Signatures::new(),
+        })
+    }
+
+    /// A liar names a checkpoint that nobody shows any more, as often as it likes: those that correct
+    /// replicas name have their turns.
+    #[test]
+    fn every_checkpoint_on_offer_has_its_turn() {
+        let mut execution = Execution::new(NodeId(0), 4, Noop, 1400);
+        let mut takeover = Takeover::new(NodeId(0), 4);
+        takeover.begin(certificate(224), &mut execution);
+        let mut turns = Vec::new();
+        for round in 0..7 {
+            let now = Instant(1 + round * PATIENCE_NS);
+            let mut asked = BTreeSet::new();
+            let mut send = |_, slot, _| {
+                asked.insert(slot);
+            };
+            let _ = takeover.poll(now, &mut execution, &mut send);
+            turns.extend(asked);
+            for slot in [184, 176, 216, 184] {
+                takeover.offer(certificate(slot), &execution);
+            }
+        }
+        let expected = [224, 184, 216, 176, 224, 216, 184].map(Slot);
+        assert_eq!(turns, expected);
+        for slot in (300..400).step_by(8) {
+            takeover.offer(certificate(slot), &execution);
+        }
+        assert_eq!(takeover.offers.len(), OFFERS_MAX);
+    }
+
+    /// The first offer is followed at once, and nothing that lies below what is executed.
+    #[test]
+    fn offers_need_a_transfer_and_a_use() {
+        let mut execution = Execution::new(NodeId(0), 4, Noop, 1400);
+        let mut takeover = Takeover::new(NodeId(0), 4);
+        takeover.offer(certificate(216), &execution);
+        assert!(takeover.offers.is_empty() && takeover.progress().is_none());
+        takeover.begin(certificate(224), &mut execution);
+        takeover.offer(certificate(0), &execution);
+        assert!(takeover.offers.is_empty());
+        takeover.offer(certificate(216), &execution);
+        assert_eq!(takeover.progress().map(|now| now.slot), Some(Slot(216)));
+        takeover.offer(certificate(208), &execution);
+        assert_eq!(takeover.progress().map(|now| now.slot), Some(Slot(216)));
+        // A newer one than all of them is asked for first again.
+        takeover.begin(certificate(232), &mut execution);
+        assert_eq!(takeover.progress().map(|now| now.slot), Some(Slot(232)));
     }
 }
