@@ -457,8 +457,8 @@ impl<S: Signer> Core<S> {
             }
             Input::ViewChange(message) => self.on_view_change(message),
             Input::NewView(message) => self.on_new_view(message),
-            Input::WishCertificate(found) => self.on_wish_certificate(now, found, out),
-            Input::NewViewCertificate(found) => self.on_new_view_certificate(now, found, out),
+            Input::WishCertificate(found) => self.on_wish_certificate(now, *found, out),
+            Input::NewViewCertificate(found) => self.on_new_view_certificate(now, *found, out),
             Input::CheckpointCertificate(found) => self.adopt_checkpoint(found.into_inner(), out),
             Input::Evidence { view } => {
                 if (self.installed..=self.stage).contains(&view) {

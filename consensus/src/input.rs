@@ -100,9 +100,11 @@ pub enum Input {
     },
     ViewChange(ViewChangeRef),
     NewView(NewViewRef),
-    WishCertificate(Verified<WishCertificate>),
-    NewViewCertificate(Verified<NewViewCertificate>),
-    CheckpointCertificate(Verified<CheckpointCertificate>),
+    // Certificates hold room for the signatures of the largest committee, 2 KB. They are rare, and
+    // every input moves through rings as large as its largest kind.
+    WishCertificate(Box<Verified<WishCertificate>>),
+    NewViewCertificate(Box<Verified<NewViewCertificate>>),
+    CheckpointCertificate(Box<Verified<CheckpointCertificate>>),
     /// The caller verified, and stored, evidence against the leader of this view (N9).
     Evidence {
         view: View,

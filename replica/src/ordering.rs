@@ -78,7 +78,7 @@ pub enum Input<Bu: Buffers> {
     /// The verdict on a block that was sent to be verified, or a message whose signatures hold.
     Agreement(consensus::Input),
     /// Two headers, both signed by the leader of their view.
-    Evidence(EvidenceBody),
+    Evidence(Box<EvidenceBody>),
     Peer {
         from: NodeId,
         message: PeerMessage,

@@ -64,7 +64,7 @@ pub enum Verdict<Bu: Buffers> {
     /// For the core.
     Agreement(Input),
     /// Two headers that a leader signed.
-    Evidence(EvidenceBody),
+    Evidence(Box<EvidenceBody>),
     Rejected(Reject),
 }
 
@@ -201,20 +201,22 @@ impl<V: Verifier + Clone> Verifying<V> {
             }
             Kind::WishCertificate => {
                 let certificate = WishCertificate::decode(body)?;
-                Input::WishCertificate(compound.wish_certificate(certificate)?)
+                Input::WishCertificate(Box::new(compound.wish_certificate(certificate)?))
             }
             Kind::NewViewCertificate => {
                 let certificate = NewViewCertificate::decode(body)?;
-                Input::NewViewCertificate(compound.new_view_certificate(certificate)?)
+                Input::NewViewCertificate(Box::new(compound.new_view_certificate(certificate)?))
             }
             Kind::CheckpointCertificate => {
                 let certificate = CheckpointCertificate::decode(body)?;
-                Input::CheckpointCertificate(compound.checkpoint_certificate(certificate)?)
+                Input::CheckpointCertificate(Box::new(
+                    compound.checkpoint_certificate(certificate)?,
+                ))
             }
             Kind::Evidence => {
                 let body: &EvidenceBody = messages::parse(body)?;
                 self.evidence(body)?;
-                return Ok(Verdict::Evidence(*body));
+                return Ok(Verdict::Evidence(Box::new(*body)));
             }
             _ => {
                 let message = PeerMessage::decode(kind, view, slot, body)?;

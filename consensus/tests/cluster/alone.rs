@@ -527,7 +527,7 @@ fn the_chain_of_the_own_vote_records_is_not_forgotten() {
     let wishes = wishes.to_vec();
     let certificate = WishCertificate { view, wishes };
     let certificate = world.compound.wish_certificate(certificate).unwrap();
-    let entered = alone.tell(MS, Input::WishCertificate(certificate));
+    let entered = alone.tell(MS, Input::WishCertificate(Box::new(certificate)));
     assert!(entered.iter().any(is_view_change));
     // The others decided another chain of the lying leader.
     let first = world.forge(LEADER, 0, genesis(), 201);

@@ -457,19 +457,19 @@ impl World {
             },
             Message::WishCertificate(found) => {
                 match self.compound.wish_certificate((*found).clone()) {
-                    Ok(found) => Input::WishCertificate(found),
+                    Ok(found) => Input::WishCertificate(Box::new(found)),
                     Err(_) => return,
                 }
             }
             Message::NewViewCertificate(found) => {
                 match self.compound.new_view_certificate(*found) {
-                    Ok(found) => Input::NewViewCertificate(found),
+                    Ok(found) => Input::NewViewCertificate(Box::new(found)),
                     Err(_) => return,
                 }
             }
             Message::CheckpointCertificate(found) => {
                 match self.compound.checkpoint_certificate(*found) {
-                    Ok(found) => Input::CheckpointCertificate(found),
+                    Ok(found) => Input::CheckpointCertificate(Box::new(found)),
                     Err(_) => return,
                 }
             }

@@ -343,7 +343,9 @@ fn inputs_of(node: &mut Node, event: Event, catalogue: &mut Catalogue) -> Vec<In
             vec![Input::Signed(catalogue.ack(usize::from(by), view, base))]
         }
         Event::Certificate { view, base } => {
-            vec![Input::NewViewCertificate(catalogue.certified(view, base))]
+            vec![Input::NewViewCertificate(Box::new(
+                catalogue.certified(view, base),
+            ))]
         }
         Event::Change(number) => {
             vec![Input::ViewChange(
@@ -360,7 +362,7 @@ fn inputs_of(node: &mut Node, event: Event, catalogue: &mut Catalogue) -> Vec<In
                 .chain(chosen)
                 .collect()
         }
-        Event::Enter(view) => vec![Input::WishCertificate(catalogue.wishes(view))],
+        Event::Enter(view) => vec![Input::WishCertificate(Box::new(catalogue.wishes(view)))],
     }
 }
 
