@@ -420,6 +420,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.core.summary()
     }
 
+    /// Everything up to this slot is final, and what the core said on the way has left it: effects
+    /// are carried out in order, and wait while the log is full.
+    pub fn decided(&self) -> Slot {
+        self.decided_counted
+    }
+
     pub fn core(&self) -> &Core<S> {
         &self.core
     }

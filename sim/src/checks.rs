@@ -345,7 +345,9 @@ impl Judge {
     fn decisions(&mut self, id: NodeId, server: &Server) -> Check {
         let summary = server.summary();
         let from = self.known[id.index()].decided;
-        for slot in (from.0 + 1..=summary.decided.0).map(Slot) {
+        // The core may have decided by an own COMMIT that has not left it yet.
+        let decided = server.ordering().decided();
+        for slot in (from.0 + 1..=decided.0).map(Slot) {
             let digest = if slot == summary.decided {
                 summary.decided_digest
             } else {
@@ -358,8 +360,8 @@ impl Judge {
             self.agreement.decides(id, (slot, digest))?;
         }
         let known = &mut self.known[id.index()];
-        known.decided = summary.decided;
-        known.decided_ever = known.decided_ever.max(summary.decided);
+        known.decided = decided;
+        known.decided_ever = known.decided_ever.max(decided);
         Ok(())
     }
 

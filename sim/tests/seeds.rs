@@ -22,7 +22,7 @@ fn seeds_hold_and_repeat() {
 /// What was found once is looked at for ever: votes for a state that was taken over, a claim that was
 /// dropped, blocks decided before they were written, a COMMIT after silence, a lease below a state
 /// that was taken over, claims that nobody looked at, a checkpoint that nobody shows; and false
-/// alarms, as by repeated votes beside what is final.
+/// alarms, as by repeated votes beside what is final, or decisions that wait for room in the log.
 #[test]
 fn seeds_that_found_something_hold() {
     for (name, seed) in [
@@ -35,6 +35,7 @@ fn seeds_that_found_something_hold() {
         ("4", 0x5258c),
         ("4", 0x53497),
         ("7", 0x42),
+        ("10", 0xad5a3),
     ] {
         let shape = SHAPES.iter().position(|shape| shape.name == name);
         let shape = shape.expect("it has a name");
