@@ -139,7 +139,12 @@ impl<S: Signer> Core<S> {
             let claims = [peer.claims.unlinked, peer.claims.lowest];
             claims.map(|word| {
                 let place = word.map(|word| word.place);
-                place.filter(|place| between_views || place.slot <= top)
+                // Words are compared with the branch when it changes; an own block may be on it since.
+                place.filter(|place| {
+                    (between_views || place.slot <= top)
+                        && place.slot >= self.branch.lowest()
+                        && !self.branch.holds(*place)
+                })
             })
         };
         let equal = |place: &Place| {

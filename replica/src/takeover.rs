@@ -237,12 +237,17 @@ impl Takeover {
 
     /// Takes the body of a CHUNK in.
     pub fn on_chunk(&mut self, now: Instant, from: NodeId, body: &[u8]) {
+        let mut is_part = false;
         let taken = match (&mut self.under_way, Chunk::decode(body)) {
-            (Some(under_way), Ok(chunk)) => under_way.transfer.handle(now, from, &chunk).is_ok(),
+            (Some(under_way), Ok(chunk)) => {
+                is_part = matches!(chunk, Chunk::Part { .. });
+                under_way.transfer.handle(now, from, &chunk).is_ok()
+            }
             _ => false,
         };
         if taken {
-            if let Some(under_way) = &mut self.under_way {
+            // That a peer shows another one is no reason to wait any longer.
+            if let Some(under_way) = self.under_way.as_mut().filter(|_| is_part) {
                 under_way.moved_at = Some(now);
             }
             self.counts.taken_bytes += body.len() as u64;
@@ -418,6 +423,10 @@ mod tests {
             };
             let _ = takeover.poll(now, &mut execution, &mut send);
             turns.extend(asked);
+            // A peer that always says that it shows another one gains no time for this one.
+            let mut elsewhere = Vec::new();
+            Chunk::Elsewhere { slot: Slot(1) }.encode(&mut elsewhere);
+            takeover.on_chunk(now.after_ns(PATIENCE_NS / 2), NodeId(1), &elsewhere);
             for slot in [184, 176, 216, 184] {
                 takeover.offer(certificate(slot), &execution);
             }
