@@ -34,9 +34,6 @@ const OPTIONS: Options = Options {
     window: 12,
     timeout_ns: 200_000_000,
 };
-/// A checkpoint of which nothing comes for so long makes way for another one that was offered: a
-/// correct replica that can show it has answered twice.
-const PATIENCE_NS: u64 = 2 * OPTIONS.timeout_ns;
 /// Offers kept, the highest: correct replicas keep nothing much older than the newest.
 const OFFERS_MAX: usize = 8;
 /// When every peer sent something false: pause before all are believed again.
@@ -172,7 +169,7 @@ impl Takeover {
     }
 
     /// Another certificate than the newest: of a checkpoint that some replica says it can show. The
-    /// first one is followed when nothing has come yet, later ones in turn ([`PATIENCE_NS`]).
+    /// first one is followed when nothing has come yet, later ones in turn.
     pub fn offer<M: StateMachine>(
         &mut self,
         certificate: Arc<CheckpointCertificate>,
@@ -204,6 +201,12 @@ impl Takeover {
                 .sort_unstable_by_key(|offer| Reverse(slot(offer)));
             self.offers.truncate(OFFERS_MAX);
         }
+    }
+
+    /// A checkpoint of which nothing comes for so long makes way for another one: every replica was
+    /// asked for it, one after the other, and those that are silent took a timeout each.
+    fn patience_ns(&self) -> u64 {
+        (self.others.len() as u64 + 1) * OPTIONS.timeout_ns
     }
 
     /// Goes over to the highest checkpoint on offer that had no turn yet; when all had theirs, they
@@ -264,6 +267,7 @@ impl Takeover {
         execution: &mut Execution<M>,
         send: &mut impl FnMut(NodeId, Slot, Part),
     ) -> Option<Arc<CheckpointCertificate>> {
+        let patience_ns = self.patience_ns();
         let under_way = self.under_way.as_mut()?;
         if execution.executed() >= under_way.slot() {
             self.counts.overtaken += 1;
@@ -286,7 +290,7 @@ impl Takeover {
         }
         if !under_way.transfer.is_complete() {
             let moved_at = *under_way.moved_at.get_or_insert(now);
-            if now.since_ns(moved_at) >= PATIENCE_NS && !self.offers.is_empty() {
+            if now.since_ns(moved_at) >= patience_ns && !self.offers.is_empty() {
                 self.go_over(execution.executed());
             }
             if let Some(under_way) = &mut self.under_way {
@@ -416,7 +420,7 @@ mod tests {
         takeover.begin(certificate(224), &mut execution);
         let mut turns = Vec::new();
         for round in 0..7 {
-            let now = Instant(1 + round * PATIENCE_NS);
+            let now = Instant(1 + round * takeover.patience_ns());
             let mut asked = BTreeSet::new();
             let mut send = |_, slot, _| {
                 asked.insert(slot);
@@ -426,7 +430,11 @@ mod tests {
             // A peer that always says that it shows another one gains no time for this one.
             let mut elsewhere = Vec::new();
             Chunk::Elsewhere { slot: Slot(1) }.encode(&mut elsewhere);
-            takeover.on_chunk(now.after_ns(PATIENCE_NS / 2), NodeId(1), &elsewhere);
+            takeover.on_chunk(
+                now.after_ns(takeover.patience_ns() / 2),
+                NodeId(1),
+                &elsewhere,
+            );
             for slot in [184, 176, 216, 184] {
                 takeover.offer(certificate(slot), &execution);
             }
@@ -437,6 +445,27 @@ mod tests {
             takeover.offer(certificate(slot), &execution);
         }
         assert_eq!(takeover.offers.len(), OFFERS_MAX);
+    }
+
+    /// Replicas that are silent take their time in each turn; those after them are asked all the same.
+    #[test]
+    fn each_turn_asks_every_replica() {
+        let mut execution = Execution::new(NodeId(6), 7, Noop, 1400);
+        let mut takeover = Takeover::new(NodeId(6), 7);
+        takeover.begin(certificate(224), &mut execution);
+        let mut asked = BTreeSet::new();
+        for step in 0..100 {
+            let mut send = |to, slot, _| {
+                asked.insert((slot, to));
+            };
+            let now = Instant(1 + step * 100_000_000);
+            let _ = takeover.poll(now, &mut execution, &mut send);
+            takeover.offer(certificate(184), &execution);
+        }
+        for slot in [224, 184].map(Slot) {
+            let all = (0..6).map(NodeId).all(|to| asked.contains(&(slot, to)));
+            assert!(all, "{slot}: {asked:?}");
+        }
     }
 
     /// The first offer is followed at once, and nothing that lies below what is executed.
