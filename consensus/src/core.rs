@@ -483,6 +483,8 @@ impl<S: Signer> Core<S> {
                     "execution follows decisions"
                 );
                 self.executed = slot;
+                // Blocks were faster than the state.
+                self.transferring = self.transferring.filter(|wanted| *wanted > slot);
             }
             Input::Root { slot, root } => self.on_root(slot, root),
             Input::Installed { certificate } => self.on_installed_state(*certificate, out),

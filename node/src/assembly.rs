@@ -20,7 +20,7 @@ use replica::verifying::Verifying;
 use storage::wal::{Journal, JournalLimits, Writer};
 use wire::committee::{Committee, VoteAuthentication};
 use wire::header::HEADER_BYTES;
-use wire::ids::{Boot, Instant};
+use wire::ids::{Boot, Instant, Slot};
 use wire::keys::NodeSecret;
 use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
@@ -292,7 +292,7 @@ pub fn build(
         Pooled(pools.longs.clone()),
         Ed25519Verifier::new(committee),
     );
-    ordering.resume(now, durable, restarted.undecided);
+    ordering.resume(now, durable, restarted.snapshot, restarted.undecided);
     ordering.recall(restarted.clean);
     let (flight, tape) = Flight::new();
     ordering.record_to(tape);
@@ -306,7 +306,8 @@ pub fn build(
     };
     flight::install(flight, node.directory.recordings_path(), description);
     shared.fence.publish(ordering.core().fence());
-    let mut saving = Saving::new(committee.cluster(), shared.me);
+    let saved = restarted.snapshot.unwrap_or(Slot(0));
+    let mut saving = Saving::new(committee.cluster(), shared.me, saved);
     if let Some(certificate) = ordering.core().checkpoint() {
         saving.certified(certificate.clone(), execution.pinned());
     }

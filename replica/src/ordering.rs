@@ -9,7 +9,7 @@ mod blocks_in;
 mod handle;
 mod padding;
 mod records;
-mod release;
+pub(crate) mod release;
 mod requests;
 
 use std::collections::VecDeque;
@@ -318,6 +318,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     ) -> Self {
         let summary = core.summary();
         let retained_from = core.retained_from();
+        let keeps_newest =
+            release::keeps_newest_from_start(retained_from, &writer, config.interval);
         let recalls_left = vec![RECALLS_MAX; core.replicas()];
         let batch = Batch::new(config.batch, config.me, core.replicas());
         let mut ordering = Ordering {
@@ -353,7 +355,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             save_after: Slot(0),
             save_not_before: Instant(0),
             retained_from,
-            keeps_newest: retained_from > Slot(1),
+            keeps_newest,
             keeps_until: Slot(0),
             started_in: summary.stage,
             reads: 0,
@@ -478,12 +480,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         summary.leader == self.config.me && !summary.barred
     }
 
-    /// Takes over what recovery found: the bytes of undecided blocks, and that everything decided
-    /// was executed.
+    /// Takes over what recovery found: the bytes of undecided blocks, the slot of the snapshot that
+    /// it began from, and that everything decided was executed.
     pub fn resume(
         &mut self,
         now: Instant,
         durable: Durable,
+        snapshot: Option<Slot>,
         undecided: impl IntoIterator<Item = (Place, Bu::Shared, Location)>,
     ) {
         for (place, message, location) in undecided {
@@ -494,6 +497,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         self.writer.acknowledge(durable);
         self.durable = durable.position();
+        if let Some(slot) = snapshot {
+            self.on_began_from(slot);
+        }
         let slot = self.core.summary().decided;
         let work = Work::default();
         self.handle(now, Input::Executed { slot, work });

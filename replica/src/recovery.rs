@@ -25,6 +25,7 @@ use wire::seal::Verifier;
 use crate::blocks::{Location, message_in_record};
 use crate::execution::{Execution, Replies};
 use crate::ledger::Ledger;
+use crate::ordering::release::keeps_newest_from_start;
 use crate::verifying::Verifying;
 
 pub use records::{DecidedRecord, StandingRecord};
@@ -186,11 +187,20 @@ where
         // Those before it were certified already; the one itself may be asked for by others.
         execution.skip_checkpoints(Slot(known.header.slot().0 - 1));
     }
-    execution.keep_newest(recovered.retained_from > Slot(1));
+    let (retained_from, interval) = (recovered.retained_from, execution.checkpoint_interval());
+    execution.keep_newest(keeps_newest_from_start(retained_from, &places, interval));
     for slot in (start.slot.0 + 1..=decided.0).map(Slot) {
         let location = ledger.locate(slot);
         let message = reader.message(location, slot, block_buffers)?;
         execution.execute(slot, &message, &mut Nowhere);
+        if recovered
+            .checkpoint
+            .is_some_and(|known| known.header.slot() == slot)
+        {
+            // What is kept moves on to it, as it did when it was certified.
+            while execution.work(usize::MAX) {}
+            execution.stable(slot);
+        }
     }
     let needed = needed_blocks(&recovered, &blocks);
     let others = order.iter().rev().copied();

@@ -260,11 +260,12 @@ where
             setup.longs,
             setup.verifier,
         );
-        ordering.resume(now, durable, restarted.undecided);
+        ordering.resume(now, durable, restarted.snapshot, restarted.undecided);
         if setup.recalls {
             ordering.recall(restarted.clean);
         }
-        let mut saving = Saving::new(committee.cluster(), me);
+        let saved = restarted.snapshot.unwrap_or(Slot(0));
+        let mut saving = Saving::new(committee.cluster(), me, saved);
         if let Some(certificate) = ordering.core().checkpoint() {
             saving.certified(certificate.clone(), execution.pinned());
         }

@@ -77,19 +77,20 @@ pub struct Saving {
     stage: Stage,
     certified: VecDeque<Arc<CheckpointCertificate>>,
     outcomes: VecDeque<Outcome>,
-    /// Slot of the newest snapshot of this process.
+    /// Slot of the newest snapshot.
     saved: Slot,
 }
 
 impl Saving {
-    pub fn new(cluster: ClusterId, me: NodeId) -> Saving {
+    /// `saved`: slot of the snapshot that there is.
+    pub fn new(cluster: ClusterId, me: NodeId, saved: Slot) -> Saving {
         Saving {
             cluster,
             me,
             stage: Stage::Idle,
             certified: VecDeque::with_capacity(CERTIFICATES_MAX),
             outcomes: VecDeque::with_capacity(2),
-            saved: Slot(0),
+            saved,
         }
     }
 

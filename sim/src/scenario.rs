@@ -146,6 +146,8 @@ pub struct Scenario {
     shape: usize,
     interval: u64,
     sessions_max: usize,
+    segment_bytes: u64,
+    segments_max: u32,
     snapshot_log_bytes: u64,
     seed: u64,
     now_ns: u64,
@@ -196,6 +198,21 @@ impl Scenario {
         self
     }
 
+    /// Writes take so long.
+    pub fn slow_disks_us(mut self, us: u64) -> Scenario {
+        self.write_us = us;
+        self
+    }
+
+    /// Logs of eight segments that hold little more than the largest block each, so that six can be
+    /// full; a snapshot is made when so many bytes are.
+    pub fn small_log(mut self, snapshot_log_bytes: u64) -> Scenario {
+        self.segment_bytes = 288 << 10;
+        self.segments_max = 8;
+        self.snapshot_log_bytes = snapshot_log_bytes;
+        self
+    }
+
     /// The committee of this name; see [`SHAPES`].
     pub fn shaped(name: &str) -> Scenario {
         let shape = SHAPES.iter().position(|shape| shape.name == name);
@@ -206,6 +223,8 @@ impl Scenario {
             interval: wire::limits::CHECKPOINT_INTERVAL,
             sessions_max: wire::limits::SESSIONS_MAX,
             snapshot_log_bytes: u64::MAX,
+            segment_bytes: 1 << 20,
+            segments_max: 64,
             seed: 0,
             now_ns: BEGIN_NS,
             ends_ns: BEGIN_NS,
@@ -491,8 +510,8 @@ impl Scenario {
                 write_ns: self.write_us * US,
                 jitter_ns: 10 * US,
                 stalls_per_mille: 0,
-                segment_bytes: 1 << 20,
-                segments_max: 64,
+                segment_bytes: self.segment_bytes,
+                segments_max: self.segments_max,
                 snapshot_log_bytes: self.snapshot_log_bytes,
                 atom_bytes: wire::limits::SECTOR_BYTES,
             },

@@ -327,7 +327,7 @@ impl World {
             }
             Effect::Transfer(certificate) => {
                 self.replicas[at.index()].transfers += 1;
-                self.schedule(3 * MS, Event::Install(at, boot, certificate));
+                self.schedule(self.install_ns, Event::Install(at, boot, certificate));
             }
             Effect::Diverged { slot, .. } => panic!("{at} diverges at {slot}"),
         }

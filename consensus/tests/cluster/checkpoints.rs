@@ -62,6 +62,24 @@ fn a_replica_far_behind_takes_the_state_over_and_votes_again() {
     }
 }
 
+/// A state that comes too late is waited for no longer: while it is, nobody judges the leader (T4).
+#[test]
+fn blocks_are_faster_than_a_state() {
+    let mut world = World::new(FOUR, 83);
+    world.transfer_beyond = 4;
+    world.install_ns = 60 * SECOND;
+    world.crash(NodeId(2));
+    world.restart(NodeId(2));
+    world.expect_progress(10, 5 * SECOND);
+    world.isolate(NodeId(2));
+    let goal = world.highest() + 2 * K;
+    assert!(world.run_until(5 * SECOND, |w| w.highest() >= goal));
+    world.heal();
+    world.expect_progress(30, 5 * SECOND);
+    assert!(world.replicas[2].transfers >= 1);
+    assert!(!world.replicas[2].core.as_ref().unwrap().is_transferring());
+}
+
 #[test]
 fn a_replica_restarts_right_after_it_took_the_state_over() {
     for seed in 0..10 {

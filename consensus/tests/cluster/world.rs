@@ -179,6 +179,8 @@ pub struct World {
     /// T2 of the caller.
     pub overdue: u64,
     pub transfer_beyond: u64,
+    /// How long it takes to take a state over.
+    pub install_ns: u64,
     /// Payload digest of the next block begins with this.
     pub payload: u64,
     pub poison: bool,
@@ -263,6 +265,7 @@ impl World {
             depth: 4,
             overdue: u64::MAX,
             transfer_beyond: 40,
+            install_ns: 3 * MS,
             payload: 0,
             poison: false,
             scarce: 0,

@@ -126,8 +126,8 @@ pub fn list(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
     Ok(found)
 }
 
-/// Makes the directory if an older version formatted the data directory without it, and removes
-/// what a process left without a name when it ended.
+/// Makes the directory if an older version formatted the data directory without it, removes what a
+/// process left without a name when it ended, and makes the names durable.
 pub(super) fn open(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
     if !directory.is_dir() {
         DirBuilder::new()
@@ -142,6 +142,9 @@ pub(super) fn open(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
             fs::remove_file(path)?;
         }
     }
+    // A name that a process gave before it ended may lie in the system's memory only, and the log
+    // is soon let go behind it.
+    sync_directory(directory)?;
     list(directory)
 }
 

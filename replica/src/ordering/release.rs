@@ -6,14 +6,18 @@
 //! certificate, the lease, the end of the own votes. When the group is durable, everything before the oldest
 //! block that is still needed is released. Needed are blocks above the snapshot, decided or not,
 //! and those of the last two intervals below it, for repair (§11).
+//!
+//! The snapshot is of the next checkpoint, as a rule. A log that may run full before that one is
+//! there needs one that is: then each newest checkpoint is kept whole until the next.
 
 use consensus::Record;
 use storage::record::Kind as RecordKind;
+use storage::wal::{WalFull, Writer};
 use wire::bytes::Buffers;
 use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, Place};
 use wire::ids::{Instant, Position, Slot};
-use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
+use wire::limits::{BLOCK_BUFFER_BYTES, RECORD_HEADER_BYTES, SECTOR_BYTES};
 use wire::messages::LeaseRecord;
 use wire::seal::{Signer, Verifier};
 use zerocopy::IntoBytes;
@@ -26,6 +30,19 @@ const RETAINED_INTERVALS: u64 = 2;
 
 /// Between a snapshot that failed and the next attempt.
 const SAVE_PAUSE_NS: u64 = 1_000_000_000;
+
+/// Whether the log may run full before a checkpoint that is asked for now is there and certified:
+/// the largest blocks of two intervals find no room in it.
+fn may_fill_up(writer: &Writer, interval: u64) -> bool {
+    let blocks = (2 * interval).saturating_mul(BLOCK_BUFFER_BYTES as u64);
+    writer.used_bytes().saturating_add(blocks) > writer.max_bytes()
+}
+
+/// Whether a process that starts keeps the newest checkpoint (see [`Output::KeepNewest`]), from the
+/// first block on that it executes again: others may need it, or the own log.
+pub(crate) fn keeps_newest_from_start(retained_from: Slot, writer: &Writer, interval: u64) -> bool {
+    retained_from > Slot(1) || may_fill_up(writer, interval)
+}
 
 /// How far the release of the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +67,27 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.save_after = Slot(slot.0 + self.config.interval);
     }
 
+    /// This process began from the snapshot of this slot. The one before may have ended before it let
+    /// the log go behind it.
+    pub(super) fn on_began_from(&mut self, slot: Slot) {
+        if self.let_go_up_to(slot) >= self.retained_from {
+            self.on_saved(slot);
+        }
+    }
+
+    /// Blocks up to here are not needed any more with a snapshot of this slot, or are gone already.
+    fn let_go_up_to(&self, slot: Slot) -> Slot {
+        let kept = RETAINED_INTERVALS * self.config.interval;
+        Slot(slot.0.saturating_sub(kept).max(self.retained_from.0 - 1))
+    }
+
     /// No snapshot was made; the log may ask again.
     pub(super) fn on_save_failed(&mut self, now: Instant) {
         if self.release == Release::Asked {
             self.release = Release::Idle;
-            // Not again at once, for the next checkpoint may do better; but a log that takes no
-            // more blocks gets no next one.
+            // Not again at once, for the next checkpoint may do better.
             let executed = self.core.summary().executed;
-            let pause = if self.log_full.is_some() {
-                0
-            } else {
-                self.config.interval
-            };
-            self.save_after = Slot(executed.0 + pause);
+            self.save_after = Slot(executed.0 + self.config.interval);
             self.save_not_before = now.after_ns(SAVE_PAUSE_NS);
         }
     }
@@ -101,9 +126,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         match self.release {
             Release::Idle => {
-                let full = self.writer.used_bytes() >= self.config.snapshot_log_bytes;
-                let news = || self.core.summary().executed >= self.save_after;
-                if full && news() && self.is_started() && now >= self.save_not_before {
+                let has_grown = self.writer.used_bytes() >= self.config.snapshot_log_bytes
+                    && self.core.summary().executed >= self.save_after;
+                // A log that takes no more blocks gets no next checkpoint.
+                let is_full = |full: WalFull| full.granted_bytes == full.max_bytes;
+                let due = has_grown || self.log_full.is_some_and(is_full);
+                if due && self.is_started() && now >= self.save_not_before {
                     self.release = Release::Asked;
                     self.outputs.push_back(Output::Save);
                 }
@@ -125,6 +153,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         let lag = RETAINED_INTERVALS * self.config.interval;
         let wanted = self.core.someone_is_cut_off()
+            || may_fill_up(&self.writer, self.config.interval)
             || self.release != Release::Idle && self.core.someone_lags(lag);
         // For an interval at least: what a peer says of itself may change with every datagram, and
         // pinning looks at every bucket.
@@ -228,9 +257,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     fn let_go(&mut self, slot: Slot, before: Position) {
-        let kept = RETAINED_INTERVALS * self.config.interval;
-        let keep = slot.0.saturating_sub(kept).max(self.retained_from.0 - 1);
-        let needed = self.ledger.needed_above(Slot(keep)).unwrap_or(before);
+        let last = self.let_go_up_to(slot);
+        let needed = self.ledger.needed_above(last).unwrap_or(before);
         let low = if planted("gcearly") {
             before
         } else {
@@ -238,7 +266,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         };
         self.writer.release(low);
         self.ledger.forget_below(low);
-        self.retain_from(Slot(keep + 1));
+        self.retain_from(last.next());
         // Files are used again once a record that carries the mark is durable.
         self.record_decided();
     }

@@ -84,7 +84,7 @@ fn started(
         buffers(),
         Judge,
     );
-    ordering.resume(now, durable, log.undecided);
+    ordering.resume(now, durable, log.snapshot, log.undecided);
     let limits = JournalLimits {
         queued_max: 64,
         batch_parts_max: 64,

@@ -289,6 +289,11 @@ impl Writer {
         self.live.len() as u64 * self.geometry.segment_bytes - self.rest_of_segment()
     }
 
+    /// Bytes of all segment files together, at most.
+    pub fn max_bytes(&self) -> u64 {
+        self.geometry.max_bytes()
+    }
+
     /// End of the last sealed record.
     pub fn position(&self) -> Position {
         self.position
