@@ -329,6 +329,9 @@ where
             Input::PieceWritten { result } => self.piece_written(now, result.is_ok(), out),
             Input::Tick => {}
         }
+        if self.halted {
+            return;
+        }
         if now >= self.ordering.wake_at() {
             self.ordering.handle(now, ordering::Input::Tick);
         }
@@ -357,6 +360,10 @@ where
             while let Some(output) = self.ordering.next_output() {
                 moved = true;
                 self.carry_out(output, out);
+                if self.halted {
+                    // A vote that a lease allows does not wait for the log, and must not follow its end.
+                    return;
+                }
             }
             self.write_next(out);
             if pace.verifications > 0 {

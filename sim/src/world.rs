@@ -495,6 +495,7 @@ impl World {
         let now = self.nodes[index].clock.local(self.now);
         let mut effects = self.nodes[index].handle(now, input);
         self.seal(index)?;
+        Self::halts_last(index, &effects)?;
         let cut = self.cut_short(index, effects.len());
         effects.truncate(cut.map_or(usize::MAX, |(kept, _)| kept));
         for effect in effects {

@@ -35,6 +35,7 @@ fn seeds_that_found_something_hold() {
         ("4", 0x5258c),
         ("4", 0x53497),
         ("4", 0x65691),
+        ("4", 0x97cbe),
         ("7", 0x42),
         ("10", 0xad5a3),
     ] {

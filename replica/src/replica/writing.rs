@@ -97,8 +97,10 @@ where
         self.journal.unwritten().chain(&self.overflow)
     }
 
+    /// Nothing follows it.
     pub(super) fn halt(&mut self, why: Halted, out: &mut Vec<Effect<Bu::Shared>>) {
-        self.halted = true;
-        out.push(Effect::Halt(why));
+        if !std::mem::replace(&mut self.halted, true) {
+            out.push(Effect::Halt(why));
+        }
     }
 }

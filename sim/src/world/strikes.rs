@@ -1,9 +1,10 @@
 //! How faults of processes, clocks and disks strike a world.
 
-use replica::replica::{Halted, Input};
+use replica::replica::{Effect, Halted, Input};
 use wire::ids::NodeId;
 
 use super::{Event, World};
+use crate::buffers::Shared;
 use crate::faults::draw::{Damage, DiskError, Harm, StepCrash, Stop};
 use crate::network::End;
 use crate::plan::MS;
@@ -195,6 +196,15 @@ impl World {
             }
             _ => Err(format!("replica {node} halts: {why}")),
         }
+    }
+
+    /// A replica that halts does nothing after that.
+    pub(super) fn halts_last(node: usize, effects: &[Effect<Shared>]) -> Result<(), String> {
+        let halt = effects.iter().position(|e| matches!(e, Effect::Halt(_)));
+        if halt.is_some_and(|at| at + 1 < effects.len()) {
+            return Err(format!("replica {node} goes on after it has halted"));
+        }
+        Ok(())
     }
 
     /// How long a write takes that would take this long on a good day.
