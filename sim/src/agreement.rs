@@ -151,6 +151,12 @@ impl Agreement {
         self.said[id.index()].written.insert(digest);
     }
 
+    /// Whether this block is in the log of this replica, or on its way there.
+    pub fn has_written(&self, id: NodeId, digest: Digest) -> bool {
+        let said = &self.said[id.index()];
+        said.written.contains(&digest) || said.durable.contains(&digest)
+    }
+
     /// Another process: what the one before had made and not written is gone.
     pub fn restarted(&mut self, id: NodeId) {
         self.said[id.index()].written.clear();

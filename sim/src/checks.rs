@@ -41,6 +41,8 @@ struct Known {
     changes: BTreeSet<[u8; 32]>,
     /// Highest slot with a certificate that its disk has confirmed.
     certified_on_disk: Slot,
+    /// The same with those that its disk has not confirmed, and the snapshot that it began from.
+    certified: Slot,
     /// Highest slot that it decided in the present process, and ever.
     decided: Slot,
     decided_ever: Slot,
@@ -204,6 +206,7 @@ impl Judge {
         });
         let snapshot = node.disk.snapshot().map_or(Slot(0), |(slot, _)| Slot(slot));
         let certified = known.certified_on_disk.max(snapshot);
+        known.certified = certified;
         known
             .leases
             .started(certified, &pending.collect::<Vec<_>>());

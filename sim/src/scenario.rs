@@ -198,17 +198,11 @@ impl Scenario {
         self
     }
 
-    /// Writes take so long.
-    pub fn slow_disks_us(mut self, us: u64) -> Scenario {
-        self.write_us = us;
-        self
-    }
-
-    /// Logs of eight segments that hold little more than the largest block each, so that six can be
-    /// full; a snapshot is made when so many bytes are.
-    pub fn small_log(mut self, snapshot_log_bytes: u64) -> Scenario {
+    /// Logs of so many segments that hold little more than the largest block each; two are a reserve.
+    /// A snapshot is made when `snapshot_log_bytes` are in use.
+    pub fn small_log(mut self, segments: u32, snapshot_log_bytes: u64) -> Scenario {
         self.segment_bytes = 288 << 10;
-        self.segments_max = 8;
+        self.segments_max = segments;
         self.snapshot_log_bytes = snapshot_log_bytes;
         self
     }

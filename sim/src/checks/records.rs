@@ -1,5 +1,6 @@
 //! The records of all logs, from their making to the disk's word.
 
+use replica::recovery::DecidedRecord;
 use storage::record::{self, Decoded, Identity, Kind as RecordKind};
 use wire::block::BlockView;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate};
@@ -20,6 +21,7 @@ pub(super) enum Written {
     Lease(Told),
     /// Its slot, its name, and whether the record is a vote (R2).
     Block(Slot, Digest, bool),
+    Decided(Slot, Digest),
     Start(u32, View),
     Jump(View, Slot),
     /// View, installed view, tip, and the signed message.
@@ -52,6 +54,17 @@ impl Judge {
             let known = &mut self.known[from.index()];
             if let Written::Lease(told) = written {
                 known.leases.written(told);
+                if let Told::Certified(slot) = told {
+                    known.certified = known.certified.max(slot);
+                }
+            }
+            if let Written::Decided(slot, digest) = written
+                && slot > known.certified
+                && !self.agreement.has_written(from, digest)
+            {
+                return Err(format!(
+                    "R5: the log of {from} says that slot {slot} is decided, and its block is not in it"
+                ));
             }
             known.sealed.push_back(written);
             known.sealed_end = sealed.end;
@@ -124,6 +137,10 @@ impl Judge {
                 let lease: &LeaseRecord = messages::parse(body).map_err(malformed)?;
                 Written::Lease(Told::Lease(lease.slot()))
             }
+            RecordKind::Decided => {
+                let decided: &DecidedRecord = messages::parse(body).map_err(malformed)?;
+                Written::Decided(decided.slot(), decided.digest)
+            }
             RecordKind::CleanStop => Written::Lease(Told::Stop),
             RecordKind::CheckpointCertificate => {
                 let certificate = CheckpointCertificate::decode(body).map_err(malformed)?;
@@ -147,7 +164,7 @@ impl Judge {
                     known.leases.durable(Told::Start);
                     self.agreement.started(from, boot, stage);
                 }
-                Written::Nothing => {}
+                Written::Nothing | Written::Decided(..) => {}
                 Written::Lease(told) => {
                     known.leases.durable(told);
                     if let Told::Certified(slot) = told {

@@ -140,15 +140,12 @@ fn everyone_restarts_and_nobody_knows_anything() {
     borne(attack, &[]);
 }
 
-/// More than the six segments hold: only a full log asks for a snapshot.
-const SNAPSHOT_LOG_BYTES: u64 = 2 << 20;
-
 /// K2: logs fill up between two checkpoints, at all replicas at once. What they let go of is behind the
 /// one that is there, not behind one that needs more blocks.
 #[test]
 fn a_full_log_waits_for_no_checkpoint() {
     let scenario = Scenario::new(4).checkpoint_every(64);
-    let scenario = load(scenario.small_log(SNAPSHOT_LOG_BYTES), 2, 900, 1);
+    let scenario = load(scenario.small_log(8, u64::MAX), 2, 900, 1);
     let settled = scenario.at_ms(1_000).expect_settled_within_ms(20_000);
     settled.run().unwrap();
 }
@@ -157,8 +154,8 @@ fn a_full_log_waits_for_no_checkpoint() {
 #[test]
 fn a_full_log_waits_for_no_checkpoint_after_a_restart() {
     for ms in [408, 420, 432, 438, 588, 600] {
-        let scenario = Scenario::new(4).checkpoint_every(64).slow_disks_us(2_000);
-        let scenario = load(scenario.small_log(SNAPSHOT_LOG_BYTES), 2, ms, 1);
+        let scenario = Scenario::new(4).checkpoint_every(64).writes_take_us(2_000);
+        let scenario = load(scenario.small_log(8, u64::MAX), 2, ms, 1);
         let scenario = scenario.at_ms(ms).crash_all();
         let scenario = scenario.at_ms(ms + 20).restart_all();
         let scenario = load(scenario, ms + 40, 900, 1).at_ms(1_000);
