@@ -182,6 +182,9 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
         && let Some(file) = files.iter().find(|file| file.slot == slot)
     {
         tracing::info!("began from snapshot {}", file.name());
+        // The log is let go behind it, whoever put it there.
+        file.sync()
+            .or_exit(Exit::Failure, "cannot flush the snapshot")?;
         telemetry.slot.set(slot.0);
         telemetry.bytes.set(file.bytes);
     }

@@ -276,6 +276,8 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// it (K3).
     restate_due: bool,
     padding: Padding,
+    /// Of the newest snapshot.
+    saved: Slot,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
     save_not_before: Instant,
@@ -294,6 +296,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     evidence_in: Option<View>,
     counts: Counts,
     log_full: Option<WalFull>,
+    full_since: Option<Instant>,
     more_expected: bool,
     /// End of the START record: nothing is sent before it is durable (R4).
     started_at: Option<Position>,
@@ -352,6 +355,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             release: Release::Idle,
             restate_due: false,
             padding: Padding::new(),
+            saved: Slot(0),
             save_after: Slot(0),
             save_not_before: Instant(0),
             retained_from,
@@ -364,6 +368,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             evidence_in: None,
             counts: Counts::default(),
             log_full: None,
+            full_since: None,
             started_at: None,
             durable: Position(0),
             stopped: false,
@@ -498,7 +503,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.writer.acknowledge(durable);
         self.durable = durable.position();
         if let Some(slot) = snapshot {
-            self.on_began_from(slot);
+            // The process before may have ended before it let the log go behind it.
+            self.on_saved(slot);
         }
         let slot = self.core.summary().decided;
         let work = Work::default();

@@ -188,15 +188,14 @@ where
         execution.skip_checkpoints(Slot(known.header.slot().0 - 1));
     }
     let (retained_from, interval) = (recovered.retained_from, execution.checkpoint_interval());
-    execution.keep_newest(keeps_newest_from_start(retained_from, &places, interval));
+    let keeps_newest = keeps_newest_from_start(retained_from, &places, interval);
+    execution.keep_newest(keeps_newest);
+    let certified = recovered.checkpoint.map(|known| known.header.slot());
     for slot in (start.slot.0 + 1..=decided.0).map(Slot) {
         let location = ledger.locate(slot);
         let message = reader.message(location, slot, block_buffers)?;
         execution.execute(slot, &message, &mut Nowhere);
-        if recovered
-            .checkpoint
-            .is_some_and(|known| known.header.slot() == slot)
-        {
+        if keeps_newest && certified == Some(slot) {
             // What is kept moves on to it, as it did when it was certified.
             while execution.work(usize::MAX) {}
             execution.stable(slot);

@@ -268,12 +268,18 @@ impl Takeover {
         send: &mut impl FnMut(NodeId, Slot, Part),
     ) -> Option<Arc<CheckpointCertificate>> {
         let patience_ns = self.patience_ns();
-        let under_way = self.under_way.as_mut()?;
-        if execution.executed() >= under_way.slot() {
+        if self.under_way.as_ref()?.slot() <= execution.executed() {
             self.counts.overtaken += 1;
+            // What was asked for before it may still be ahead.
+            self.tried.clear();
+            self.go_over(execution.executed());
+        }
+        let ahead = |under_way: &mut UnderWay| under_way.slot() > execution.executed();
+        if !self.under_way.as_mut().is_some_and(ahead) {
             self.under_way = None;
             return None;
         }
+        let under_way = self.under_way.as_mut()?;
         if under_way.transfer.is_stuck() {
             let until = *under_way.stuck_until.get_or_insert(now.after_ns(STUCK_NS));
             if now < until {

@@ -54,6 +54,11 @@ impl SnapshotFile {
         self.path.display().to_string()
     }
 
+    /// Makes its bytes durable.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
     /// Its bytes, piece by piece; opened with the first.
     pub fn pieces(&self) -> Pieces {
         Pieces {

@@ -44,6 +44,9 @@ pub(crate) fn keeps_newest_from_start(retained_from: Slot, writer: &Writer, inte
     retained_from > Slot(1) || may_fill_up(writer, interval)
 }
 
+/// For so long a log waits for a file before it counts as full.
+const FULL_NS: u64 = 1_000_000_000;
+
 /// How far the release of the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
@@ -58,26 +61,36 @@ pub(super) enum Release {
         end: Position,
         before: Position,
     },
+    /// The log was let go; files are used again when what says so, which ends here, is durable.
+    Marked {
+        end: Position,
+    },
 }
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A snapshot of the state at this slot is durable.
     pub(super) fn on_saved(&mut self, slot: Slot) {
         self.release = Release::Saved(slot);
+        self.saved = slot;
         self.save_after = Slot(slot.0 + self.config.interval);
     }
 
-    /// This process began from the snapshot of this slot. The one before may have ended before it let
-    /// the log go behind it.
-    pub(super) fn on_began_from(&mut self, slot: Slot) {
-        if self.let_go_up_to(slot) >= self.retained_from {
-            self.on_saved(slot);
-        }
+    /// Whether the log takes no more blocks, and no more files come soon.
+    fn is_full(&self, now: Instant) -> bool {
+        let whole = |full: WalFull| full.granted_bytes == full.max_bytes;
+        let for_long = |since: Instant| now.since_ns(since) >= FULL_NS;
+        self.log_full.is_some_and(whole) || self.full_since.is_some_and(for_long)
     }
 
-    /// Blocks up to here are not needed any more with a snapshot of this slot, or are gone already.
-    fn let_go_up_to(&self, slot: Slot) -> Slot {
-        let kept = RETAINED_INTERVALS * self.config.interval;
+    /// Blocks up to here are not needed with a snapshot of this slot, or are gone already. A full log
+    /// keeps none for others: they take the state over.
+    fn let_go_up_to(&self, now: Instant, slot: Slot) -> Slot {
+        let intervals = if self.is_full(now) {
+            0
+        } else {
+            RETAINED_INTERVALS
+        };
+        let kept = intervals * self.config.interval;
         Slot(slot.0.saturating_sub(kept).max(self.retained_from.0 - 1))
     }
 
@@ -126,12 +139,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         match self.release {
             Release::Idle => {
+                let full = self.is_full(now);
                 let has_grown = self.writer.used_bytes() >= self.config.snapshot_log_bytes
                     && self.core.summary().executed >= self.save_after;
-                // A log that takes no more blocks gets no next checkpoint.
-                let is_full = |full: WalFull| full.granted_bytes == full.max_bytes;
-                let due = has_grown || self.log_full.is_some_and(is_full);
-                if due && self.is_started() && now >= self.save_not_before {
+                if full && self.let_go_up_to(now, self.saved) >= self.retained_from {
+                    self.release = Release::Saved(self.saved);
+                } else if (has_grown || full) && self.is_started() && now >= self.save_not_before {
+                    // A log that takes no more blocks gets no next checkpoint, so it does not wait.
                     self.release = Release::Asked;
                     self.outputs.push_back(Output::Save);
                 }
@@ -146,10 +160,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
             }
             Release::Restated { slot, end, before } if end <= self.durable => {
-                self.let_go(slot, before);
-                self.release = Release::Idle;
+                self.let_go(now, slot, before);
+                let end = self.writer.position();
+                self.release = Release::Marked { end };
             }
-            Release::Restated { .. } => {}
+            Release::Marked { end } if end <= self.durable => self.release = Release::Idle,
+            Release::Restated { .. } | Release::Marked { .. } => {}
         }
         let lag = RETAINED_INTERVALS * self.config.interval;
         let wanted = self.core.someone_is_cut_off()
@@ -256,8 +272,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    fn let_go(&mut self, slot: Slot, before: Position) {
-        let last = self.let_go_up_to(slot);
+    fn let_go(&mut self, now: Instant, slot: Slot, before: Position) {
+        let last = self.let_go_up_to(now, slot);
         let needed = self.ledger.needed_above(last).unwrap_or(before);
         let low = if planted("gcearly") {
             before

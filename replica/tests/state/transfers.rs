@@ -1,10 +1,15 @@
 //! Transfers between executions, over peers that do as they like.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use replica::execution::TRANSFER_HOLD_NS;
+use replica::takeover::Takeover;
 use replica::transfer::{Options, Refused, Transfer};
 use storage::state::{Hold, InstallFailed};
-use wire::ids::{Digest, Instant, NodeId, SessionId, Slot};
+use wire::block::BlockHeader;
+use wire::certificates::{CheckpointCertificate, Signatures};
+use wire::ids::{Digest, Epoch, Instant, NodeId, SessionId, Slot, View};
 use wire::ops::{Operation, OperationsBuilder, operations};
 use wire::reply::ReplyView;
 use wire::state::{Bucket, Chunk, Part};
@@ -558,4 +563,34 @@ proptest! {
         }
         prop_assert_eq!(&roots[0], &roots[1]);
     }
+}
+
+/// Blocks pass the checkpoint that a transfer went over to: the one that was asked for first lies
+/// ahead still, and nobody will name it again.
+#[test]
+fn what_was_asked_for_first_is_asked_for_again() {
+    let certificate = |slot: u64| {
+        let (view, digest) = (View(0), Digest([1; 32]));
+        Arc::new(CheckpointCertificate {
+            header: BlockHeader::new(Epoch(0), view, Slot(slot), 0, digest, digest),
+            root: digest,
+            signatures: Signatures::new(),
+        })
+    };
+    let mut server = server(1);
+    let mut takeover = Takeover::new(NodeId(0), 4);
+    takeover.begin(certificate(8), &mut server);
+    takeover.offer(certificate(4), &server);
+    assert_eq!(takeover.progress().map(|now| now.slot), Some(Slot(4)));
+    while server.executed() < Slot(4) {
+        run(&mut server, 1, &[]);
+    }
+    let none = takeover.poll(Instant(1), &mut server, &mut |_, _, _| {});
+    assert!(none.is_none());
+    assert_eq!(takeover.progress().map(|now| now.slot), Some(Slot(8)));
+    while server.executed() < Slot(8) {
+        run(&mut server, 1, &[]);
+    }
+    let none = takeover.poll(Instant(2), &mut server, &mut |_, _, _| {});
+    assert!(none.is_none() && takeover.progress().is_none());
 }

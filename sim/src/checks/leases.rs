@@ -18,8 +18,10 @@ pub(super) struct Leases {
     marked: bool,
     /// One that was never confirmed may stand there, behind no confirmed START.
     marked_perhaps: bool,
-    /// Highest slot with a certificate in the log, or in a snapshot.
+    /// Highest slot with a certificate in the log, or in a snapshot, and that the log may hold though
+    /// the disk never confirmed it.
     certified: Slot,
+    certified_perhaps: Slot,
     /// Processes before the present one may have forgotten votes up to here: by what the disk has
     /// confirmed, and by what it may hold.
     forgotten: Slot,
@@ -59,14 +61,16 @@ impl Leases {
     /// A process started. Of what was `pending` the disk may hold anything; `snapshot` is the slot of
     /// its newest one.
     pub fn started(&mut self, certified_on_disk: Slot, pending: &[Told]) {
-        self.certified = certified_on_disk;
         for told in pending {
             match told {
-                Told::Certified(slot) => self.certified = self.certified.max(*slot),
+                Told::Certified(slot) => {
+                    self.certified_perhaps = self.certified_perhaps.max(*slot);
+                }
                 Told::Lease(slot) => self.held_perhaps = self.held_perhaps.max(*slot),
                 Told::Start | Told::Stop => {}
             }
         }
+        self.certified = certified_on_disk.max(self.certified_perhaps);
         // A marker that nobody heard of may be on the disk, and may be torn.
         self.marked_perhaps |= pending.iter().any(|told| matches!(told, Told::Stop));
         if !self.marked && !self.marked_perhaps {
@@ -172,6 +176,17 @@ mod tests {
         leases.durable(Told::Start);
         leases.started(Slot(0), &[]);
         assert_eq!(leases.silent_until(), Some(Slot(48)));
+    }
+
+    /// What one process left on its way to the disk, a later one may still find there.
+    #[test]
+    fn a_certificate_that_nobody_heard_of_may_be_there_at_any_later_start() {
+        let mut leases = Leases::default();
+        leases.durable(Told::Start);
+        leases.durable(Told::Lease(Slot(72)));
+        leases.started(Slot(56), &[Told::Certified(Slot(72))]);
+        leases.started(Slot(56), &[Told::Start]);
+        assert!(leases.may_speak("VOTE").is_ok());
     }
 
     #[test]

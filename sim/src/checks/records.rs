@@ -37,6 +37,7 @@ impl Judge {
         if self.is_faulty(from) {
             return Ok(());
         }
+        let snapshot = node.disk.snapshot().map_or(Slot(0), |(slot, _)| Slot(slot));
         for sealed in server.unwritten() {
             if sealed.end <= self.known[from.index()].sealed_end {
                 continue;
@@ -59,7 +60,7 @@ impl Judge {
                 }
             }
             if let Written::Decided(slot, digest) = written
-                && slot > known.certified
+                && slot > known.certified.max(snapshot)
                 && !self.agreement.has_written(from, digest)
             {
                 return Err(format!(

@@ -163,3 +163,12 @@ fn a_full_log_waits_for_no_checkpoint_after_a_restart() {
         settled.unwrap_or_else(|reason| panic!("ended at {ms} ms: {reason}"));
     }
 }
+
+/// K2: a log that holds fewer than three intervals keeps nothing for others once it is full.
+#[test]
+fn a_small_log_keeps_nothing_for_others() {
+    let scenario = Scenario::new(4).checkpoint_every(150);
+    let scenario = load(scenario.small_log(8, u64::MAX), 2, 900, 1);
+    let settled = scenario.at_ms(1_000).expect_settled_within_ms(20_000);
+    settled.run().unwrap();
+}

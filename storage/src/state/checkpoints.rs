@@ -93,6 +93,7 @@ pub struct Checkpoints {
     pub(super) pin: Pin,
     /// The newest certified checkpoint is pinned until the next one is certified.
     keeps_newest: bool,
+    certified: Slot,
     /// As last heard of.
     now: Instant,
     scratch: Vec<u8>,
@@ -108,6 +109,7 @@ impl Checkpoints {
             untaken: VecDeque::with_capacity(ROOTS_WAITING_MAX),
             pin: Pin::Free,
             keeps_newest: false,
+            certified: Slot(0),
             now: Instant(0),
             scratch: Vec::new(),
         }
@@ -143,6 +145,14 @@ impl Checkpoints {
     /// [`Hold::Newest`] holds: so there is one to show at any time, also when those who are left
     /// cannot certify another without the replica that asks for it.
     pub fn certified(&mut self, slot: Slot, parts: &mut Parts<'_>) {
+        self.certified = self.certified.max(slot);
+        self.move_pin(parts);
+    }
+
+    /// Moves the pin to the newest certified checkpoint when that is the last one, is hashed, and the
+    /// pin is free to move.
+    fn move_pin(&mut self, parts: &mut Parts<'_>) {
+        let slot = self.certified;
         let finished = self.finished.as_ref().map(|summary| summary.head.slot());
         let is_last = self.hashing.is_none() && finished == Some(slot);
         let older = self.pin.pinned().is_none_or(|pinned| pinned.slot < slot);
@@ -191,6 +201,8 @@ impl Checkpoints {
             .push_back((summary.head.slot(), summary.root()));
         self.pin.finished(&summary, &self.tree);
         self.finished = Some(summary);
+        // Others may have been faster.
+        self.move_pin(parts);
         false
     }
 
@@ -335,13 +347,16 @@ impl Checkpoints {
         if self.pin.is_expired(now) {
             self.release(parts);
         }
+        self.move_pin(parts);
     }
 
     /// The snapshot file that held the pin is written, or given up.
     pub fn close(&mut self, now: Instant, parts: &mut Parts<'_>) {
+        self.now = self.now.max(now);
         if self.pin.close(now) {
             self.release(parts);
         }
+        self.move_pin(parts);
     }
 
     /// The checkpoint at `stable` is certified: transfers of one `distance` slots below are futile,

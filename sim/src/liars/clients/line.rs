@@ -109,7 +109,9 @@ impl Line {
                     && let Ok(reply) = ReplyView::parse(message.body)
                 {
                     let runs = reply.runs().collect::<Vec<_>>();
-                    if runs.iter().any(|run| run.answer == Answer::Opened) {
+                    // A liar may be lied to.
+                    let opened = runs.iter().any(|run| run.answer == Answer::Opened);
+                    if opened && reply.session > SessionId(0) {
                         self.session = Some(reply.session);
                     } else if runs.iter().any(|run| run.answer == Answer::Expired) {
                         self.session = None;
