@@ -594,3 +594,30 @@ fn what_was_asked_for_first_is_asked_for_again() {
     let none = takeover.poll(Instant(2), &mut server, &mut |_, _, _| {});
     assert!(none.is_none() && takeover.progress().is_none());
 }
+
+/// The certificate of a checkpoint may be here before the own hashing is done, or while a snapshot of
+/// the one before is written: what is kept moves there as soon as it can.
+#[test]
+fn what_is_kept_follows_late() {
+    let (mut server, _) = filled(1, 400, 100);
+    server.keep_newest(true);
+    let (first, _) = to_checkpoint(&mut server);
+    server.stable(first);
+    let pinned = |server: &Server| server.pinned().map(|kept| kept.slot);
+    assert_eq!(pinned(&server), Some(first));
+    let next = Slot(first.0 + INTERVAL);
+    while server.executed() < next {
+        run(&mut server, 1, &[]);
+    }
+    server.stable(next);
+    assert_eq!(pinned(&server), Some(first));
+    while server.work(4096) {}
+    assert_eq!(pinned(&server), Some(next));
+
+    server.pin(Hold::Open);
+    let (last, _) = to_checkpoint(&mut server);
+    server.stable(last);
+    assert_eq!(pinned(&server), Some(next));
+    server.close_snapshot(Instant(1));
+    assert_eq!(pinned(&server), Some(last));
+}
