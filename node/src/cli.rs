@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use platform::processor;
 
 use crate::exit::{Exit, Outcome};
 
@@ -111,6 +112,10 @@ enum Command {
 
 /// Parses the command line, runs the command, prints its error, returns its code.
 pub fn main() -> ExitCode {
+    if let Some(missing) = processor::missing() {
+        eprintln!("hippo: {}", processor::advice(missing));
+        return Exit::Preflight.into();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

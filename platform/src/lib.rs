@@ -13,6 +13,7 @@ pub mod group;
 pub mod idle;
 pub mod pool;
 pub mod process;
+pub mod processor;
 pub mod ring;
 pub mod socket;
 mod stack;
