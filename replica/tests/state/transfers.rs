@@ -596,7 +596,7 @@ fn what_was_asked_for_first_is_asked_for_again() {
 }
 
 /// The certificate of a checkpoint may be here before the own hashing is done, or while a snapshot of
-/// the one before is written: what is kept moves there as soon as it can.
+/// the one before is written, or others take it: what is kept moves there as soon as it can.
 #[test]
 fn what_is_kept_follows_late() {
     let (mut server, _) = filled(1, 400, 100);
@@ -620,4 +620,11 @@ fn what_is_kept_follows_late() {
     assert_eq!(pinned(&server), Some(next));
     server.close_snapshot(Instant(1));
     assert_eq!(pinned(&server), Some(last));
+
+    server.pin(Hold::Until(Instant(10)));
+    let (newest, _) = to_checkpoint(&mut server);
+    server.stable(newest);
+    assert_eq!(pinned(&server), Some(last));
+    server.expire(Instant(10));
+    assert_eq!(pinned(&server), Some(newest));
 }
