@@ -330,6 +330,9 @@ impl<S: Signer> Core<S> {
         // What is final is reached soonest from below; only a branch that turns out to be the wrong
         // one needs the other way.
         let far = agreed.0 > top.0 + 4;
+        if far || attempts >= 2 {
+            self.transfer_if_due(far, out);
+        }
         if let Some((_, Some(place))) = self.sought()
             && (!far || attempts % 4 == 3)
         {
@@ -341,7 +344,6 @@ impl<S: Signer> Core<S> {
             }
         }
         if far {
-            self.transfer_if_far(out);
             return self.ask_range(agreed, out);
         }
         if agreed > self.decided.slot && attempts >= 2 {
@@ -364,7 +366,7 @@ impl<S: Signer> Core<S> {
     }
 
     /// K4: blocks that nobody retains, or too many of them, are replaced by the state itself.
-    fn transfer_if_far(&mut self, out: &mut Outbox) {
+    fn transfer_if_due(&mut self, far: bool, out: &mut Outbox) {
         let Some(newest) = &self.newest_checkpoint else {
             return;
         };
@@ -377,8 +379,8 @@ impl<S: Signer> Core<S> {
             self.config.quorums.one_correct(),
             self.peers.iter().map(retained),
         );
-        let far = slot.0 - self.executed.0 > self.config.transfer_beyond;
-        if far || lost > self.decided.slot.0 + 1 {
+        let many = far && slot.0 - self.executed.0 > self.config.transfer_beyond;
+        if many || lost > self.decided.slot.0 + 1 {
             self.transferring = Some(slot);
             out.push(Effect::Transfer(Arc::clone(newest)));
         }

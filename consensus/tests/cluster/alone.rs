@@ -9,7 +9,7 @@ use wire::certificates::{
     CheckpointCertificate, NewViewCertificate, Place, Signatures, Wish, WishCertificate,
 };
 use wire::ids::{Boot, Digest, Instant, NodeId, Position, Slot, View};
-use wire::messages::{Durability, SignedHeader};
+use wire::messages::{Durability, SignedHeader, Status};
 use wire::seal::{FakeSeal, Signer, Statement};
 
 use crate::world::{FOUR, GENESIS, K, MS, SECOND, STRICT, World, genesis, place_of};
@@ -466,6 +466,50 @@ fn what_a_missed_view_decided_is_learned_from_claims() {
     let is_final =
         |effect: &Effect| matches!(effect, Effect::Final { place, .. } if *place == parent);
     assert!(effects.iter().any(is_final), "{effects:?}");
+}
+
+/// K4: a replica that lacks few blocks takes the state over all the same when nobody has them any more.
+#[test]
+fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
+    let mut world = World::new(FOUR, 524);
+    let blocks = chain(&mut world, K + 2);
+    let recovered = Recovered {
+        decided: place_of(&blocks[K as usize - 3].header),
+        ..log_of(&blocks[..K as usize - 2], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    let mut certificate = certificate_of(&blocks[K as usize - 1]);
+    for by in [0, 1, 2] {
+        let signature = world.sign(NodeId(by), certificate.statement()).signature;
+        certificate.signatures.add(NodeId(by), signature);
+    }
+    let certificate = world.compound.checkpoint_certificate(certificate).unwrap();
+    alone.core.set_started(true);
+    alone.tell(MS, Input::CheckpointCertificate(Box::new(certificate)));
+    let slot = Slot(K - 2);
+    alone.tell(MS, Input::Executed { slot });
+    let last = place_of(&blocks[K as usize + 1].header);
+    let status = Status {
+        stage: View(0),
+        installed: View(0),
+        committed: last.slot,
+        committed_digest: last.digest,
+        voted_slot: last.slot,
+        voted_digest: last.digest,
+        checkpoint: Slot(K),
+        retained_from: Slot(K + 1),
+        lease: Slot(0),
+        flags: 0,
+        held: None,
+    };
+    let mut effects = Vec::new();
+    for ms in 2..500 {
+        for from in [0, 1].map(NodeId) {
+            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
+        }
+    }
+    let transfers = effects.iter().filter(|e| matches!(e, Effect::Transfer(_)));
+    assert_eq!(transfers.count(), 1);
 }
 
 /// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.
