@@ -50,7 +50,7 @@ impl World {
         let Some(server) = &mut self.nodes[node].server else {
             return Ok(false);
         };
-        if server.is_stopping() {
+        if server.is_stopping() || self.strikes.found_lost.contains(&node) {
             return Ok(false);
         }
         if !server.stop(now, &mut effects) {
