@@ -172,7 +172,9 @@ pub enum Output<Bu: Buffers> {
     Offered(Arc<CheckpointCertificate>),
     /// The log has grown: write a snapshot of the next checkpoint, then answer [`Input::Saved`] or
     /// [`Input::SaveFailed`].
-    Save,
+    Save {
+        full: bool,
+    },
     /// Whether each checkpoint is to be kept whole until the next one: some replica can be helped
     /// by the state alone.
     KeepNewest(bool),
@@ -296,7 +298,6 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     evidence_in: Option<View>,
     counts: Counts,
     log_full: Option<WalFull>,
-    full_since: Option<Instant>,
     more_expected: bool,
     /// End of the START record: nothing is sent before it is durable (R4).
     started_at: Option<Position>,
@@ -368,7 +369,6 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             evidence_in: None,
             counts: Counts::default(),
             log_full: None,
-            full_since: None,
             started_at: None,
             durable: Position(0),
             stopped: false,

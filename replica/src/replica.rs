@@ -458,7 +458,7 @@ where
                 self.saving.certified(certificate, pinned);
             }
             Output::Offered(certificate) => self.takeover.offer(certificate, &self.execution),
-            Output::Save => self.saving.want(&mut self.execution),
+            Output::Save { full } => self.saving.want(full, &mut self.execution),
             Output::KeepNewest(keep) => self.execution.keep_newest(keep),
             Output::Transfer(certificate) => self.takeover.begin(certificate, &mut self.execution),
             Output::Diverged { .. } => {}

@@ -94,20 +94,24 @@ impl Saving {
         }
     }
 
-    /// A snapshot is wanted: of the checkpoint that is pinned, or else of the next one.
-    pub fn want<M: StateMachine>(&mut self, execution: &mut Execution<M>) {
+    /// A snapshot is wanted: of the checkpoint that is pinned, or else of the next one. A log that is
+    /// `full` waits for no transfer of an older one.
+    pub fn want<M: StateMachine>(&mut self, full: bool, execution: &mut Execution<M>) {
+        // The one under way will do.
+        if !matches!(self.stage, Stage::Idle) {
+            return;
+        }
         let saved = self.saved;
-        match self.stage {
+        let is_of_no_use = |pinned: Option<Pinned>| pinned.is_some_and(|kept| kept.slot <= saved);
+        if full && is_of_no_use(execution.pinned()) {
+            execution.end_transfers();
+        }
+        if is_of_no_use(execution.pinned()) {
             // Kept for a transfer, and of no use a second time: the next checkpoint may do.
-            Stage::Idle if execution.pinned().is_some_and(|kept| kept.slot <= saved) => {
-                self.outcomes.push_back(Outcome::Failed);
-            }
-            Stage::Idle => {
-                let pinned = execution.pin(Hold::Open);
-                self.stage = Stage::Waiting(pinned.slot);
-            }
-            // The one under way will do.
-            Stage::Waiting(_) | Stage::Writing(_) | Stage::Retrying(..) => {}
+            self.outcomes.push_back(Outcome::Failed);
+        } else {
+            let pinned = execution.pin(Hold::Open);
+            self.stage = Stage::Waiting(pinned.slot);
         }
     }
 

@@ -135,6 +135,13 @@ impl<M: StateMachine> Execution<M> {
         checkpoints.overtaken(slot, distance, &mut parts);
     }
 
+    /// Transfers of the pinned checkpoint end if a newer one can be kept in its place, now or when it
+    /// is certified; whoever asks is told of that.
+    pub fn end_transfers(&mut self) {
+        let (checkpoints, mut parts) = self.apart();
+        checkpoints.end_transfers(&mut parts);
+    }
+
     /// The snapshot file that was pinned with [`Hold::Open`] is finished or given up.
     pub fn close_snapshot(&mut self, now: Instant) {
         let (checkpoints, mut parts) = self.apart();

@@ -108,7 +108,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.append_deferred(now);
         self.tend_buffers(now);
         self.tend_log(now);
-        self.note_log_room(now);
+        self.note_log_room();
         self.tend_pending(now);
         self.tend_padding(now);
         self.propose_if_due(now);
@@ -135,14 +135,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Blocks of any size must fit, or none is taken: so nothing is half accepted.
-    pub(super) fn note_log_room(&mut self, now: Instant) {
+    pub(super) fn note_log_room(&mut self) {
         let fits = self.writer.fits(RecordKind::Block, BLOCK_MESSAGE_BYTES_MAX);
         if fits.is_err() && self.log_full.is_none() {
             reach("log-full");
         }
         self.log_full = fits.err();
-        let since = self.full_since.unwrap_or(now);
-        self.full_since = self.log_full.map(|_| since);
         self.core
             .set_log_full(self.log_full.is_some() || !self.deferred.is_empty());
     }

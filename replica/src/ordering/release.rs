@@ -44,9 +44,6 @@ pub(crate) fn keeps_newest_from_start(retained_from: Slot, writer: &Writer, inte
     retained_from > Slot(1) || may_fill_up(writer, interval)
 }
 
-/// For so long a log waits for a file before it counts as full.
-const FULL_NS: u64 = 1_000_000_000;
-
 /// How far the release of the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
@@ -75,17 +72,17 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.save_after = Slot(slot.0 + self.config.interval);
     }
 
-    /// Whether the log takes no more blocks, and no more files come soon.
-    fn is_full(&self, now: Instant) -> bool {
+    /// Whether the log takes no more blocks, whatever files come. One that only waits for a file keeps
+    /// what it has: nothing was kept beforehand that takes its place for others.
+    fn is_full(&self) -> bool {
         let whole = |full: WalFull| full.granted_bytes == full.max_bytes;
-        let for_long = |since: Instant| now.since_ns(since) >= FULL_NS;
-        self.log_full.is_some_and(whole) || self.full_since.is_some_and(for_long)
+        self.log_full.is_some_and(whole)
     }
 
     /// Blocks up to here are not needed with a snapshot of this slot, or are gone already. A full log
     /// keeps none for others: they take the state over.
-    fn let_go_up_to(&self, now: Instant, slot: Slot) -> Slot {
-        let intervals = if self.is_full(now) {
+    fn let_go_up_to(&self, slot: Slot) -> Slot {
+        let intervals = if self.is_full() {
             0
         } else {
             RETAINED_INTERVALS
@@ -137,17 +134,20 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if self.restate_due && self.may_restate() && self.restate().is_some() {
             self.restate_due = false;
         }
+        let full = self.is_full();
         match self.release {
+            Release::Idle | Release::Asked
+                if full && self.let_go_up_to(self.saved) >= self.retained_from =>
+            {
+                self.release = Release::Saved(self.saved);
+            }
             Release::Idle => {
-                let full = self.is_full(now);
                 let has_grown = self.writer.used_bytes() >= self.config.snapshot_log_bytes
                     && self.core.summary().executed >= self.save_after;
-                if full && self.let_go_up_to(now, self.saved) >= self.retained_from {
-                    self.release = Release::Saved(self.saved);
-                } else if (has_grown || full) && self.is_started() && now >= self.save_not_before {
+                if (has_grown || full) && self.is_started() && now >= self.save_not_before {
                     // A log that takes no more blocks gets no next checkpoint, so it does not wait.
                     self.release = Release::Asked;
-                    self.outputs.push_back(Output::Save);
+                    self.outputs.push_back(Output::Save { full });
                 }
             }
             Release::Asked => {}
@@ -160,7 +160,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 }
             }
             Release::Restated { slot, end, before } if end <= self.durable => {
-                self.let_go(now, slot, before);
+                self.let_go(slot, before);
                 let end = self.writer.position();
                 self.release = Release::Marked { end };
             }
@@ -272,8 +272,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    fn let_go(&mut self, now: Instant, slot: Slot, before: Position) {
-        let last = self.let_go_up_to(now, slot);
+    fn let_go(&mut self, slot: Slot, before: Position) {
+        let last = self.let_go_up_to(slot);
         let needed = self.ledger.needed_above(last).unwrap_or(before);
         let low = if planted("gcearly") {
             before

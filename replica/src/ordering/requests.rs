@@ -122,7 +122,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     digest,
                 },
             );
-            self.note_log_room(now);
+            self.note_log_room();
         }
     }
 

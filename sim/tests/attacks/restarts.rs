@@ -3,9 +3,10 @@
 use sim::canaries::Canary;
 use sim::scenario::{Scenario, any, kind};
 use wire::header::Kind;
-use wire::ids::{Digest, Signature, Slot, View};
+use wire::ids::{Digest, NodeId, Signature, Slot, View};
 use wire::messages::{Held, StatusBody};
 use wire::seal::Statement;
+use wire::state::{FetchStateBody, Part};
 use zerocopy::IntoBytes;
 
 use crate::{borne, load};
@@ -140,14 +141,18 @@ fn everyone_restarts_and_nobody_knows_anything() {
     borne(attack, &[]);
 }
 
+/// Logs that are let go only once they are full, under load.
+fn fills_its_log(scenario: Scenario) -> Scenario {
+    let scenario = load(scenario.small_log(8, u64::MAX), 2, 900, 1);
+    scenario.at_ms(1_000).expect_settled_within_ms(20_000)
+}
+
 /// K2: logs fill up between two checkpoints, at all replicas at once. What they let go of is behind the
 /// one that is there, not behind one that needs more blocks.
 #[test]
 fn a_full_log_waits_for_no_checkpoint() {
     let scenario = Scenario::new(4).checkpoint_every(64);
-    let scenario = load(scenario.small_log(8, u64::MAX), 2, 900, 1);
-    let settled = scenario.at_ms(1_000).expect_settled_within_ms(20_000);
-    settled.run().unwrap();
+    fills_its_log(scenario).run().unwrap();
 }
 
 /// The same when all of them end meanwhile: the checkpoint is there after a restart, too.
@@ -168,7 +173,25 @@ fn a_full_log_waits_for_no_checkpoint_after_a_restart() {
 #[test]
 fn a_small_log_keeps_nothing_for_others() {
     let scenario = Scenario::new(4).checkpoint_every(150);
-    let scenario = load(scenario.small_log(8, u64::MAX), 2, 900, 1);
-    let settled = scenario.at_ms(1_000).expect_settled_within_ms(20_000);
-    settled.run().unwrap();
+    fills_its_log(scenario).run().unwrap();
+}
+
+/// K2, K4: a full log needs a snapshot of a newer checkpoint than the one that a liar keeps in use.
+#[test]
+fn a_liar_that_fetches_a_state_for_ever_keeps_no_full_log_waiting() {
+    let scenario = Scenario::new(4).checkpoint_every(250);
+    let asks = scenario
+        .when(kind(Kind::Status).from(3))
+        .lie(|context, spoken| {
+            let to = NodeId(spoken.to.0 as u16);
+            let fetch = |index: u64| {
+                let slot = Slot(250 * index);
+                let body = FetchStateBody::new(slot, Part::Summary).as_bytes().to_vec();
+                context
+                    .authentic
+                    .say(to, Kind::FetchState, View(0), slot, body)
+            };
+            (1..8).map(fetch).chain([spoken]).collect()
+        });
+    fills_its_log(asks).run().unwrap();
 }

@@ -359,6 +359,13 @@ impl Checkpoints {
         self.move_pin(parts);
     }
 
+    /// A newer checkpoint is needed than the one that transfers hold: the pin moves there as soon as it
+    /// can, unless somebody asks for the old one before.
+    pub fn end_transfers(&mut self, parts: &mut Parts<'_>) {
+        self.pin.end_transfers();
+        self.move_pin(parts);
+    }
+
     /// The checkpoint at `stable` is certified: transfers of one `distance` slots below are futile,
     /// for the blocks above it are no longer kept.
     pub fn overtaken(&mut self, stable: Slot, distance: u64, parts: &mut Parts<'_>) {

@@ -163,6 +163,13 @@ impl Pin {
         self.is_expired(now)
     }
 
+    /// No transfer holds it any more.
+    pub(super) fn end_transfers(&mut self) {
+        if let Pin::Held(held) = self {
+            held.holders.until = Instant(0);
+        }
+    }
+
     /// True when nobody is left.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         let holders = match self {
