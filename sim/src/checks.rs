@@ -52,9 +52,14 @@ struct Known {
     boot_spoken: u32,
     /// Highest slot that the present process voted for.
     voted: Slot,
+    /// Since when it holds requests that it may not order.
+    hoards_since: Option<u64>,
     /// A liar: nothing that it says or holds counts.
     faulty: bool,
 }
+
+/// A replica has heard its clock by then, whatever jumps and whoever is paused.
+const HOARDS_NS: u64 = 2_000_000_000;
 
 /// See the module's documentation.
 pub struct Judge {
@@ -188,6 +193,7 @@ impl Judge {
     pub fn started(&mut self, node: &Node, whole: bool) -> Check {
         let known = &mut self.known[node.id.index()];
         (known.decided, known.executed, known.voted) = (Slot(0), Slot(0), Slot(0));
+        known.hoards_since = None;
         let mut written = std::mem::take(&mut known.writing);
         known.sealed.clear();
         known.sealed_end = Position(0);
@@ -259,7 +265,7 @@ impl Judge {
             self.agreement.commits(node.id, view, place)?;
             self.execute_final()?;
         }
-        self.handled(node)
+        self.handled(node, 0)
     }
 
     /// A datagram leaves a replica. What liars send is no fact.
@@ -323,7 +329,7 @@ impl Judge {
     }
 
     /// A replica handled an event.
-    pub fn handled(&mut self, node: &Node) -> Check {
+    pub fn handled(&mut self, node: &Node, now_ns: u64) -> Check {
         if self.known[node.id.index()].faulty {
             return Ok(());
         }
@@ -341,8 +347,24 @@ impl Judge {
                 node.id
             ));
         }
+        self.hoards(node.id, server, now_ns)?;
         self.decisions(node.id, server)?;
         self.execution(node.id, server)
+    }
+
+    /// Requests hold buffers that messages of a view change need: one that leads no more lets go of
+    /// them.
+    fn hoards(&mut self, id: NodeId, server: &Server, now_ns: u64) -> Check {
+        let since = &mut self.known[id.index()].hoards_since;
+        if server.ordering().may_propose() || server.ordering().depth() == 0 {
+            *since = None;
+            return Ok(());
+        }
+        let since = *since.get_or_insert(now_ns);
+        if now_ns - since > HOARDS_NS {
+            return Err(format!("buffers: {id} may not propose and holds requests"));
+        }
+        Ok(())
     }
 
     fn decisions(&mut self, id: NodeId, server: &Server) -> Check {

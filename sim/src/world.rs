@@ -505,7 +505,7 @@ impl World {
             return self.crash(index, down_ns).map(drop);
         }
         self.turn(index)?;
-        self.judge.handled(&self.nodes[index])?;
+        self.judge.handled(&self.nodes[index], self.now)?;
         self.look(index);
         let node = &mut self.nodes[index];
         let incarnation = node.incarnation;
