@@ -380,7 +380,9 @@ impl<S: Signer> Core<S> {
             self.peers.iter().map(retained),
         );
         let many = far && slot.0 - self.executed.0 > self.config.transfer_beyond;
-        if many || lost > self.decided.slot.0 + 1 {
+        // What only waits for the own execution comes sooner from there.
+        let gone = slot > self.decided.slot && lost > self.decided.slot.0 + 1;
+        if many || gone {
             self.transferring = Some(slot);
             out.push(Effect::Transfer(Arc::clone(newest)));
         }

@@ -170,8 +170,8 @@ pub enum Output<Bu: Buffers> {
     Certified(Arc<CheckpointCertificate>),
     /// An older certificate than the newest one came: of a checkpoint that its sender can show.
     Offered(Arc<CheckpointCertificate>),
-    /// The log has grown: write a snapshot of the next checkpoint, then answer [`Input::Saved`] or
-    /// [`Input::SaveFailed`].
+    /// The log has grown, or takes no more blocks: write a snapshot of the pinned checkpoint, else of
+    /// the next one, then answer [`Input::Saved`] or [`Input::SaveFailed`].
     Save {
         full: bool,
     },

@@ -53,7 +53,9 @@ pub enum ExecuteInput {
     /// As the outputs of the ordering half of the same names.
     Certified(Arc<CheckpointCertificate>),
     Offered(Arc<CheckpointCertificate>),
-    Save,
+    Save {
+        full: bool,
+    },
     KeepNewest(bool),
     Transfer(Arc<CheckpointCertificate>),
     /// A READ body of an authenticated client.
@@ -198,7 +200,7 @@ impl Execute {
                 ExecuteInput::Stable(slot) => self.execution.stable(slot),
                 ExecuteInput::Certified(certificate) => self.certified(certificate),
                 ExecuteInput::Offered(certificate) => self.offered(certificate),
-                ExecuteInput::Save => self.duties.saving.want(&mut self.execution),
+                ExecuteInput::Save { full } => self.duties.saving.want(full, &mut self.execution),
                 ExecuteInput::KeepNewest(keep) => self.execution.keep_newest(keep),
                 ExecuteInput::Transfer(certificate) => self.transfer(certificate),
                 ExecuteInput::Read { client, body } => {

@@ -162,7 +162,7 @@ impl Order {
                 .map_err(|_| Output::Stable(slot)),
             state @ (Output::Certified(_)
             | Output::Offered(_)
-            | Output::Save
+            | Output::Save { .. }
             | Output::KeepNewest(_)
             | Output::Transfer(_)) => self.hand_state(state),
             Output::Diverged {
@@ -202,7 +202,7 @@ impl Order {
         let input = match output {
             Output::Certified(certificate) => ExecuteInput::Certified(certificate),
             Output::Offered(certificate) => ExecuteInput::Offered(certificate),
-            Output::Save => ExecuteInput::Save,
+            Output::Save { full } => ExecuteInput::Save { full },
             Output::KeepNewest(keep) => ExecuteInput::KeepNewest(keep),
             Output::Transfer(certificate) => ExecuteInput::Transfer(certificate),
             other => return Err(other),

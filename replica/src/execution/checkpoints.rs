@@ -135,8 +135,7 @@ impl<M: StateMachine> Execution<M> {
         checkpoints.overtaken(slot, distance, &mut parts);
     }
 
-    /// Transfers of the pinned checkpoint end if a newer one can be kept in its place, now or when it
-    /// is certified; whoever asks is told of that.
+    /// Transfers of the pinned checkpoint end if a newer one is certified, for that to be kept.
     pub fn end_transfers(&mut self) {
         let (checkpoints, mut parts) = self.apart();
         checkpoints.end_transfers(&mut parts);

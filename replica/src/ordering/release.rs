@@ -136,9 +136,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
         let full = self.is_full();
         match self.release {
-            Release::Idle | Release::Asked
-                if full && self.let_go_up_to(self.saved) >= self.retained_from =>
-            {
+            Release::Idle if full && self.let_go_up_to(self.saved) >= self.retained_from => {
                 self.release = Release::Saved(self.saved);
             }
             Release::Idle => {

@@ -628,3 +628,26 @@ fn what_is_kept_follows_late() {
     server.expire(Instant(10));
     assert_eq!(pinned(&server), Some(newest));
 }
+
+/// While the newest checkpoint is to be kept, one that a transfer happened to take in its place stays
+/// when that transfer has ended: a full log may have nothing else.
+#[test]
+fn what_others_took_stays_while_the_newest_is_to_be_kept() {
+    let (mut server, _) = filled(1, 400, 100);
+    server.keep_newest(true);
+    let (first, _) = to_checkpoint(&mut server);
+    server.stable(first);
+    server.pin(Hold::Until(Instant(100)));
+    to_checkpoint(&mut server);
+    let (overtaking, _) = to_checkpoint(&mut server);
+    let frozen = Slot(overtaking.0 + INTERVAL);
+    while server.executed() < frozen {
+        run(&mut server, 1, &[]);
+    }
+    server.stable(overtaking);
+    assert_eq!(server.pinned(), None);
+    server.pin(Hold::Until(Instant(200)));
+    while server.work(4096) {}
+    server.expire(Instant(200));
+    assert_eq!(server.pinned().map(|kept| kept.slot), Some(frozen));
+}

@@ -322,6 +322,10 @@ impl Checkpoints {
                 }
             }
         }
+        if self.keeps_newest {
+            // When those who asked are gone, it is still the newest one.
+            self.pin.hold(Hold::Newest, next);
+        }
         self.pin.hold(hold, next)
     }
 
@@ -359,11 +363,17 @@ impl Checkpoints {
         self.move_pin(parts);
     }
 
-    /// A newer checkpoint is needed than the one that transfers hold: the pin moves there as soon as it
-    /// can, unless somebody asks for the old one before.
+    /// A newer checkpoint is needed than the one that transfers hold: the pin moves there if it can.
     pub fn end_transfers(&mut self, parts: &mut Parts<'_>) {
-        self.pin.end_transfers();
-        self.move_pin(parts);
+        let certified = self.certified;
+        if self
+            .pin
+            .pinned()
+            .is_some_and(|pinned| pinned.slot < certified)
+        {
+            self.pin.end_transfers();
+            self.move_pin(parts);
+        }
     }
 
     /// The checkpoint at `stable` is certified: transfers of one `distance` slots below are futile,
