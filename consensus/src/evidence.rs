@@ -23,12 +23,43 @@ impl Evidence {
             // signed a second block for the parent's slot as well, for this one has some parent.
             EVIDENCE_IMPROPER => {
                 first.view() == second.view()
-                    && first.slot().0 == second.slot().0 + 1
+                    && second.slot().0.checked_add(1) == Some(first.slot().0)
                     && first.parent != second.digest()
             }
             // The payload stands in the log record; a receiver checks it there.
             EVIDENCE_INVALID_PAYLOAD => same_place(&self.first, &self.second),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::block::{BlockHeader, payload_digest};
+    use wire::ids::{Digest, Epoch, Signature, Slot, View};
+
+    use super::*;
+
+    /// A leader that lies may sign any slot.
+    #[test]
+    fn slots_at_the_end_of_their_range_prove_nothing() {
+        let signed = |slot| SignedHeader {
+            header: BlockHeader::new(
+                Epoch(0),
+                View(1),
+                Slot(slot),
+                0,
+                Digest([1; 32]),
+                payload_digest(&[]),
+            ),
+            signature: Signature([0; 64]),
+        };
+        let evidence = |first, second| Evidence {
+            kind: EVIDENCE_IMPROPER,
+            first: signed(first),
+            second: signed(second),
+        };
+        assert!(evidence(8, 7).is_proof());
+        assert!(!evidence(0, u64::MAX).is_proof());
     }
 }

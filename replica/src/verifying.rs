@@ -17,7 +17,7 @@ use wire::limits::REPLICAS_MAX;
 use wire::messages::{self, EvidenceBody};
 use wire::reject::Reject;
 use wire::request::checked_requests;
-use wire::seal::{self, Compound, Rules, Statement, Verified, Verifier};
+use wire::seal::{self, Compound, Rules, Statement, Verified, Verifier, in_range};
 use wire::view_change::{NewView, ViewChange, split_signed};
 
 use crate::blocks::Raw;
@@ -239,6 +239,10 @@ impl<V: Verifier + Clone> Verifying<V> {
     pub fn evidence(&mut self, evidence: &EvidenceBody) -> Result<(), Reject> {
         for signed in [&evidence.first, &evidence.second] {
             let header = &signed.header;
+            in_range(header.view(), header.slot())?;
+            if header.epoch() != self.compound.rules().epoch {
+                return Err(Reject::WrongEpoch);
+            }
             let statement = Statement::Propose {
                 view: header.view(),
                 slot: header.slot(),

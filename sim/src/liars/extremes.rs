@@ -1,14 +1,18 @@
 //! BYZ5: views and slots at the ends of their range, well signed.
 
+use wire::block::{BlockHeader, payload_digest};
 use wire::header::Kind;
 use wire::ids::{Boot, Digest, NodeId, Slot, View};
-use wire::messages::{FetchBlockBody, FetchRangeBody, Held, Status, StatusBody, WishBody};
+use wire::messages::{
+    CheckpointBody, EvidenceBody, FetchBlockBody, FetchRangeBody, Held, SignedHeader, Status,
+    StatusBody, WishBody,
+};
 use wire::seal::Statement;
 use wire::view_change::ViewChange;
 use zerocopy::IntoBytes;
 
 use super::branches::signed;
-use super::{Context, Liar, Spoken};
+use super::{Authentic, Context, Liar, Spoken};
 use crate::plan::MS;
 use crate::random::Random;
 
@@ -35,13 +39,47 @@ fn number(random: &mut Random) -> u64 {
     random.pick(&high).wrapping_sub(near)
 }
 
+/// One of the views that a replica leads: early, or at the end of their range.
+fn round(authentic: &Authentic, random: &mut Random) -> u64 {
+    if random.chance(500) {
+        random.below(8)
+    } else {
+        number(random) / authentic.nodes() as u64
+    }
+}
+
+/// A header of a view that the liar leads.
+fn header(authentic: &Authentic, round: u64, random: &mut Random) -> BlockHeader {
+    let n = authentic.nodes() as u64;
+    let view = View((round * n).wrapping_add(u64::from(authentic.me().0)));
+    let slot = Slot(number(random));
+    let (time_ns, parent) = (random.draw(), Digest(random.bytes()));
+    BlockHeader::new(
+        authentic.rules().epoch,
+        view,
+        slot,
+        time_ns,
+        parent,
+        payload_digest(&[]),
+    )
+}
+
+fn signed_header(authentic: &Authentic, header: BlockHeader) -> SignedHeader {
+    let signature = authentic.sign(&Statement::Propose {
+        view: header.view(),
+        slot: header.slot(),
+        digest: header.digest(),
+    });
+    SignedHeader { header, signature }
+}
+
 fn one(context: &mut Context<'_>, to: NodeId) -> Vec<Spoken> {
     let authentic = context.authentic;
     let random = &mut *context.random;
     let (view, slot) = (View(number(random)), Slot(number(random)));
     let digest = Digest(random.bytes());
     let word = |statement: &Statement| [&digest.0[..], &authentic.sign(statement).0[..]].concat();
-    let (kind, body) = match random.below(8) {
+    let (kind, body) = match random.below(11) {
         0 => (Kind::Vote, word(&Statement::Vote { view, slot, digest })),
         1 => (
             Kind::Commit,
@@ -95,6 +133,31 @@ fn one(context: &mut Context<'_>, to: NodeId) -> Vec<Spoken> {
         6 => {
             let fetch = FetchRangeBody::new(number(random));
             (Kind::FetchRange, fetch.as_bytes().to_vec())
+        }
+        7 => {
+            let round = round(authentic, random);
+            let [first, second] =
+                [(); 2].map(|()| signed_header(authentic, header(authentic, round, random)));
+            let evidence = EvidenceBody::new(random.within(1, 3) as u8, first, second);
+            (Kind::Evidence, evidence.as_bytes().to_vec())
+        }
+        8 => {
+            let round = round(authentic, random);
+            let header = header(authentic, round, random);
+            let kind = *random.pick(&[Kind::Propose, Kind::Block]);
+            let route = (kind, header.view(), header.slot());
+            return authentic.say_long(to, route, authentic.prefix(header, 0).as_bytes());
+        }
+        9 => {
+            let (chain, root) = (digest, digest);
+            let statement = Statement::Checkpoint { slot, chain, root };
+            let signature = authentic.sign(&statement);
+            let body = CheckpointBody {
+                chain,
+                root,
+                signature,
+            };
+            (Kind::Checkpoint, body.as_bytes().to_vec())
         }
         _ => {
             let messages = (0..8).map(|_| ViewChange {
