@@ -16,7 +16,8 @@ mod fake;
 use std::ops::Deref;
 
 pub use compound::{
-    CheckedViewChange, Compound, Rules, SignedNewView, gather, sign_new_view, sign_view_change,
+    CheckedViewChange, Compound, Rules, SignedNewView, gather, in_range, sign_new_view,
+    sign_view_change,
 };
 pub use ed25519::{Ed25519ClientSigner, Ed25519Signer, Ed25519Verifier, SealError};
 pub use fake::{FakeClientSigner, FakeSeal};

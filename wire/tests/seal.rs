@@ -8,6 +8,9 @@ use curve25519_dalek::scalar::Scalar;
 use ed25519_dalek::{Digest as _, Sha512, Verifier as _, VerifyingKey};
 use support::{client_secret, committee, parts, secret};
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
+use wire::certificates::{
+    CertifiedVote, CheckpointCertificate, CompactHeader, Place, QuorumCertificate, expand,
+};
 use wire::committee::Committee;
 use wire::ids::{
     Boot, ClusterId, Digest, Epoch, NodeId, PublicKey, Sequence, SessionId, Signature, Slot, View,
@@ -17,9 +20,9 @@ use wire::ops::{Operation, OperationsBuilder};
 use wire::reject::Reject;
 use wire::request::{RequestFields, RequestView, encode_open, encode_request, set_signature};
 use wire::seal::{
-    self, ClientSigner, Domain, Ed25519ClientSigner, Ed25519Signer, Ed25519Verifier,
-    FakeClientSigner, FakeSeal, Signed, Signer, Statement, Verifier, request_digest, sign_request,
-    verify, verify_block, verify_request,
+    self, ClientSigner, Compound, Domain, Ed25519ClientSigner, Ed25519Signer, Ed25519Verifier,
+    FakeClientSigner, FakeSeal, Rules, Signed, Signer, Statement, Verifier, request_digest,
+    sign_request, verify, verify_block, verify_request,
 };
 use zerocopy::IntoBytes;
 
@@ -404,4 +407,60 @@ fn challenge(point: &[u8; 32], key: &[u8; 32], message: &[u8; 32]) -> Scalar {
     let mut wide = [0; 64];
     wide.copy_from_slice(&hash);
     Scalar::from_bytes_mod_order_wide(&wide)
+}
+
+/// The bytes of a certificate of votes may be those of a certificate of a state as well, by chance or by
+/// choice of a time. That the one was found good says nothing of the other.
+#[test]
+fn the_bytes_of_votes_certify_no_state() {
+    let committee = committee(4);
+    let seals = [0, 1, 2].map(|by| FakeSeal::new(&committee, NodeId(by)));
+    let rules = Rules {
+        n: 4,
+        slow: 3,
+        view_change: 3,
+        window: 64,
+        epoch: Epoch(0),
+        genesis: Digest([9; 32]),
+    };
+    let (view, block) = (
+        View(1),
+        Place {
+            slot: Slot(5),
+            digest: Digest([7; 32]),
+        },
+    );
+    // As many bytes as twelve signatures of a state; the second header's time names who signed.
+    let above = (0..16).map(|index: u64| {
+        let (slot, time_ns) = (Slot(6 + index), 0x0fff << 32);
+        let payload = payload_digest(&[]);
+        CompactHeader::of(&BlockHeader::new(
+            Epoch(0),
+            view,
+            slot,
+            time_ns,
+            block.digest,
+            payload,
+        ))
+    });
+    let above = above.collect::<Vec<_>>();
+    let (_, digest) = expand(Epoch(0), view, block, &above).last().unwrap();
+    let slot = Slot(21);
+    let votes = seals.iter().zip(0..).map(|(seal, by)| CertifiedVote {
+        by: NodeId(by),
+        above: 16,
+        signature: seal.sign(&Statement::Vote { view, slot, digest }),
+    });
+    let quorum = QuorumCertificate {
+        view,
+        block,
+        votes: votes.collect(),
+        above,
+    };
+    let bytes = quorum.encode();
+    let mut compound = Compound::new(seals[0].clone(), rules);
+    compound.quorum_certificate(quorum).unwrap();
+    let state = CheckpointCertificate::decode(&bytes).unwrap();
+    assert_eq!(state.signatures.count(), 12);
+    assert!(compound.checkpoint_certificate(state).is_err());
 }
