@@ -337,7 +337,7 @@ impl<S: Signer> Core<S> {
         let as_vote = in_view
             && self.may_vote()
             && self.recorded == parent
-            && place.slot <= self.window_end();
+            && place.slot <= self.claim_limit();
         match entry.record {
             None if as_vote => self.append(place, RecordAs::Vote, out),
             None => self.append(place, RecordAs::Fetched, out),

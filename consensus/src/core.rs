@@ -17,7 +17,7 @@ use crate::input::{Effect, Input, NewViewRef, Outbox, ViewChangeRef};
 use crate::lease::Lease;
 use crate::pace::Pace;
 use crate::peers::{OwnWord, Peer};
-use crate::quorum::Quorums;
+use crate::quorum::{Quorums, reached_by};
 use crate::recall::Recall;
 use crate::repair::Repair;
 use crate::restart::Recovered;
@@ -346,6 +346,27 @@ impl<S: Signer> Core<S> {
     pub(crate) fn window_end(&self) -> Slot {
         let windows = if planted("farvote") { 2 } else { 1 };
         Slot(self.low.0 + windows * self.config.window())
+    }
+
+    /// The last slot whose blocks are recorded as votes. What is recorded is claimed in a view change,
+    /// may be the base of the next view, and must be held by all then: others may hold blocks up to
+    /// `blocks_held_max` above what they executed. What q replicas say they have decided, b + 1 correct
+    /// ones do, and so everyone learns it (N7); half of the room is for what a restart forgets of that.
+    /// Without this limit a leader that shows one replica alone that a block is decided, and then many
+    /// more blocks, would leave a base that the others cannot hold.
+    pub(crate) fn claim_limit(&self) -> Slot {
+        let me = self.config.me.index();
+        let decided = self.peers.iter().enumerate().map(|(index, peer)| {
+            let said = peer.status.map_or(0, |status| status.committed.0);
+            if index == me {
+                self.decided.slot.0
+            } else {
+                said
+            }
+        });
+        let common = reached_by(self.config.quorums.slow(), decided);
+        let limit = common.saturating_add(self.config.blocks_held_max / 2);
+        Slot(limit.max(self.base.slot.0).min(self.window_end().0))
     }
 
     /// Lowest slot whose block can still be sent to others.

@@ -41,7 +41,7 @@ impl<S: Signer> Core<S> {
         // Memory keeps a reserve for what others propose; the window needs none (N1): K slots of it
         // lie above the next checkpoint, and with them a small interval would leave no slot at all.
         let held = self.executed.0 + self.config.blocks_held_max - 2 * IN_FLIGHT;
-        Slot(held.min(self.window_end().0))
+        Slot(held).min(self.claim_limit())
     }
 
     /// Blocks of the branch that are not decided.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Slot};
-use wire::limits::REPAIR_BLOCKS_MAX;
+use wire::limits::{IN_FLIGHT, REPAIR_BLOCKS_MAX};
 use wire::messages::{STATUS_HELLO, STATUS_LOG_FULL, STATUS_SILENT, Status};
 use wire::seal::{Signed, Signer, Statement};
 
@@ -18,6 +18,8 @@ use crate::quorum::reached_by;
 /// STATUS while something happens, and while nothing does.
 const STATUS_ACTIVE_NS: u64 = 5_000_000;
 const STATUS_IDLE_NS: u64 = 100_000_000;
+/// Decided slots after which a status is sent before it is due.
+const STATUS_SLOTS: u64 = IN_FLIGHT / 2;
 /// Without any change for this long the replica counts as idle.
 const ACTIVITY_NS: u64 = 200_000_000;
 /// Bounds of the retransmission timeout, and its value until something was measured.
@@ -34,6 +36,8 @@ pub(crate) struct Repair {
     /// Smoothed time from first sight of a block to its decision.
     latency_ns: u64,
     status_due: Instant,
+    /// What was decided when all were last told.
+    told_decided: Slot,
     /// Last moment at which the chain or the decided prefix moved.
     pub(crate) progress_at: Instant,
     progress_mark: (Place, Slot, Slot),
@@ -49,6 +53,7 @@ pub(crate) struct Repair {
 image!(Repair {
     latency_ns,
     status_due,
+    told_decided,
     progress_at,
     progress_mark,
     ask_due,
@@ -62,6 +67,7 @@ impl Repair {
         Repair {
             latency_ns: 0,
             status_due: now,
+            told_decided: Slot(0),
             progress_at: now,
             progress_mark: (top, Slot(0), Slot(0)),
             ask_due: NEVER,
@@ -123,7 +129,10 @@ impl<S: Signer> Core<S> {
             };
             self.repair.ask_due = now.after_ns(self.repair.backoff_ns());
         }
+        // Others vote no further above than this lets them ([`Core::claim_limit`]).
+        status_to_all |= self.decided.slot.0 >= self.repair.told_decided.0 + STATUS_SLOTS;
         if status_to_all || now >= self.repair.status_due {
+            self.repair.told_decided = self.decided.slot;
             let active = now.since_ns(self.repair.progress_at) < ACTIVITY_NS
                 || self.undecided() > 0
                 || self.change.is_some();

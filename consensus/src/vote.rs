@@ -153,7 +153,7 @@ impl<S: Signer> Core<S> {
         self.jump_if_due(out);
     }
 
-    /// R2: undecided blocks that were linked while they could not become votes (above the window, or
+    /// R2: undecided blocks that were linked while they could not become votes (too far up, or
     /// before a jump) get their vote record once they can. Without this a replica that jumped under
     /// load would never vote again in its view: there is always a block between its tip and the top.
     fn take_up_votes(&mut self, out: &mut Outbox) {
@@ -162,7 +162,13 @@ impl<S: Signer> Core<S> {
         }
         let reached =
             self.recorded.slot >= self.decided.slot && self.recorded.slot >= self.base.slot;
-        while reached && self.recorded.slot < self.window_end() {
+        let linked = self.recorded.slot < self.branch.top().slot;
+        let limit = if reached && linked {
+            self.claim_limit()
+        } else {
+            self.recorded.slot
+        };
+        while self.recorded.slot < limit {
             let next = self.branch.place_at(self.recorded.slot.next());
             let Some(entry) = next.and_then(|place| self.tree.get_mut(place)) else {
                 return;

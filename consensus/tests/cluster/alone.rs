@@ -512,6 +512,61 @@ fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
     assert_eq!(transfers.count(), 1);
 }
 
+/// V3: what is recorded as voted may be the base of the next view, and all must hold it then. A leader
+/// that lets one replica alone decide, and floods it, gets no claim that the others cannot follow.
+#[test]
+fn no_more_is_claimed_than_others_can_hold() {
+    let mut world = World::new(FOUR, 525);
+    let config = Config {
+        interval: 128,
+        ..config(&world)
+    };
+    let held = config.blocks_held_max;
+    assert!(config.window() > held, "or the window is the limit");
+    let blocks = chain(&mut world, held);
+    let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
+    let votes = |effects: &[Effect]| {
+        let as_vote = |effect: &&Effect| {
+            let kind = RecordAs::Vote;
+            matches!(effect, Effect::Append { kind: found, .. } if *found == kind)
+        };
+        effects.iter().filter(as_vote).count() as u64
+    };
+    let mut recorded = 0;
+    for block in &blocks {
+        let effects = alone.offer(Source::Proposed, *block);
+        recorded += votes(&effects);
+        alone.write(MS, &effects);
+        alone.check(block);
+    }
+    assert_eq!(recorded, held / 2, "nobody has decided anything");
+    // The leader, which may lie, and one other have decided some of it.
+    let place = place_of(&blocks[19].header);
+    for from in [0, 1].map(NodeId) {
+        let status = Status {
+            stage: View(0),
+            installed: View(0),
+            committed: place.slot,
+            committed_digest: place.digest,
+            voted_slot: place.slot,
+            voted_digest: place.digest,
+            checkpoint: Slot(0),
+            retained_from: Slot(1),
+            lease: Slot(0),
+            flags: 0,
+            held: None,
+        };
+        let effects = alone.tell(MS, Input::Status { from, status });
+        assert_eq!(votes(&effects), 0, "{effects:?}");
+    }
+    // A third: this replica itself, by their claims.
+    let Place { slot, digest } = place;
+    let claims = [0, 1].map(NodeId);
+    let decided = claims.map(|from| alone.tell(MS, Input::Decided { from, slot, digest }));
+    let more = decided.iter().map(|effects| votes(effects)).sum::<u64>();
+    assert_eq!(more, 20);
+}
+
 /// R6, V1: after a stop that was not clean a view change waits, like votes, for what others know.
 #[test]
 fn an_owed_view_change_waits_until_others_were_heard() {
