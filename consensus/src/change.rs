@@ -415,14 +415,16 @@ impl<S: Signer> Core<S> {
                 None => Readiness::Ready,
             };
         }
-        let held_max = self.executed.0 + self.config.blocks_held_max;
-        if base.slot.0 > held_max.min(self.low.0 + self.config.window()) {
+        if base.slot.0 > self.low.0 + self.config.window() {
             return Readiness::Waits;
         }
+        let held_max = self.executed.0 + self.config.blocks_held_max;
         match self.chain_of(base) {
             Chain::Forks(fork) if fork.slot < self.decided.slot => return Readiness::Refused,
             Chain::Forks(_) => {}
             Chain::Lacks(place) if place.slot <= self.decided.slot => return Readiness::Refused,
+            // Out of reach until more is executed here.
+            Chain::Lacks(_) if base.slot.0 > held_max => return Readiness::Waits,
             Chain::Lacks(place) => return Readiness::Lacks(place),
         }
         let chain = self.tree.down_from(base);

@@ -350,8 +350,9 @@ impl<S: Signer> Core<S> {
 
     /// The last slot whose blocks are recorded as votes. What is recorded is claimed in a view change,
     /// may be the base of the next view, and must be held by all then: others may hold blocks up to
-    /// `blocks_held_max` above what they executed. What q replicas say they have decided, b + 1 correct
-    /// ones do, and so everyone learns it (N7); half of the room is for what a restart forgets of that.
+    /// `blocks_held_max` above what they executed. Of the q replicas that say they have decided something
+    /// q - u, b + 1 or more, are correct and up, and so everyone learns it (N7); half of the room is for
+    /// what a restart forgets of that.
     /// Without this limit a leader that shows one replica alone that a block is decided, and then many
     /// more blocks, would leave a base that the others cannot hold.
     pub(crate) fn claim_limit(&self) -> Slot {

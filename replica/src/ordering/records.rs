@@ -35,6 +35,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub(super) fn write_waiting(&mut self, now: Instant) {
         while let Some(record) = self.unwritten.front() {
             let (kind, body) = encode(record);
+            // V3: how far up the base may lie is counted from what is executed here, and others count on
+            // it: a restart remembers that with the acknowledgement.
+            let remembers = matches!(record, Record::Ack(_));
+            if remembers && self.decided_counted > self.decided_recorded && !self.record_decided() {
+                return;
+            }
             let Some(end) = self.record(kind, &body) else {
                 return;
             };

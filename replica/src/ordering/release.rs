@@ -249,8 +249,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Names the decided prefix in the log, as far as its blocks are in it: a restart looks for them
-    /// before this record.
-    pub(super) fn record_decided(&mut self) {
+    /// before this record. False when there is no room.
+    pub(super) fn record_decided(&mut self) -> bool {
         let decided = self.decided_counted;
         let written = if self.deferred.is_empty() || planted("decidedahead") {
             decided
@@ -258,16 +258,18 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.executed_fed.min(decided)
         };
         let Some(digest) = self.core.digest_at(written) else {
-            return;
+            return true;
         };
         let place = Place {
             slot: written,
             digest,
         };
         let body = DecidedRecord::new(place.slot, place.digest);
-        if self.record(RecordKind::Decided, body.as_bytes()).is_some() {
+        let is_written = self.record(RecordKind::Decided, body.as_bytes()).is_some();
+        if is_written {
             self.decided_recorded = place.slot;
         }
+        is_written
     }
 
     fn let_go(&mut self, slot: Slot, before: Position) {
