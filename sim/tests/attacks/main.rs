@@ -8,6 +8,7 @@
 
 mod clients;
 mod equivocation;
+mod feeders;
 mod hidden;
 mod leaders;
 mod leases;
