@@ -94,6 +94,8 @@ const LOSS_SAMPLES: usize = 10;
 const LOSS_SAMPLE_NS: u64 = 1_000_000_000;
 /// Fewer datagrams than this say nothing.
 const SENT_MIN: u64 = 10;
+/// More than a link carries in a second: a peer that lies may count as it likes.
+const SAMPLE_MAX: u64 = 1 << 32;
 
 /// Share of the datagrams sent in the last ten seconds that did not come: gaps in the authentic
 /// counters. What comes late, up to a second, counts as lost and then as found.
@@ -113,9 +115,10 @@ impl LossMeter {
             return;
         }
         let sample = if reading.boot == self.last.boot && reading.boot != Boot(0) {
+            let since = |now: u64, last: u64| now.saturating_sub(last).min(SAMPLE_MAX);
             (
-                reading.taken.saturating_sub(self.last.taken),
-                reading.end.saturating_sub(self.last.end),
+                since(reading.taken, self.last.taken),
+                since(reading.end, self.last.end),
             )
         } else {
             // A new process counts anew; what it sent before we heard it was not lost.
@@ -202,5 +205,21 @@ mod tests {
         assert_eq!(meter.loss_ppm(), Some(0), "the window moved on");
         meter.update(ms(13_000), reading(2, 5000, 50));
         assert_eq!(meter.loss_ppm(), None);
+    }
+
+    /// The counters of a link are its sender's word.
+    #[test]
+    fn a_peer_that_counts_wildly_is_metered() {
+        let mut meter = LossMeter::default();
+        let reading = |taken, end| LinkReading {
+            boot: Boot(1),
+            taken,
+            end,
+        };
+        meter.update(ms(0), reading(10, 10));
+        for second in 1..=12 {
+            meter.update(ms(second * 1_000), reading(10 + second, second << 59));
+        }
+        assert_eq!(meter.loss_ppm(), Some(999_999));
     }
 }

@@ -130,48 +130,47 @@ impl Net {
         let body = &body[..length];
         let each = HEADER_BYTES + length;
         let hash = BodyHash::of(body);
-        let Some(mut buffer) = self.send_pool.take() else {
-            self.shared.telemetry.rejects.count(Reject::NoBuffer);
-            return;
-        };
-        let mut copies = [None; wire::limits::REPLICAS_MAX];
-        let mut used = 0;
-        let per_buffer = (buffer.len() / SMALL_BYTES_MAX).min(copies.len());
-        for id in self
-            .recipients(to)
-            .map(NodeId)
-            .filter(|id| *id != self.shared.me)
-        {
-            if used == per_buffer {
-                break;
-            }
-            let Some(address) = self.endpoint.peer_address(id) else {
-                continue;
+        let me = self.shared.me;
+        let others = self.recipients(to).map(NodeId).filter(|id| *id != me);
+        let mut others = others.peekable();
+        // Large committees take several buffers.
+        while others.peek().is_some() {
+            let Some(mut buffer) = self.send_pool.take() else {
+                self.shared.telemetry.rejects.count(Reject::NoBuffer);
+                return;
             };
-            let datagram = &mut buffer[used * each..(used + 1) * each];
-            let (head, rest) = datagram.split_at_mut(HEADER_BYTES);
-            rest.copy_from_slice(body);
-            let Ok(head) = head.try_into() else { continue };
-            let fragment = Fragment::whole(body);
-            self.endpoint
-                .seal_peer_hashed(id, kind, view, slot, fragment, length, &hash, head);
-            copies[used] = Some(address);
-            used += 1;
-        }
-        let shared = buffer.freeze();
-        for (index, address) in copies[..used].iter().enumerate() {
-            let Some(to) = *address else { continue };
-            let head = shared.slice(index * each..(index + 1) * each);
-            self.submit(
-                driver,
-                Outgoing {
-                    to,
-                    head,
-                    head_each: each,
-                    body: None,
-                    body_each: 0,
-                },
-            );
+            let mut copies = [None; wire::limits::REPLICAS_MAX];
+            let mut used = 0;
+            let per_buffer = (buffer.len() / SMALL_BYTES_MAX).min(copies.len());
+            for id in others.by_ref().take(per_buffer) {
+                let Some(address) = self.endpoint.peer_address(id) else {
+                    continue;
+                };
+                let datagram = &mut buffer[used * each..(used + 1) * each];
+                let (head, rest) = datagram.split_at_mut(HEADER_BYTES);
+                rest.copy_from_slice(body);
+                let Ok(head) = head.try_into() else { continue };
+                let fragment = Fragment::whole(body);
+                self.endpoint
+                    .seal_peer_hashed(id, kind, view, slot, fragment, length, &hash, head);
+                copies[used] = Some(address);
+                used += 1;
+            }
+            let shared = buffer.freeze();
+            for (index, address) in copies[..used].iter().enumerate() {
+                let Some(to) = *address else { continue };
+                let head = shared.slice(index * each..(index + 1) * each);
+                self.submit(
+                    driver,
+                    Outgoing {
+                        to,
+                        head,
+                        head_each: each,
+                        body: None,
+                        body_each: 0,
+                    },
+                );
+            }
         }
     }
 
