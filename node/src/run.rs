@@ -9,6 +9,7 @@ use platform::driver::{self, EventQueue, Options};
 use platform::file::LogFile;
 use platform::idle::{BLOCK_POLLS_US, Idle};
 use platform::pool::Pool;
+use platform::process::raise_open_files;
 use platform::socket::{Socket, SocketOptions};
 use platform::waker::Waker;
 use storage::wal::{SegmentInfo, SegmentSource};
@@ -21,6 +22,7 @@ use wire::messages::Durability;
 use crate::admin::health::{self, NO_DURABILITY};
 use crate::assembly::{self, Assembly};
 use crate::config::Config;
+use crate::datadir::MakerState;
 use crate::discovery::agent::{self, Agent, Sockets};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::prepare::Prepared;
@@ -60,7 +62,9 @@ const MESSAGE_BUFFER_BYTES: usize = {
 const RECEIVE_BUFFER_BYTES: usize = 72 * 1024;
 const RECEIVE_BUFFERS_AUTO: usize = 1024;
 /// Segment files that the driver can hold.
-const FILES_MAX: usize = 4096;
+const FILES_MAX: usize = storage::wal::SEGMENTS_MAX as usize;
+/// Beside them: sockets, rings, snapshots.
+const OTHER_FILES: u64 = 512;
 const SENDS_MAX: usize = 512;
 /// A clean stop takes this long at most.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
@@ -169,6 +173,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
     let sockets = Sockets::open(&config, address)?;
     let pools = Pools::new(&config)?;
     let shared = Shared::new(me, telemetry.clone());
+    raise_open_files(FILES_MAX as u64 + OTHER_FILES);
     let mut segments = open_segments(&config, &directory)?;
     let layout_name = config.threads.layout.name();
     let layout = Layout::choose(layout_name, config.threads.cores.len())
@@ -279,9 +284,13 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
         std::thread::sleep(LOOK);
         silences.look(&telemetry);
         maker.want(shared.segments_wanted.get() as u32);
-        shared
-            .no_space
-            .set(maker.state() == crate::datadir::MakerState::NoSpace);
+        shared.no_space.set(maker.state() == MakerState::NoSpace);
+        if maker.state() == MakerState::Failed {
+            return Err(Refusal::new(
+                Exit::Failure,
+                "a segment file of the log could not be made".to_owned(),
+            ));
+        }
         while granted < maker.made() {
             let path = directory.segment_path(granted);
             let file = LogFile::open(&path, config.storage.direct)

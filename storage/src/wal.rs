@@ -81,8 +81,8 @@ pub enum GeometryError {
     },
 }
 
-/// Segment files at most, of any geometry.
-pub const SEGMENTS_MAX: u32 = 65_536;
+/// Segment files at most, of any geometry: a process keeps them all open.
+pub const SEGMENTS_MAX: u32 = 4096;
 const SEGMENT_BYTES_MAX: u64 = 1 << 40;
 
 impl Geometry {

@@ -287,7 +287,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "storage",
         "segments_max",
-        Kind::Number { min: 2, max: 65536 },
+        Kind::Number { min: 2, max: 4096 },
         Some("64"),
         "Log segments at most. A full log refuses new transactions and loses nothing; raising this \
          and restarting makes room.",
@@ -295,7 +295,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "storage",
         "segments_initial",
-        Kind::Number { min: 2, max: 65536 },
+        Kind::Number { min: 2, max: 4096 },
         Some("2"),
         "Log segments that formatting makes; the rest follow ahead of need.",
     ),

@@ -86,8 +86,9 @@ pub enum MakerState {
     Fine,
     /// The disk has no room for the wanted segment; tried again every second.
     NoSpace,
-    /// Another error, which was logged; tried again every second.
-    Failing,
+    /// Another error, which was logged. A write or flush that failed is never tried again: the process
+    /// is to end.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,7 @@ struct Shared {
     wanted: AtomicU32,
     made: AtomicU32,
     no_space: AtomicBool,
-    failing: AtomicBool,
+    failed: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -125,7 +126,7 @@ impl SegmentMaker {
             wanted: AtomicU32::new(existing),
             made: AtomicU32::new(existing),
             no_space: AtomicBool::new(false),
-            failing: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         let theirs = shared.clone();
@@ -157,8 +158,8 @@ impl SegmentMaker {
     pub fn state(&self) -> MakerState {
         if self.shared.no_space.load(Ordering::Relaxed) {
             MakerState::NoSpace
-        } else if self.shared.failing.load(Ordering::Relaxed) {
-            MakerState::Failing
+        } else if self.shared.failed.load(Ordering::Relaxed) {
+            MakerState::Failed
         } else {
             MakerState::Fine
         }
@@ -182,26 +183,26 @@ fn work(shared: &Shared, wal: &Path, segment_bytes: u64) {
         match make_segment(wal, made, segment_bytes, BREATH) {
             Ok(()) => {
                 shared.no_space.store(false, Ordering::Relaxed);
-                shared.failing.store(false, Ordering::Relaxed);
                 shared.made.store(made + 1, Ordering::Release);
             }
-            Err(error) => {
-                let no_space = is_no_space(&error);
-                let first = !shared.no_space.swap(no_space, Ordering::Relaxed)
-                    && !shared.failing.swap(!no_space, Ordering::Relaxed);
-                if first {
-                    let what = if no_space {
-                        "no space for"
-                    } else {
-                        "cannot make"
-                    };
+            Err(error) if is_no_space(&error) => {
+                if !shared.no_space.swap(true, Ordering::Relaxed) {
                     tracing::error!(
-                        "{what} a new WAL segment in {}: {error}. New transactions are refused \
+                        "no space for a new WAL segment in {}: {error}. New transactions are refused \
                          once the log is full; reads go on",
                         wal.display()
                     );
                 }
                 thread::park_timeout(PAUSE);
+            }
+            Err(error) => {
+                tracing::error!(
+                    "cannot make a new WAL segment in {}: {error}",
+                    wal.display()
+                );
+                shared.no_space.store(false, Ordering::Relaxed);
+                shared.failed.store(true, Ordering::Relaxed);
+                return;
             }
         }
     }
@@ -282,15 +283,15 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_reported_and_tried_again() {
+    fn a_failure_is_reported_and_final() {
         let wal = fresh("failure");
         fs::remove_dir_all(&wal).unwrap();
         let maker = SegmentMaker::start(wal.clone(), geometry(3), 0).unwrap();
         maker.want(1);
-        wait(|| maker.state() == MakerState::Failing);
+        wait(|| maker.state() == MakerState::Failed);
         fs::create_dir_all(&wal).unwrap();
-        wait(|| maker.made() == 1);
-        assert_eq!(maker.state(), MakerState::Fine);
+        maker.want(2);
+        assert_eq!((maker.state(), maker.made()), (MakerState::Failed, 0));
         fs::remove_dir_all(wal).unwrap();
     }
 
