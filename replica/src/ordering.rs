@@ -173,6 +173,7 @@ pub enum Output<Bu: Buffers> {
     /// The log has grown, or takes no more blocks: write a snapshot of the pinned checkpoint, else of
     /// the next one, then answer [`Input::Saved`] or [`Input::SaveFailed`].
     Save {
+        /// The log takes no more blocks: no transfer of an older checkpoint is waited for.
         full: bool,
     },
     /// Whether each checkpoint is to be kept whole until the next one: some replica can be helped

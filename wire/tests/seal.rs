@@ -415,27 +415,26 @@ fn challenge(point: &[u8; 32], key: &[u8; 32], message: &[u8; 32]) -> Scalar {
 fn the_bytes_of_votes_certify_no_state() {
     let committee = committee(4);
     let seals = [0, 1, 2].map(|by| FakeSeal::new(&committee, NodeId(by)));
+    // The view stands where a state's epoch does, and the digest where its slot does: both in range.
+    let (epoch, view) = (Epoch(1), View(1));
+    let mut digest = Digest([0; 32]);
+    digest.0[0] = 7;
     let rules = Rules {
         n: 4,
         slow: 3,
         view_change: 3,
         window: 64,
-        epoch: Epoch(0),
+        epoch,
         genesis: Digest([9; 32]),
     };
-    let (view, block) = (
-        View(1),
-        Place {
-            slot: Slot(5),
-            digest: Digest([7; 32]),
-        },
-    );
+    let slot = Slot(5);
+    let block = Place { slot, digest };
     // As many bytes as twelve signatures of a state; the second header's time names who signed.
     let above = (0..16).map(|index: u64| {
         let (slot, time_ns) = (Slot(6 + index), 0x0fff << 32);
         let payload = payload_digest(&[]);
         CompactHeader::of(&BlockHeader::new(
-            Epoch(0),
+            epoch,
             view,
             slot,
             time_ns,
@@ -444,7 +443,7 @@ fn the_bytes_of_votes_certify_no_state() {
         ))
     });
     let above = above.collect::<Vec<_>>();
-    let (_, digest) = expand(Epoch(0), view, block, &above).last().unwrap();
+    let (_, digest) = expand(epoch, view, block, &above).last().unwrap();
     let slot = Slot(21);
     let votes = seals.iter().zip(0..).map(|(seal, by)| CertifiedVote {
         by: NodeId(by),

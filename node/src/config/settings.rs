@@ -287,7 +287,10 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "storage",
         "segments_max",
-        Kind::Number { min: 2, max: 4096 },
+        Kind::Number {
+            min: 2,
+            max: storage::wal::SEGMENTS_MAX as u64,
+        },
         Some("64"),
         "Log segments at most. A full log refuses new transactions and loses nothing; raising this \
          and restarting makes room.",
@@ -295,7 +298,10 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "storage",
         "segments_initial",
-        Kind::Number { min: 2, max: 4096 },
+        Kind::Number {
+            min: 2,
+            max: storage::wal::SEGMENTS_MAX as u64,
+        },
         Some("2"),
         "Log segments that formatting makes; the rest follow ahead of need.",
     ),

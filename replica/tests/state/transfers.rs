@@ -595,14 +595,20 @@ fn what_was_asked_for_first_is_asked_for_again() {
     assert!(none.is_none() && takeover.progress().is_none());
 }
 
-/// The certificate of a checkpoint may be here before the own hashing is done, or while a snapshot of
-/// the one before is written, or others take it: what is kept moves there as soon as it can.
-#[test]
-fn what_is_kept_follows_late() {
+/// A server that keeps the newest certified checkpoint, and the first one's slot.
+fn keeping_newest() -> (Server, Slot) {
     let (mut server, _) = filled(1, 400, 100);
     server.keep_newest(true);
     let (first, _) = to_checkpoint(&mut server);
     server.stable(first);
+    (server, first)
+}
+
+/// The certificate of a checkpoint may be here before the own hashing is done, or while a snapshot of
+/// the one before is written, or others take it: what is kept moves there as soon as it can.
+#[test]
+fn what_is_kept_follows_late() {
+    let (mut server, first) = keeping_newest();
     let pinned = |server: &Server| server.pinned().map(|kept| kept.slot);
     assert_eq!(pinned(&server), Some(first));
     let next = Slot(first.0 + INTERVAL);
@@ -633,10 +639,7 @@ fn what_is_kept_follows_late() {
 /// when that transfer has ended: a full log may have nothing else.
 #[test]
 fn what_others_took_stays_while_the_newest_is_to_be_kept() {
-    let (mut server, _) = filled(1, 400, 100);
-    server.keep_newest(true);
-    let (first, _) = to_checkpoint(&mut server);
-    server.stable(first);
+    let (mut server, _) = keeping_newest();
     server.pin(Hold::Until(Instant(100)));
     to_checkpoint(&mut server);
     let (overtaking, _) = to_checkpoint(&mut server);
