@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use wire::block::BlockHeader;
 use wire::canary::{planted, reach};
 use wire::certificates::Place;
-use wire::ids::{Digest, Instant, NodeId, Signature, Slot};
+use wire::ids::{Digest, Instant, NodeId, Signature, Slot, View};
 use wire::limits::IN_FLIGHT;
-use wire::messages::{EVIDENCE_EQUIVOCATION, EVIDENCE_IMPROPER, SignedHeader};
+use wire::messages::{EVIDENCE_EQUIVOCATION, EVIDENCE_IMPROPER};
 use wire::reject::Reject;
 use wire::seal::Signer;
 
@@ -158,6 +158,34 @@ impl<S: Signer> Core<S> {
         }
     }
 
+    /// Whether a BLOCK is worth the signatures that it takes to judge it. What passes may still be
+    /// refused once it is judged. `leads_on`: its child is being judged.
+    pub fn would_take(
+        &self,
+        header: &BlockHeader,
+        digest: Digest,
+        leads_on: bool,
+    ) -> Result<(), Reject> {
+        let (view, slot) = (header.view(), header.slot());
+        let place = Place { slot, digest };
+        self.in_reach(Source::Fetched, header)?;
+        let held = self.tree.get(place);
+        if held.is_some_and(|held| held.signature_good || held.record.is_some()) {
+            return Err(Reject::AlreadyHeld);
+        }
+        if leads_on {
+            return Ok(());
+        }
+        if self.accused >= Some(view) && self.is_improper(header) && !self.is_asked_for(place) {
+            return Err(Reject::Improper);
+        }
+        let rival = self.tree.at(slot).find(|held| {
+            let other = held.digest != digest;
+            other && held.header.view() == view
+        });
+        self.has_use(Source::Fetched, view, place, rival)
+    }
+
     fn admissible(
         &mut self,
         from: NodeId,
@@ -167,31 +195,10 @@ impl<S: Signer> Core<S> {
     ) -> Result<(), Reject> {
         let header = &entry.header;
         let (view, place) = (header.view(), entry.place());
-        if header.epoch() != self.config.epoch {
-            return Err(Reject::WrongEpoch);
-        }
-        if view > self.stage {
-            return Err(Reject::WrongView);
-        }
+        self.in_reach(source, header)?;
         let leader = self.leader(view);
         if source == Source::Proposed && (leader == self.config.me || from != leader) {
             return Err(Reject::NotLeader);
-        }
-        if place.slot <= self.decided.slot {
-            return Err(Reject::AlreadyHeld);
-        }
-        let held_max = self.executed.0 + self.config.blocks_held_max;
-        // The window bounds votes. A replica whose checkpoint is old must still be able to fetch
-        // its way up to a newer one, for nobody sends it those between any more.
-        let limit = match source {
-            Source::Proposed => held_max.min(self.window_end().0),
-            Source::Fetched => held_max,
-        };
-        if place.slot.0 > limit {
-            return Err(Reject::OutsideWindow);
-        }
-        if self.log_full {
-            return Err(Reject::QueueFull);
         }
         if let Some(held) = self.tree.get(place) {
             let unchecked = !held.signature_good && held.record.is_none();
@@ -205,12 +212,49 @@ impl<S: Signer> Core<S> {
         }
         let rival = self.tree.at(place.slot).find(|e| e.header.view() == view);
         let rival = rival.copied();
-        if let Some(rival) = rival {
-            self.accuse(EVIDENCE_EQUIVOCATION, entry.signed(), rival.signed(), out);
+        if let Some(rival) = &rival {
+            self.accuse(EVIDENCE_EQUIVOCATION, entry, rival, out);
         }
         self.accuse_if_improper(from, entry, out)?;
-        let sought = self.is_sought(place);
-        let wanted = source == Source::Fetched && (sought || self.is_named(place));
+        self.has_use(source, view, place, rival.as_ref())
+    }
+
+    /// What this replica can hold at all, by its place.
+    fn in_reach(&self, source: Source, header: &BlockHeader) -> Result<(), Reject> {
+        if header.epoch() != self.config.epoch {
+            return Err(Reject::WrongEpoch);
+        }
+        if header.view() > self.stage {
+            return Err(Reject::WrongView);
+        }
+        if header.slot() <= self.decided.slot {
+            return Err(Reject::AlreadyHeld);
+        }
+        let held_max = self.executed.0 + self.config.blocks_held_max;
+        // The window bounds votes. A replica whose checkpoint is old must still be able to fetch
+        // its way up to a newer one, for nobody sends it those between any more.
+        let limit = match source {
+            Source::Proposed => held_max.min(self.window_end().0),
+            Source::Fetched => held_max,
+        };
+        if header.slot().0 > limit {
+            return Err(Reject::OutsideWindow);
+        }
+        if self.log_full {
+            return Err(Reject::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Whether a block within reach may be needed here; `rival` is another one of its view and slot.
+    fn has_use(
+        &self,
+        source: Source,
+        view: View,
+        place: Place,
+        rival: Option<&Entry>,
+    ) -> Result<(), Reject> {
+        let wanted = source == Source::Fetched && self.is_asked_for(place);
         // A proposal that is held and whose signature nobody checked yet must not keep a good block
         // out: whatever a liar sent first, the chain that others decided has to fit in (§11).
         let known_rival = rival.filter(|rival| rival.signature_good || source == Source::Proposed);
@@ -219,12 +263,26 @@ impl<S: Signer> Core<S> {
             Ok(())
         } else if rival.is_some() {
             Err(Reject::ConflictingBlock)
-        } else if place.slot <= self.base.slot || sought {
+        } else if place.slot <= self.base.slot || self.is_sought(place) {
             // Of an older view, below the base: another replica's word for what was decided.
             Ok(())
         } else {
             Err(Reject::WrongView)
         }
+    }
+
+    fn is_asked_for(&self, place: Place) -> bool {
+        self.is_sought(place) || self.is_named(place)
+    }
+
+    /// Of the installed view, right above the top, and not its child.
+    fn is_improper(&self, header: &BlockHeader) -> bool {
+        let top = self.branch.top();
+        let above = header.view() == self.installed
+            && header.slot() == top.slot.next()
+            && self.base_is_linked()
+            && top.slot >= self.base.slot;
+        above && header.parent != top.digest
     }
 
     /// N9: a block of the installed view right above the top, but not its child.
@@ -234,20 +292,16 @@ impl<S: Signer> Core<S> {
         entry: &Entry,
         out: &mut Outbox,
     ) -> Result<(), Reject> {
-        let top = self.branch.top();
-        let above = entry.header.view() == self.installed
-            && entry.header.slot() == top.slot.next()
-            && self.base_is_linked()
-            && top.slot >= self.base.slot;
-        if !above || entry.header.parent == top.digest {
+        if !self.is_improper(&entry.header) {
             return Ok(());
         }
+        let top = self.branch.top();
         let below = self.tree.get(top).copied();
         match below.filter(|below| below.header.view() == self.installed) {
             Some(below) => {
-                self.accuse(EVIDENCE_IMPROPER, entry.signed(), below.signed(), out);
+                self.accuse(EVIDENCE_IMPROPER, entry, &below, out);
                 // The top may be the wrong one of two.
-                if self.is_named(entry.place()) || self.is_sought(entry.place()) {
+                if self.is_asked_for(entry.place()) {
                     return Ok(());
                 }
             }
@@ -398,33 +452,24 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    /// N9: hands out two leader-signed headers that contradict each other, once per view. The
-    /// caller verifies both signatures before it stores them.
-    pub(crate) fn accuse(
-        &mut self,
-        kind: u8,
-        first: SignedHeader,
-        second: SignedHeader,
-        out: &mut Outbox,
-    ) {
-        if self.accused != Some(self.installed) {
-            self.accuse_anyway(kind, first, second, out);
+    /// N9: hands out two headers of the leader of the installed view that contradict each other. The
+    /// caller verifies both signatures before it stores them. Both are that leader's word, whatever
+    /// their signatures are worth: a proposal is taken from the leader's own link alone, anything
+    /// else with its signature verified. So the view is given up in any case; and proof is sought
+    /// once where a signature may turn out to be none, or a leader could have it sought for ever.
+    fn accuse(&mut self, kind: u8, first: &Entry, second: &Entry, out: &mut Outbox) {
+        if first.header.view() != self.installed {
+            return;
         }
-    }
-
-    pub(crate) fn accuse_anyway(
-        &mut self,
-        kind: u8,
-        first: SignedHeader,
-        second: SignedHeader,
-        out: &mut Outbox,
-    ) {
-        if first.header.view() == self.installed {
+        let proven = first.signature_good && second.signature_good;
+        if proven || self.accused != Some(self.installed) {
+            let (first, second) = (first.signed(), second.signed());
             out.push(Effect::Evidence(Evidence {
                 kind,
                 first,
                 second,
             }));
         }
+        self.accused = self.accused.max(Some(self.installed));
     }
 }

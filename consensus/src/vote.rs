@@ -11,7 +11,7 @@ use wire::messages::{EVIDENCE_INVALID_PAYLOAD, Held};
 use wire::seal::{Signed, Signer, Statement};
 
 use crate::core::Core;
-use crate::input::{BlockCheck, Effect, Outbox, Recipient, Record};
+use crate::input::{BlockCheck, Effect, Evidence, Outbox, Recipient, Record};
 use crate::peers::OwnWord;
 use crate::quorum::reached_by;
 use crate::speak::Spoken;
@@ -67,7 +67,13 @@ impl<S: Signer> Core<S> {
             entry.validity = Validity::Invalid;
             entry.signature_good = true;
             let signed = entry.signed();
-            self.accuse_anyway(EVIDENCE_INVALID_PAYLOAD, signed, signed, out);
+            if view == self.installed {
+                out.push(Effect::Evidence(Evidence {
+                    kind: EVIDENCE_INVALID_PAYLOAD,
+                    first: signed,
+                    second: signed,
+                }));
+            }
             self.leave(place);
             return;
         }

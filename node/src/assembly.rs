@@ -370,6 +370,7 @@ pub fn build(
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,
+            after_fetched: false,
             shared: shared.clone(),
         }),
         order: Some(Order {

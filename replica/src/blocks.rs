@@ -31,8 +31,9 @@ pub type Location = (Position, u32);
 enum Kept<Bu: Buffers> {
     /// Not appended yet.
     Raw(Raw<Bu::Unique>),
-    /// The block message inside its log record.
-    Message(Bu::Shared, Location),
+    /// The block message inside its log record, and whether the leader signed it, once somebody
+    /// looked.
+    Message(Bu::Shared, Location, Option<bool>),
 }
 
 /// One block, and which.
@@ -99,7 +100,7 @@ impl<Bu: Buffers> Blocks<Bu> {
 
     /// Keeps the message of an appended block.
     pub fn keep(&mut self, place: Place, message: Bu::Shared, location: Location) {
-        self.place(place, Kept::Message(message, location));
+        self.place(place, Kept::Message(message, location, None));
     }
 
     fn find(&self, place: Place) -> Option<&Kept<Bu>> {
@@ -116,7 +117,7 @@ impl<Bu: Buffers> Blocks<Bu> {
     /// The message of an appended block, while it is in memory.
     pub fn get(&self, place: Place) -> Option<&Bu::Shared> {
         match self.find(place)? {
-            Kept::Message(message, _) => Some(message),
+            Kept::Message(message, ..) => Some(message),
             Kept::Raw(_) => None,
         }
     }
@@ -125,14 +126,34 @@ impl<Bu: Buffers> Blocks<Bu> {
     pub fn message_bytes(&self, place: Place) -> Option<usize> {
         Some(match self.find(place)? {
             Kept::Raw(raw) => raw.message_bytes,
-            Kept::Message(message, _) => message.len(),
+            Kept::Message(message, ..) => message.len(),
         })
     }
 
     /// Where the record of an appended block lies.
     pub fn location(&self, place: Place) -> Option<Location> {
         match self.find(place)? {
-            Kept::Message(_, location) => Some(*location),
+            Kept::Message(_, location, _) => Some(*location),
+            Kept::Raw(_) => None,
+        }
+    }
+
+    /// Whether the leader signed this copy was found out.
+    pub fn note_signed(&mut self, place: Place, signed: bool) {
+        let ways = self.ways(place.slot).iter_mut().flatten();
+        for (at, kept) in ways {
+            if let Kept::Message(.., known) = kept
+                && *at == place
+            {
+                *known = Some(signed);
+            }
+        }
+    }
+
+    /// Whether the leader signed this copy, if that was found out.
+    pub fn is_signed(&self, place: Place) -> Option<bool> {
+        match self.find(place)? {
+            Kept::Message(.., known) => *known,
             Kept::Raw(_) => None,
         }
     }

@@ -23,8 +23,9 @@ pub struct Ledger {
 }
 
 const EMPTY: u64 = u64::MAX;
-/// Of a cell: the leader's signature on the copy in this record is known to be good.
+/// Of a cell: the leader's signature on the copy in this record was found good, or bad.
 const SIGNED: u64 = 1 << 63;
+const UNSIGNED: u64 = 1 << 62;
 
 impl Ledger {
     /// Room for every block of a log of this geometry, from `first` on; the memory is touched at
@@ -67,17 +68,19 @@ impl Ledger {
         self.cells[cell] = (start.0 / SECTOR_BYTES as u64) << 8 | u64::from(sectors);
     }
 
-    /// The leader's signature on the copy that is noted for `slot` was found good.
-    pub fn note_signed(&mut self, slot: Slot) {
+    /// Whether the leader signed the copy that is noted for `slot` was found out.
+    pub fn note_signed(&mut self, slot: Slot, signed: bool) {
         if self.locate(slot).is_some() {
             let cell = self.cell(slot);
-            self.cells[cell] |= SIGNED;
+            self.cells[cell] |= if signed { SIGNED } else { UNSIGNED };
         }
     }
 
-    /// Whether the noted copy is known to be signed by its leader.
-    pub fn is_signed(&self, slot: Slot) -> bool {
-        self.locate(slot).is_some() && self.cells[self.cell(slot)] & SIGNED != 0
+    /// Whether the leader signed the noted copy, if that was found out.
+    pub fn is_signed(&self, slot: Slot) -> Option<bool> {
+        self.locate(slot)?;
+        let found = self.cells[self.cell(slot)] & (SIGNED | UNSIGNED);
+        (found != 0).then_some(found == SIGNED)
     }
 
     /// Start and length in sectors of the record of `slot`.
@@ -88,7 +91,7 @@ impl Ledger {
         }
         let cell = self.cells[self.cell(slot)];
         let location = || {
-            let start = Position(((cell & !SIGNED) >> 8) * SECTOR_BYTES as u64);
+            let start = Position(((cell & !(SIGNED | UNSIGNED)) >> 8) * SECTOR_BYTES as u64);
             (start, (cell & 255) as u32)
         };
         (cell != EMPTY).then(location)
@@ -140,13 +143,17 @@ mod tests {
         assert_eq!(ledger.locate(Slot(2)), None);
         assert_eq!(ledger.locate(Slot(0)), None);
         assert_eq!(ledger.locate(Slot(9_999_999)), None);
-        assert!(!ledger.is_signed(Slot(3)));
-        ledger.note_signed(Slot(3));
-        ledger.note_signed(Slot(2));
-        assert!(ledger.is_signed(Slot(3)) && !ledger.is_signed(Slot(2)));
+        assert_eq!(ledger.is_signed(Slot(3)), None);
+        ledger.note_signed(Slot(3), true);
+        ledger.note_signed(Slot(2), true);
+        assert_eq!(ledger.is_signed(Slot(3)), Some(true));
+        assert_eq!(ledger.is_signed(Slot(2)), None);
         assert_eq!(ledger.locate(Slot(3)), Some((at(2), 66)));
         ledger.note(Slot(3), at(4), 1);
-        assert!(!ledger.is_signed(Slot(3)), "another copy");
+        assert_eq!(ledger.is_signed(Slot(3)), None, "another copy");
+        ledger.note_signed(Slot(3), false);
+        assert_eq!(ledger.is_signed(Slot(3)), Some(false));
+        assert_eq!(ledger.locate(Slot(3)), Some((at(4), 1)));
         ledger.release(Slot(4));
         ledger.note(Slot(3), at(2), 66);
         assert_eq!(ledger.locate(Slot(3)), None);

@@ -17,6 +17,7 @@
 pub use consensus as agreement;
 
 pub mod admission;
+pub mod allowance;
 pub mod batch;
 pub mod blocks;
 pub mod execution;

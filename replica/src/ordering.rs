@@ -39,6 +39,7 @@ use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending, Question};
 use crate::recorder::{Recorded, Tape};
 
+use blocks_in::Judged;
 use padding::Padding;
 use release::Release;
 
@@ -70,10 +71,21 @@ pub enum Input<Bu: Buffers> {
         from: NodeId,
         raw: Raw<Bu::Unique>,
     },
-    /// A BLOCK whose leader signature and requests were verified.
+    /// A whole BLOCK from a replica's link; nothing of it is verified.
+    Offered {
+        from: NodeId,
+        raw: Raw<Bu::Unique>,
+    },
+    /// The same: the leader's signature and every request hold.
     Fetched {
         from: NodeId,
+        place: Place,
         raw: Verified<Raw<Bu::Unique>>,
+    },
+    /// The same: refused.
+    Unfit {
+        from: NodeId,
+        place: Place,
     },
     /// The verdict on a block that was sent to be verified, or a message whose signatures hold.
     Agreement(consensus::Input),
@@ -155,6 +167,13 @@ pub enum Output<Bu: Buffers> {
     Verify {
         place: Place,
         message: Bu::Shared,
+    },
+    /// Check the leader's signature and all requests of a block that another replica sent, then
+    /// answer with [`Input::Fetched`] or [`Input::Unfit`].
+    Judge {
+        from: NodeId,
+        place: Place,
+        raw: Raw<Bu::Unique>,
     },
     /// Apply this decided block.
     Execute {
@@ -259,6 +278,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     outputs: VecDeque<Output<Bu>>,
     /// The raw block being offered to the core.
     offered: Option<(Place, Raw<Bu::Unique>)>,
+    judging: Vec<Judged>,
     /// Grains that the fetch being handled asks for.
     asked: Option<Grains>,
     /// Requests that wait for the leader.
@@ -345,6 +365,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             verifier,
             outputs: VecDeque::with_capacity(EFFECTS_MAX),
             offered: None,
+            judging: Vec::new(),
             asked: None,
             pending: Pending::new(),
             executed_fed: summary.decided,

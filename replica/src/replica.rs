@@ -406,12 +406,17 @@ where
     }
 
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
-        let input = match self.verifying.handle(job) {
+        self.verifying.note_decided(self.ordering.summary().decided);
+        let input = match self.verifying.handle(now, job) {
             Verified::Request(request) => ordering::Input::Request(request),
             Verified::Forwarded { from, request } => ordering::Input::Forwarded { from, request },
             Verified::Agreement(input) => ordering::Input::Agreement(input),
             Verified::Evidence(body) => ordering::Input::Evidence(body),
-            Verified::Fetched { from, raw } => ordering::Input::Fetched { from, raw },
+            Verified::Fetched { from, place, raw } => ordering::Input::Fetched { from, place, raw },
+            Verified::Unfit { from, place, .. } => {
+                self.rejected += 1;
+                ordering::Input::Unfit { from, place }
+            }
             Verified::Rejected(_) => {
                 self.rejected += 1;
                 return;
@@ -444,6 +449,10 @@ where
             Output::Verify { place, message } => {
                 // Bounded by the window of blocks whose bytes are held.
                 self.block_jobs.push_back(Job::Proposed { place, message });
+            }
+            Output::Judge { from, place, raw } => {
+                // Bounded by the ordering half.
+                self.block_jobs.push_back(Job::Fetched { from, place, raw });
             }
             Output::Recheck(question) => {
                 let input = ordering::Input::Rechecked {

@@ -20,12 +20,17 @@ use wire::ids::{Instant, NodeId, Slot};
 use wire::limits::REPLICAS_MAX;
 use wire::state::{Chunk, Part};
 
+use crate::allowance::{Allowance, Rate};
 use crate::execution::Execution;
 use crate::transfer::{Options, Progress, Transfer};
 
-/// What one peer is served in a second, and at once, in bytes.
-pub const SERVED_BYTES_PER_S: u64 = 64 << 20;
-const SERVED_BYTES_AT_ONCE: u64 = 2 << 20;
+/// What is read and sent for one peer in a second, and at once, in bytes. A whole bucket may have to
+/// be read for a piece of it, and there is no end to how large one is: all of it counts.
+pub const SERVED: Rate = Rate {
+    per_s: 64 << 20,
+    at_once: 2 << 20,
+    debt: 1 << 40,
+};
 /// The least that an answer counts for.
 const ANSWER_COST_BYTES: u64 = 1024;
 /// Answers put together at the link at once are few: questions are too.
@@ -90,13 +95,6 @@ impl UnderWay {
     }
 }
 
-/// Bytes that a peer may still be served.
-#[derive(Clone, Copy, Debug)]
-struct Allowance {
-    bytes: u64,
-    at: Instant,
-}
-
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Takeover {
@@ -115,16 +113,12 @@ impl Takeover {
     /// `replicas`: members of the committee.
     pub fn new(me: NodeId, replicas: usize) -> Takeover {
         let others = (0..replicas as u16).map(NodeId).filter(|id| *id != me);
-        let full = Allowance {
-            bytes: SERVED_BYTES_AT_ONCE,
-            at: Instant(0),
-        };
         Takeover {
             others: others.collect(),
             under_way: None,
             offers: Vec::new(),
             tried: Vec::new(),
-            allowances: [full; REPLICAS_MAX],
+            allowances: [Allowance::new(SERVED); REPLICAS_MAX],
             counts: TakeoverCounts::default(),
         }
     }
@@ -348,18 +342,13 @@ impl Takeover {
         out: &mut Vec<u8>,
     ) -> Option<Served> {
         let allowance = &mut self.allowances[from.index()];
-        let earned = u128::from(now.since_ns(allowance.at)) * u128::from(SERVED_BYTES_PER_S);
-        let earned = (earned / 1_000_000_000).min(u128::from(SERVED_BYTES_AT_ONCE)) as u64;
-        if earned > 0 {
-            allowance.at = now;
-            allowance.bytes = (allowance.bytes + earned).min(SERVED_BYTES_AT_ONCE);
-        }
-        if allowance.bytes < ANSWER_COST_BYTES {
+        if allowance.left(now, SERVED) < ANSWER_COST_BYTES as i64 {
             return None;
         }
-        let answered = execution.fetch_state(now, slot, part, out);
-        let cost = (out.len() as u64).max(ANSWER_COST_BYTES);
-        allowance.bytes = allowance.bytes.saturating_sub(cost);
+        let read = execution.fetch_state(now, slot, part, out);
+        let answered = read.is_some();
+        let cost = read.unwrap_or(0).max(out.len() as u64);
+        allowance.charge(cost.max(ANSWER_COST_BYTES), SERVED);
         if answered {
             self.counts.served += 1;
             self.counts.served_bytes += out.len() as u64;
@@ -398,7 +387,7 @@ mod tests {
         {
             answers += 1;
         }
-        assert_eq!(answers, SERVED_BYTES_AT_ONCE / ANSWER_COST_BYTES);
+        assert_eq!(answers, SERVED.at_once / ANSWER_COST_BYTES);
         let other = takeover.serve(now, NodeId(2), asked, &mut execution, &mut out);
         assert_eq!(other, Some(Served { elsewhere: None }));
         let later = now.after_ns(1_000_000_000);

@@ -2,8 +2,9 @@
 //!
 //! Expected cost: one strict Ed25519 verification a request (19-29 us) and one a block header; where
 //! COMMITs are sent, one a vote and one a COMMIT as well. The predicate of `verify_strict` is the
-//! only judge, on every path. A peer whose signatures fail is heard less: it pays for each bad one
-//! with the next ones unread (§9.1, BYZ6).
+//! only judge, on every path. What a peer may have checked here is bounded by an account that fills
+//! with time; it pays for each bad signature many times over (§9.1, BYZ6). Votes that move it
+//! forward in the window cost it nothing, nor do blocks that hold: there are as many as slots.
 
 use std::sync::Arc;
 
@@ -11,23 +12,39 @@ use consensus::{BlockCheck, Input};
 use wire::block::{BlockHeader, BlockView};
 use wire::bytes::{Buffers, SharedBytes};
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, WishCertificate};
-use wire::header::Kind;
-use wire::ids::{NodeId, Signature, Slot, View};
-use wire::limits::REPLICAS_MAX;
+use wire::header::{Kind, client_prefix};
+use wire::ids::{Instant, NodeId, Signature, Slot, View};
+use wire::limits::{REPLICAS_MAX, WINDOW};
 use wire::messages::{self, EvidenceBody};
 use wire::reject::Reject;
-use wire::request::checked_requests;
+use wire::request::{RequestView, checked_requests};
 use wire::seal::{self, Compound, Rules, Statement, Verified, Verifier, in_range};
 use wire::view_change::{NewView, ViewChange, split_signed};
 
+use crate::allowance::{Allowance, Rate};
 use crate::blocks::Raw;
 use crate::peer::PeerMessage;
 
-/// Credit of a peer: a bad signature costs as much as so many good ones earn.
-const CREDIT_MAX: i32 = 256;
-const CREDIT_OF_BAD: i32 = 32;
-/// A peer without credit is heard again after so many jobs of others.
-const PARDON_EVERY: u32 = 64;
+/// Signatures that a peer may have checked for its words, apart from votes: about a tenth of a
+/// processor. A view change of a large committee takes a few thousand at once.
+const WORDS: Rate = Rate {
+    per_s: 4096,
+    at_once: 8192,
+    debt: 8192,
+};
+/// The same for blocks that turn out bad. Correct replicas hand on what a lying leader sent and
+/// they have not judged yet; their words do not suffer from that.
+const BLOCKS: Rate = WORDS;
+/// A bad signature costs as much as so many good ones.
+const COST_OF_BAD: u64 = 32;
+/// Bad signatures that are checked of one client. Its link is its own, so nobody else's are counted.
+const CLIENT: Rate = Rate {
+    per_s: 8,
+    at_once: 8,
+    debt: 0,
+};
+/// Clients that sent one not long ago: cells, a power of two. Two that share one push each other out.
+const CLIENTS: usize = 1024;
 
 /// Something to verify.
 pub enum Job<Bu: Buffers> {
@@ -36,7 +53,11 @@ pub enum Job<Bu: Buffers> {
     /// An appended PROPOSE.
     Proposed { place: Place, message: Bu::Shared },
     /// A BLOCK of some replica.
-    Fetched { from: NodeId, raw: Raw<Bu::Unique> },
+    Fetched {
+        from: NodeId,
+        place: Place,
+        raw: Raw<Bu::Unique>,
+    },
     /// A client's request that a replica forwards.
     Forwarded { from: NodeId, body: Bu::Shared },
     /// A message of a replica that carries signatures.
@@ -54,7 +75,14 @@ pub enum Verdict<Bu: Buffers> {
     Request(Verified<Bu::Shared>),
     Fetched {
         from: NodeId,
+        place: Place,
         raw: Verified<Raw<Bu::Unique>>,
+    },
+    /// A BLOCK that is refused.
+    Unfit {
+        from: NodeId,
+        place: Place,
+        reject: Reject,
     },
     /// A request that another replica stands up for.
     Forwarded {
@@ -73,8 +101,19 @@ pub struct Verifying<V: Verifier> {
     verifier: V,
     compound: Compound<V>,
     signatures: u64,
-    credit: [i32; REPLICAS_MAX],
-    jobs: u32,
+    peers: Vec<Account>,
+    /// By the front of the client's key.
+    clients: Vec<(u64, Allowance)>,
+    /// Slots up to here are decided.
+    decided: Slot,
+}
+
+/// What one peer may still have checked.
+struct Account {
+    words: Allowance,
+    blocks: Allowance,
+    /// Highest slots of its votes and COMMITs that cost it nothing.
+    free: [Slot; 2],
 }
 
 impl<V: Verifier + Clone> Verifying<V> {
@@ -83,9 +122,15 @@ impl<V: Verifier + Clone> Verifying<V> {
             compound: Compound::new(verifier.clone(), rules),
             verifier,
             signatures: 0,
-            credit: [CREDIT_MAX; REPLICAS_MAX],
-            jobs: 0,
+            peers: (0..REPLICAS_MAX).map(|_| Account::new()).collect(),
+            clients: vec![(0, Allowance::new(CLIENT)); CLIENTS],
+            decided: Slot(0),
         }
+    }
+
+    /// Slots up to this one are decided.
+    pub fn note_decided(&mut self, slot: Slot) {
+        self.decided = self.decided.max(slot);
     }
 
     /// Signatures checked so far.
@@ -99,21 +144,12 @@ impl<V: Verifier + Clone> Verifying<V> {
     }
 
     /// Does one job.
-    pub fn handle<Bu: Buffers>(&mut self, job: Job<Bu>) -> Verdict<Bu> {
-        self.jobs = self.jobs.wrapping_add(1);
-        if self.jobs.is_multiple_of(PARDON_EVERY) {
-            for credit in &mut self.credit {
-                *credit = (*credit + CREDIT_OF_BAD).min(CREDIT_MAX);
-            }
-        }
+    pub fn handle<Bu: Buffers>(&mut self, now: Instant, job: Job<Bu>) -> Verdict<Bu> {
         match job {
-            Job::Request(bytes) => {
-                self.signatures += 1;
-                match seal::verify_request(&self.verifier, bytes) {
-                    Ok(verified) => Verdict::Request(verified),
-                    Err(reject) => Verdict::Rejected(reject),
-                }
-            }
+            Job::Request(bytes) => match self.request(now, bytes) {
+                Ok(verified) => Verdict::Request(verified),
+                Err(reject) => Verdict::Rejected(reject),
+            },
             Job::Proposed { place, message } => match self.block(&message) {
                 Ok((signature, found)) => Verdict::Agreement(Input::Checked {
                     place,
@@ -122,26 +158,22 @@ impl<V: Verifier + Clone> Verifying<V> {
                 }),
                 Err(reject) => Verdict::Rejected(reject),
             },
-            Job::Fetched { from, raw } => {
-                if let Err(reject) = self.admit(from) {
-                    return Verdict::Rejected(reject);
-                }
-                self.count_block(raw.message());
-                let rules = *self.compound.rules();
-                let leader = |view| rules.leader(view);
-                match seal::verify_block(&self.verifier, leader, raw, |raw| raw.message()) {
-                    Ok(raw) => Verdict::Fetched { from, raw },
-                    Err(reject) => self.reject(from, reject),
-                }
-            }
+            Job::Fetched { from, place, raw } => match self.fetched::<Bu>(now, from, raw) {
+                Ok(raw) => Verdict::Fetched { from, place, raw },
+                Err(reject) => Verdict::Unfit {
+                    from,
+                    place,
+                    reject,
+                },
+            },
             Job::Forwarded { from, body } => {
-                if let Err(reject) = self.admit(from) {
-                    return Verdict::Rejected(reject);
-                }
-                self.signatures += 1;
-                match seal::verify_request(&self.verifier, body) {
-                    Ok(request) => Verdict::Forwarded { from, request },
-                    Err(reject) => self.reject(from, reject),
+                let outcome = self.of_peer(now, from, |all| {
+                    all.signatures += 1;
+                    seal::verify_request(&all.verifier, body)
+                });
+                match outcome {
+                    Ok((_, request)) => Verdict::Forwarded { from, request },
+                    Err(reject) => Verdict::Rejected(reject),
                 }
             }
             Job::Message {
@@ -151,32 +183,84 @@ impl<V: Verifier + Clone> Verifying<V> {
                 slot,
                 body,
             } => {
-                if let Err(reject) = self.admit(from) {
-                    return Verdict::Rejected(reject);
-                }
-                match self.message::<Bu>(from, kind, view, slot, &body) {
-                    Ok(verdict) => verdict,
-                    Err(reject) => self.reject(from, reject),
+                let outcome = self.of_peer(now, from, |all| {
+                    all.message::<Bu>(from, kind, view, slot, &body)
+                });
+                match outcome {
+                    Ok((cost, verdict)) => {
+                        let account = &mut self.peers[from.index()];
+                        if !account.is_free(kind, slot, self.decided) {
+                            account.words.charge(cost, WORDS);
+                        }
+                        verdict
+                    }
+                    Err(reject) => Verdict::Rejected(reject),
                 }
             }
         }
     }
 
-    fn admit(&mut self, from: NodeId) -> Result<(), Reject> {
-        let credit = &mut self.credit[from.index()];
-        if *credit <= 0 {
+    /// A client that sent bad signatures is heard no more for a while (§9.1).
+    fn request<B: SharedBytes>(&mut self, now: Instant, bytes: B) -> Result<Verified<B>, Reject> {
+        let client = client_prefix(RequestView::parse(&bytes)?.client());
+        let cell = client as usize % CLIENTS;
+        let (known, account) = &mut self.clients[cell];
+        if *known == client && account.left(now, CLIENT) <= 0 {
             return Err(Reject::RateLimited);
         }
-        *credit = (*credit + 1).min(CREDIT_MAX);
-        Ok(())
+        self.signatures += 1;
+        let outcome = seal::verify_request(&self.verifier, bytes);
+        if outcome.as_ref().err() == Some(&Reject::BadSignature) {
+            let (known, account) = &mut self.clients[cell];
+            if *known != client {
+                (*known, *account) = (client, Allowance::new(CLIENT));
+            }
+            account.charge(1, CLIENT);
+        }
+        outcome
     }
 
-    fn reject<Bu: Buffers>(&mut self, from: NodeId, reject: Reject) -> Verdict<Bu> {
-        if reject == Reject::BadSignature {
-            let credit = &mut self.credit[from.index()];
-            *credit = (*credit - CREDIT_OF_BAD).max(-CREDIT_MAX);
+    fn fetched<Bu: Buffers>(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        raw: Raw<Bu::Unique>,
+    ) -> Result<Verified<Raw<Bu::Unique>>, Reject> {
+        if self.peers[from.index()].blocks.left(now, BLOCKS) <= 0 {
+            return Err(Reject::RateLimited);
         }
-        Verdict::Rejected(reject)
+        let before = self.signatures;
+        self.count_block(raw.message());
+        let cost = self.signatures - before;
+        let rules = *self.compound.rules();
+        let leader = |view| rules.leader(view);
+        let outcome = seal::verify_block(&self.verifier, leader, raw, |raw| raw.message());
+        if outcome.is_err() {
+            let account = &mut self.peers[from.index()];
+            account.blocks.charge(cost.max(COST_OF_BAD), BLOCKS);
+        }
+        outcome
+    }
+
+    /// Words of a peer, if it may have any checked: what came of it, and the signatures that it took.
+    fn of_peer<T>(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        check: impl FnOnce(&mut Self) -> Result<T, Reject>,
+    ) -> Result<(u64, T), Reject> {
+        if self.peers[from.index()].words.left(now, WORDS) <= 0 {
+            return Err(Reject::RateLimited);
+        }
+        let before = self.signatures();
+        let outcome = check(self);
+        let cost = self.signatures() - before;
+        if let Err(reject) = &outcome {
+            let bad = *reject == Reject::BadSignature;
+            let cost = cost + if bad { COST_OF_BAD } else { 0 };
+            self.peers[from.index()].words.charge(cost, WORDS);
+        }
+        outcome.map(|found| (cost, found))
     }
 
     fn message<Bu: Buffers>(
@@ -290,6 +374,30 @@ impl<V: Verifier + Clone> Verifying<V> {
     }
 }
 
+impl Account {
+    fn new() -> Account {
+        Account {
+            words: Allowance::new(WORDS),
+            blocks: Allowance::new(BLOCKS),
+            free: [Slot(0); 2],
+        }
+    }
+
+    /// Whether a good message of this kind costs nothing: a vote further on in the window.
+    fn is_free(&mut self, kind: Kind, slot: Slot, decided: Slot) -> bool {
+        let which = match kind {
+            Kind::Vote => 0,
+            Kind::Commit => 1,
+            _ => return false,
+        };
+        let free = slot > self.free[which] && slot.0 <= decided.0 + WINDOW;
+        if free {
+            self.free[which] = slot;
+        }
+        free
+    }
+}
+
 /// The body of a message of a replica, however it came.
 pub fn body_of<Bu: Buffers>(body: wire::link::Body<Bu>) -> Bu::Shared {
     use wire::bytes::UniqueBytes;
@@ -299,5 +407,201 @@ pub fn body_of<Bu: Buffers>(body: wire::link::Body<Bu>) -> Bu::Shared {
         wire::link::Body::Assembled(buffer, length) => buffer
             .freeze()
             .slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::block::{BlockPrefix, payload_digest};
+    use wire::bytes::{HeapBuffers, HeapShared};
+    use wire::ids::{Boot, Digest, Epoch, PublicKey};
+    use wire::limits::RECORD_HEADER_BYTES;
+    use wire::messages::{VoteBody, WishBody};
+    use wire::request::encode_open;
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    const GOOD: Signature = Signature([1; 64]);
+    const BAD: Signature = Signature([2; 64]);
+    const LIAR: NodeId = NodeId(3);
+    const LYING_CLIENT: PublicKey = PublicKey([7; 32]);
+    const RULES: Rules = Rules {
+        n: 4,
+        slow: 3,
+        view_change: 3,
+        window: WINDOW,
+        epoch: Epoch(0),
+        genesis: Digest::ZERO,
+    };
+
+    #[derive(Clone)]
+    struct Judge;
+
+    impl Verifier for Judge {
+        fn member(&self, _: NodeId, _: &Statement, found: &Signature) -> Result<(), Reject> {
+            if *found == GOOD {
+                Ok(())
+            } else {
+                Err(Reject::BadSignature)
+            }
+        }
+
+        fn request(&self, request: &RequestView<'_>) -> Result<(), Reject> {
+            if request.client() == &LYING_CLIENT {
+                Err(Reject::BadSignature)
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    struct Desk {
+        verifying: Verifying<Judge>,
+        now: Instant,
+    }
+
+    impl Desk {
+        fn new() -> Desk {
+            Desk {
+                verifying: Verifying::new(Judge, RULES),
+                now: Instant(1),
+            }
+        }
+
+        /// Whether the words were taken as their sender's.
+        fn hears(&mut self, from: NodeId, kind: Kind, slot: Slot, body: &[u8]) -> bool {
+            let view = View(4);
+            let body = HeapShared::copy_from(body);
+            let job: Job<HeapBuffers> = Job::Message {
+                from,
+                kind,
+                view,
+                slot,
+                body,
+            };
+            let verdict = self.verifying.handle(self.now, job);
+            matches!(verdict, Verdict::Agreement(_))
+        }
+
+        fn hears_wish(&mut self, from: NodeId, signature: Signature) -> bool {
+            let body = WishBody::new(Boot(1), 1, signature);
+            self.hears(from, Kind::Wish, Slot(0), body.as_bytes())
+        }
+
+        fn hears_vote(&mut self, slot: Slot) -> bool {
+            let digest = Digest([5; 32]);
+            let body = VoteBody {
+                digest,
+                signature: GOOD,
+            };
+            self.hears(LIAR, Kind::Vote, slot, body.as_bytes())
+        }
+
+        fn fetches(&mut self, signature: Signature) -> Option<Reject> {
+            let payload = payload_digest(&[]);
+            let digest = Digest::ZERO;
+            let header = BlockHeader::new(Epoch(0), View(0), Slot(1), 0, digest, payload);
+            let prefix = BlockPrefix::new(header, signature, 0);
+            let place = Place {
+                slot: Slot(1),
+                digest: header.digest(),
+            };
+            let message_bytes = prefix.as_bytes().len();
+            let mut buffer = HeapBuffers { bytes_each: 4096 }.take().unwrap();
+            buffer[RECORD_HEADER_BYTES..][..message_bytes].copy_from_slice(prefix.as_bytes());
+            let raw = Raw {
+                buffer,
+                message_bytes,
+            };
+            let from = LIAR;
+            let job: Job<HeapBuffers> = Job::Fetched { from, place, raw };
+            match self.verifying.handle(self.now, job) {
+                Verdict::Unfit { reject, .. } => Some(reject),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_signs_badly_is_throttled_alone() {
+        let mut desk = Desk::new();
+        let outcome = |desk: &mut Desk, client| {
+            let mut bytes = Vec::new();
+            encode_open(&mut bytes, client, Slot(0));
+            let job: Job<HeapBuffers> = Job::Request(HeapShared::copy_from(&bytes));
+            match desk.verifying.handle(desk.now, job) {
+                Verdict::Rejected(reject) => Some(reject),
+                _ => None,
+            }
+        };
+        for _ in 0..CLIENT.at_once {
+            assert_eq!(outcome(&mut desk, LYING_CLIENT), Some(Reject::BadSignature));
+        }
+        for _ in 0..100 {
+            assert_eq!(outcome(&mut desk, LYING_CLIENT), Some(Reject::RateLimited));
+        }
+        assert_eq!(desk.verifying.signatures(), CLIENT.at_once);
+        assert_eq!(outcome(&mut desk, PublicKey([8; 32])), None);
+        desk.now = desk.now.after_ns(1_000_000_000 / CLIENT.per_s);
+        assert_eq!(outcome(&mut desk, LYING_CLIENT), Some(Reject::BadSignature));
+        assert_eq!(outcome(&mut desk, LYING_CLIENT), Some(Reject::RateLimited));
+    }
+
+    /// §9.1: well-signed words that change nothing cost signatures all the same.
+    #[test]
+    fn valid_words_of_a_peer_are_checked_so_often_in_a_second_and_others_are_not_hurt() {
+        let mut desk = Desk::new();
+        let heard = |desk: &mut Desk| (0..20_000).filter(|_| desk.hears_wish(LIAR, GOOD)).count();
+        assert_eq!(heard(&mut desk) as u64, WORDS.at_once);
+        let checked = desk.verifying.signatures();
+        assert!(!desk.hears_wish(LIAR, GOOD));
+        assert_eq!(desk.verifying.signatures(), checked);
+        assert!(desk.hears_wish(NodeId(1), GOOD));
+        desk.now = desk.now.after_ns(1_000_000_000);
+        assert_eq!(heard(&mut desk) as u64, WORDS.per_s);
+    }
+
+    #[test]
+    fn bad_signatures_cost_many_times_as_much() {
+        let mut desk = Desk::new();
+        for _ in 0..20_000 {
+            assert!(!desk.hears_wish(LIAR, BAD));
+        }
+        let most = WORDS.at_once.div_ceil(1 + COST_OF_BAD);
+        assert_eq!(desk.verifying.signatures(), most);
+    }
+
+    /// A correct replica votes once a slot, however many slots there are in a second.
+    #[test]
+    fn votes_further_on_in_the_window_are_free_and_no_others() {
+        let mut desk = Desk::new();
+        for slot in 1..=3 * WORDS.at_once {
+            desk.verifying.note_decided(Slot(slot - 1));
+            assert!(desk.hears_vote(Slot(slot)), "{slot}");
+        }
+        assert!(desk.hears_wish(LIAR, GOOD));
+        // The same again, and those beyond the window, are paid for.
+        let decided = desk.verifying.decided;
+        let repeats = (0..20_000).filter(|_| desk.hears_vote(decided)).count();
+        assert_eq!(repeats as u64, WORDS.at_once - 1);
+        let mut desk = Desk::new();
+        let ahead = (1..=20_000).filter(|slot| desk.hears_vote(Slot(*slot)));
+        assert_eq!(ahead.count() as u64, WORDS.at_once + WINDOW);
+    }
+
+    /// A correct replica may hand on what a lying leader sent: its words are heard all the same.
+    #[test]
+    fn bad_blocks_cost_the_trust_in_blocks_alone() {
+        let mut desk = Desk::new();
+        for _ in 0..2_000 {
+            desk.fetches(BAD);
+        }
+        assert_eq!(desk.fetches(GOOD), Some(Reject::RateLimited));
+        let most = BLOCKS.at_once.div_ceil(COST_OF_BAD);
+        assert_eq!(desk.verifying.signatures(), most);
+        assert!(desk.hears_wish(LIAR, GOOD));
+        desk.now = desk.now.after_ns(1_000_000_000);
+        assert!((0..10_000).all(|_| desk.fetches(GOOD).is_none()));
     }
 }

@@ -311,6 +311,7 @@ impl World {
             // V5: request timers restart.
             Effect::Installed { .. } => self.replicas[at.index()].decided_at = self.now,
             Effect::Evidence(evidence) => {
+                self.replicas[at.index()].accusations += 1;
                 // The turn is not over: others hear of it, and this replica by its own message.
                 self.schedule(0, Event::Deliver(at, at, Message::Evidence(evidence)));
             }

@@ -160,7 +160,7 @@ fn rivals_that_nothing_needs_make_room_when_buffers_are_scarce() {
     };
     assert!(holds(&world, &x) && holds(&world, &y) && holds(&world, &rival));
     world.scarce = 100;
-    world.run(MS);
+    world.run(5 * MS);
     assert!(holds(&world, &x) && holds(&world, &y) && !holds(&world, &rival));
     // Whichever of the two the next view begins on, what it lacks is fetched anew.
     for to in [1, 2] {
@@ -170,4 +170,24 @@ fn rivals_that_nothing_needs_make_room_when_buffers_are_scarce() {
     }
     world.load = true;
     world.expect_progress(10, 30 * SECOND);
+}
+
+/// Each pair that is handed out costs two checks. What a leader says on its own link is its word,
+/// whatever the signatures are worth: the view is given up, and proof is sought once.
+#[test]
+fn a_leader_that_signs_badly_has_proof_sought_once() {
+    let mut world = World::new(FOUR, 300);
+    world.corrupt(LIAR);
+    let x = world.forge(LIAR, 0, genesis(), 1);
+    for payload in 2..40 {
+        let top = world.forge(LIAR, 0, place_of(&x.header), payload);
+        for to in [1, 2, 3] {
+            propose(&mut world, to, unsigned(top));
+        }
+    }
+    let given_up = |w: &World| w.correct().all(|id| w.view_of(id) >= View(1));
+    assert!(world.run_until(100 * MS, given_up), "{}", world.describe());
+    for id in [1, 2, 3] {
+        assert_eq!(world.replicas[id].accusations, 1);
+    }
 }

@@ -144,6 +144,8 @@ pub struct Replica {
     pub ways: [u64; 3],
     pub transfers: usize,
     pub accused: Vec<View>,
+    /// Pairs of headers that were handed out as proof of a lie.
+    pub accusations: u64,
     /// What a liar without a core was sent.
     pub heard: Vec<Message>,
     pub lies: bool,
@@ -238,6 +240,7 @@ impl World {
             ways: [0; 3],
             transfers: 0,
             accused: Vec::new(),
+            accusations: 0,
             heard: Vec::new(),
             lies: false,
             twist: Twist::default(),

@@ -130,6 +130,13 @@ impl Order {
                     _ => unreachable!("the job that was pushed"),
                 })
             }
+            Output::Judge { from, place, raw } => {
+                let job = Job::Fetched { from, place, raw };
+                self.to_verify.push(job).map_err(|back| match back {
+                    Job::Fetched { from, place, raw } => Output::Judge { from, place, raw },
+                    _ => unreachable!("the job that was pushed"),
+                })
+            }
             Output::Execute { slot, message } => self
                 .to_execute
                 .push(ExecuteInput::Block { slot, message })

@@ -114,7 +114,10 @@ impl HotThread {
                 .net
                 .as_mut()
                 .is_some_and(|net| net.send_turn(&mut *self.driver)),
-            Stage::Verify => stages.verify.as_mut().is_some_and(Verify::turn),
+            Stage::Verify => stages
+                .verify
+                .as_mut()
+                .is_some_and(|verify| verify.turn(now)),
             Stage::Order => match &mut stages.order {
                 Some(order) => order.turn(now)?,
                 None => false,

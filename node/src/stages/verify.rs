@@ -2,6 +2,7 @@
 
 use replica::ordering::Input;
 use replica::verifying::{Job, Verdict, Verifying};
+use wire::ids::{Instant, Slot};
 use wire::seal::Ed25519Verifier;
 
 use super::links::{Inlet, Outlet};
@@ -18,29 +19,52 @@ pub struct Verify {
     pub from_net: Inlet<Job<Pooled>>,
     pub from_order: Inlet<Job<Pooled>>,
     pub to_order: Outlet<Input<Pooled>>,
+    /// The last job was a fetched block.
+    pub after_fetched: bool,
     pub shared: Shared,
 }
 
 impl Verify {
-    /// Does a few jobs; true when there was one. Blocks come before requests: a vote waits for
-    /// them.
-    pub fn turn(&mut self) -> bool {
+    /// The next job. Proposed blocks come before all else: a vote waits for them. Fetched ones,
+    /// of which a replica that lags has many, take turns with what came by the network.
+    fn next_job(&mut self) -> Option<Job<Pooled>> {
+        if std::mem::take(&mut self.after_fetched)
+            && let Some(job) = self.from_net.pop()
+        {
+            return Some(job);
+        }
+        let job = self.from_order.pop().or_else(|| self.from_net.pop());
+        self.after_fetched = matches!(job, Some(Job::Fetched { .. }));
+        job
+    }
+
+    /// Does a few jobs; true when there was one.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        let decided = self.shared.telemetry.order.committed_slot.get();
+        self.verifying.note_decided(Slot(decided));
         let mut done = 0;
         while done < JOBS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
-            let Some(job) = self.from_order.pop().or_else(|| self.from_net.pop()) else {
-                break;
-            };
+            let Some(job) = self.next_job() else { break };
             done += 1;
             // Told before the result is handed over: the ordering stage waits for what is left.
             let left = self.from_order.queued() + self.from_net.queued();
             let telemetry = &self.shared.telemetry;
             telemetry.queue_depth.of(Stage::Verify).set(left as u64);
-            let input = match self.verifying.handle(job) {
+            let input = match self.verifying.handle(now, job) {
                 Verdict::Request(request) => Input::Request(request),
                 Verdict::Forwarded { from, request } => Input::Forwarded { from, request },
                 Verdict::Agreement(input) => Input::Agreement(input),
                 Verdict::Evidence(body) => Input::Evidence(body),
-                Verdict::Fetched { from, raw } => Input::Fetched { from, raw },
+                Verdict::Fetched { from, place, raw } => Input::Fetched { from, place, raw },
+                Verdict::Unfit {
+                    from,
+                    place,
+                    reject,
+                } => {
+                    telemetry.verify.failures.add(1);
+                    telemetry.rejects.count(reject);
+                    Input::Unfit { from, place }
+                }
                 Verdict::Rejected(reject) => {
                     telemetry.verify.failures.add(1);
                     telemetry.rejects.count(reject);

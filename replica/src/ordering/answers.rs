@@ -111,13 +111,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// Whether the leader signed this copy. The digest does not bind its signature (R2), so a final
     /// block may lie here without one; whoever is sent such a copy takes this replica for a liar.
-    /// What nobody has judged, as what a restart found decided, costs one verification, once.
+    /// What nobody has judged, as what a restart found decided, costs one verification, once: whoever
+    /// asks again, and for whatever, costs none.
     fn may_serve(&mut self, place: Place, prefix: &BlockPrefix) -> bool {
         // The noted copy is the one of the final block; rivals of it lie in memory alone.
         let final_digest = self.core.digest_at(place.slot);
         let noted = final_digest.is_none_or(|digest| digest == place.digest);
-        if self.core.is_signed(place) || noted && self.ledger.is_signed(place.slot) {
+        let in_log = self.ledger.is_signed(place.slot).filter(|_| noted);
+        let known = in_log.or_else(|| self.blocks.is_signed(place));
+        if self.core.is_signed(place) || known == Some(true) {
             return true;
+        }
+        if known == Some(false) {
+            return false;
         }
         let leader = self.core.leader(prefix.header.view());
         let signed = check_leader(
@@ -126,10 +132,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             &prefix.header,
             &prefix.signature,
         );
-        if signed.is_ok() && noted {
-            self.ledger.note_signed(place.slot);
+        let signed = signed.is_ok();
+        self.blocks.note_signed(place, signed);
+        if noted {
+            self.ledger.note_signed(place.slot, signed);
         }
-        signed.is_ok()
+        signed
     }
 
     /// Asks for a record of the log; bounded, the asker repeats itself.

@@ -7,14 +7,66 @@ use wire::bytes::Buffers;
 use wire::canary::planted;
 use wire::certificates::Place;
 use wire::header::Kind;
-use wire::ids::{Instant, NodeId, Slot};
-use wire::limits::RECORD_HEADER_BYTES;
+use wire::ids::{Digest, Instant, NodeId, Slot};
+use wire::limits::{RECORD_HEADER_BYTES, REPAIR_BLOCKS_MAX};
+use wire::reject::Reject;
 use wire::seal::{Signer, Verifier};
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
 use crate::blocks::{self, RETAINED_BLOCKS, Raw};
 
+/// A block of another replica that is being judged.
+pub(super) struct Judged {
+    from: NodeId,
+    place: Place,
+    parent: Digest,
+}
+
+/// So many of one replica at a time, and of all of them twice that.
+const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
+
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
+    /// A BLOCK takes as many signatures to judge as it has requests, so only one that has a use here
+    /// is judged, and one copy of it at a time from each peer: what nobody asked for costs a look
+    /// at its header (§9.1).
+    pub(super) fn on_offered(&mut self, from: NodeId, raw: Raw<Bu::Unique>) {
+        let outcome = BlockView::frame(raw.message()).and_then(|view| {
+            let header = &view.prefix.header;
+            let (slot, digest) = (header.slot(), header.digest());
+            let place = Place { slot, digest };
+            let from_it = || self.judging.iter().filter(|judged| judged.from == from);
+            if from_it().any(|judged| judged.place == place) {
+                return Err(Reject::AlreadyHeld);
+            }
+            if self.judging.len() >= 2 * JUDGED_MAX || from_it().count() >= JUDGED_MAX {
+                return Err(Reject::QueueFull);
+            }
+            // Ancestors come newest first; the core knows that it wants one by its child.
+            let leads_on = from_it().any(|judged| judged.parent == digest);
+            self.core.would_take(header, digest, leads_on)?;
+            let parent = header.parent;
+            Ok(Judged {
+                from,
+                place,
+                parent,
+            })
+        });
+        match outcome {
+            Ok(judged) => {
+                let place = judged.place;
+                self.judging.push(judged);
+                self.outputs.push_back(Output::Judge { from, place, raw });
+            }
+            Err(reject) => self.outputs.push_back(Output::Refused(reject)),
+        }
+    }
+
+    /// The verdict on a block of a peer is here.
+    pub(super) fn judged(&mut self, from: NodeId, place: Place) {
+        self.judging
+            .retain(|judged| (judged.from, judged.place) != (from, place));
+    }
+
     pub(super) fn on_block(
         &mut self,
         now: Instant,
@@ -191,7 +243,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             if let Some((start, sectors)) = self.blocks.location(place) {
                 self.ledger.note(slot, start, sectors);
                 if self.core.is_signed(place) {
-                    self.ledger.note_signed(slot);
+                    self.ledger.note_signed(slot, true);
                 }
             }
         }

@@ -39,7 +39,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Request(request) => self.on_request(now, request, None),
             Input::Forwarded { from, request } => self.on_request(now, request, Some(from)),
             Input::Proposed { from, raw } => self.on_block(now, from, Source::Proposed, raw),
-            Input::Fetched { from, raw } => {
+            Input::Offered { from, raw } => self.on_offered(from, raw),
+            Input::Unfit { from, place } => self.judged(from, place),
+            Input::Fetched { from, place, raw } => {
+                self.judged(from, place);
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
             }
             Input::Agreement(input) => {
@@ -304,6 +307,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// N9, E1: verifies both signatures, checks that they contradict each other, stores them, and
     /// shows them to everyone.
     fn on_own_evidence(&mut self, now: Instant, evidence: Evidence) {
+        if !self.is_news(evidence.first.header.view()) {
+            return;
+        }
         let signed_by_leader = [&evidence.first, &evidence.second]
             .into_iter()
             .all(|signed| {
@@ -337,11 +343,16 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    fn keep_evidence(&mut self, now: Instant, body: &EvidenceBody) {
-        let view: View = body.first.header.view();
+    /// Whether evidence against the leader of this view would change anything.
+    fn is_news(&self, view: View) -> bool {
         let summary = self.core.summary();
         let current = (summary.view..=summary.stage).contains(&view);
-        if !current || self.evidence_in.is_some_and(|known| known >= view) {
+        current && self.evidence_in.is_none_or(|known| known < view)
+    }
+
+    fn keep_evidence(&mut self, now: Instant, body: &EvidenceBody) {
+        let view: View = body.first.header.view();
+        if !self.is_news(view) {
             return;
         }
         // It has its effect in any case; what is kept for others is bounded (§11).

@@ -104,10 +104,8 @@ where
                 .handle(now, ordering::Input::Proposed { from, raw });
             return Ok(());
         }
-        if self.block_jobs.len() >= JOBS_MAX {
-            return Err(Reject::QueueFull);
-        }
-        self.block_jobs.push_back(Job::Fetched { from, raw });
+        self.ordering
+            .handle(now, ordering::Input::Offered { from, raw });
         Ok(())
     }
 

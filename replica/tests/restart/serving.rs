@@ -3,20 +3,22 @@
 use consensus::quorum::Quorums;
 use consensus::{Config, Core};
 use replica::batch::BatchLimits;
+use replica::blocks::Raw;
 use replica::ordering::{Input, Ordering, OrderingConfig, Output};
 use replica::peer::PeerMessage;
 use storage::Writer;
 use storage::wal::{Journal, JournalLimits};
-use wire::block::BlockPrefix;
-use wire::bytes::HeapBuffers;
+use wire::block::{BlockHeader, BlockPrefix, payload_digest};
+use wire::bytes::{Buffers, HeapBuffers, HeapUnique};
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Digest, Epoch, Instant, NodeId, Signature, Slot, View};
+use wire::limits::RECORD_HEADER_BYTES;
 use wire::messages::{Durability, Status};
 use wire::seal::{Signer, Statement};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, buffers};
+use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, buffers, judged};
 use crate::{EMPTY, UNSIGNED, restarted};
 
 struct Pen;
@@ -152,6 +154,84 @@ fn copies_that_a_leader_signed_are_given_away() {
     let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
     let given = served(&mut ordering, 1_000_000_000, places[2]);
     assert_eq!(given, [(3, GOOD), (2, GOOD), (1, GOOD)]);
+}
+
+/// Whoever asks for it again and again costs this replica no check each time.
+#[test]
+fn a_copy_is_judged_once_whether_its_leader_signed_it_or_not() {
+    for decided in [false, true] {
+        let (mut ordering, places) = started(&[EMPTY, UNSIGNED, EMPTY], decided);
+        let first = served(&mut ordering, 1_000_000_000, places[2]);
+        let before = judged();
+        for turn in 2..10 {
+            let again = served(&mut ordering, turn * 1_000_000_000, places[2]);
+            assert_eq!(again, first);
+        }
+        assert_eq!(judged(), before);
+    }
+}
+
+/// A block above these, signed well.
+fn block(view: u64, slot: u64, parent: Digest, time_ns: u64) -> Raw<HeapUnique> {
+    let payload = payload_digest(&[]);
+    let header = BlockHeader::new(Epoch(0), View(view), Slot(slot), time_ns, parent, payload);
+    let prefix = BlockPrefix::new(header, GOOD, 0);
+    let mut buffer = buffers().take().unwrap();
+    let message_bytes = prefix.as_bytes().len();
+    buffer[RECORD_HEADER_BYTES..][..message_bytes].copy_from_slice(prefix.as_bytes());
+    Raw {
+        buffer,
+        message_bytes,
+    }
+}
+
+/// The place of the block that is to be judged after this input.
+fn to_be_judged(
+    ordering: &mut Ordering<HeapBuffers, Pen, Judge>,
+    input: Input<HeapBuffers>,
+) -> Option<Place> {
+    ordering.handle(Instant(2_000), input);
+    let mut found = None;
+    while let Some(output) = ordering.next_output() {
+        if let Output::Judge { place, .. } = output {
+            found = Some(place);
+        }
+    }
+    found
+}
+
+/// §9.1: a BLOCK takes as many checks as it has requests. One that is here, that rivals one that is
+/// here, or that lies out of reach costs none; nor does a second copy while the first is judged.
+#[test]
+fn blocks_that_have_no_use_here_are_not_judged() {
+    let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
+    let from = NodeId(2);
+    let mut offer = |from, raw| to_be_judged(&mut ordering, Input::Offered { from, raw });
+    let top = places[2].digest;
+    assert_eq!(offer(from, block(0, 3, places[1].digest, 0)), None, "held");
+    assert_eq!(offer(from, block(0, 3, places[1].digest, 7)), None, "rival");
+    assert_eq!(offer(from, block(0, 500, top, 0)), None, "too far up");
+    assert_eq!(offer(from, block(9, 4, top, 0)), None, "of a later view");
+    let next = offer(from, block(0, 4, top, 0)).expect("it is news");
+    for _ in 0..3 {
+        assert_eq!(offer(from, block(0, 4, top, 0)), None, "being judged");
+    }
+    // A liar's copy, which will not hold, keeps nobody else's out.
+    assert_eq!(offer(NodeId(3), block(0, 4, top, 0)), Some(next));
+    let unfit = Input::Unfit { from, place: next };
+    assert_eq!(to_be_judged(&mut ordering, unfit), None);
+    let again = Input::Offered {
+        from,
+        raw: block(0, 4, top, 0),
+    };
+    assert_eq!(to_be_judged(&mut ordering, again), Some(next));
+    let (from, mut judged) = (NodeId(3), 0);
+    for time in 10..1_000 {
+        let raw = block(0, 5, top, time);
+        let offered = Input::Offered { from, raw };
+        judged += u64::from(to_be_judged(&mut ordering, offered).is_some());
+    }
+    assert!(judged < 64, "{judged} blocks of one peer at a time");
 }
 
 /// Whether checkpoints are kept whole follows what peers say of themselves, at most once in an

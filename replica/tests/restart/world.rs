@@ -1,5 +1,6 @@
 //! A disk, a judge of signatures, and sizes.
 
+use std::cell::Cell;
 use std::io;
 
 use replica::agreement::quorum::Quorums;
@@ -33,12 +34,22 @@ impl SegmentSource for Disk {
     }
 }
 
+thread_local! {
+    /// Signatures of members that this test had judged.
+    static JUDGED: Cell<u64> = const { Cell::new(0) };
+}
+
+pub fn judged() -> u64 {
+    JUDGED.get()
+}
+
 /// Takes GOOD for every member's signature.
 #[derive(Clone)]
 pub struct Judge;
 
 impl Verifier for Judge {
     fn member(&self, _: NodeId, _: &Statement, signature: &Signature) -> Result<(), Reject> {
+        JUDGED.set(JUDGED.get() + 1);
         if *signature == GOOD {
             Ok(())
         } else {

@@ -23,9 +23,6 @@ use crate::buffers::{Bytes, Pooled};
 use crate::discovery::Arrived;
 use crate::telemetry::LogFull;
 
-/// Fetched blocks that wait for verification at most: what one answer of a peer carries.
-const FETCHED_WAITING_MAX: usize = wire::limits::REPAIR_BLOCKS_MAX as usize;
-
 impl Net {
     /// One receive: a datagram, or several of `segment` bytes each that the kernel joined.
     pub fn received(
@@ -121,8 +118,7 @@ impl Net {
                 let input = Input::Proposed { from, raw };
                 return self.to_order.push(input).map_err(|_| Reject::QueueFull);
             }
-            // A peer that sends blocks nobody asked for must not take all buffers, nor the time of
-            // the verifier.
+            // Those that nobody can have asked for need not wait for the ordering stage, which knows.
             let committed = self.shared.telemetry.order.committed_slot.get();
             if slot.0 <= committed {
                 return Err(Reject::AlreadyHeld);
@@ -130,11 +126,8 @@ impl Net {
             if slot.0 > committed + WINDOW {
                 return Err(Reject::OutsideWindow);
             }
-            if self.to_verify.queued() >= FETCHED_WAITING_MAX {
-                return Err(Reject::QueueFull);
-            }
-            let job = Job::Fetched { from, raw };
-            return self.to_verify.push(job).map_err(|_| Reject::QueueFull);
+            let input = Input::Offered { from, raw };
+            return self.to_order.push(input).map_err(|_| Reject::QueueFull);
         }
         if is_verified(kind, self.votes_verified) || kind == Kind::Forward {
             let body = body_of(body);
