@@ -254,12 +254,12 @@ impl<S: Signer> Core<S> {
         place: Place,
         rival: Option<&Entry>,
     ) -> Result<(), Reject> {
-        let wanted = source == Source::Fetched && self.is_asked_for(place);
         // A proposal that is held and whose signature nobody checked yet must not keep a good block
         // out: whatever a liar sent first, the chain that others decided has to fit in (§11).
         let known_rival = rival.filter(|rival| rival.signature_good || source == Source::Proposed);
         let is_news = known_rival.is_none() && view >= self.installed;
-        if is_news || wanted || planted("doublevote") {
+        let wanted = || source == Source::Fetched && self.is_asked_for(place);
+        if is_news || wanted() || planted("doublevote") {
             Ok(())
         } else if rival.is_some() {
             Err(Reject::ConflictingBlock)

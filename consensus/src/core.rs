@@ -24,7 +24,7 @@ use crate::restart::Recovered;
 use crate::signing::Noting;
 use crate::speak::Spoken;
 use crate::timers::Timers;
-use crate::tree::Tree;
+use crate::tree::{Tree, Validity};
 use crate::wish::{WishReason, Wishing};
 use crate::words::Book;
 
@@ -297,6 +297,13 @@ impl<S: Signer> Core<S> {
         self.tree
             .get(place)
             .is_some_and(|entry| entry.signature_good)
+    }
+
+    /// Whether the requests of this block were found bad.
+    pub fn is_invalid(&self, place: Place) -> bool {
+        self.tree
+            .get(place)
+            .is_some_and(|entry| entry.validity == Validity::Invalid)
     }
 
     /// Members of the committee.

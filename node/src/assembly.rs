@@ -41,7 +41,7 @@ use crate::stages::links::{Inlet, Outlet, link};
 use crate::stages::net::Net;
 use crate::stages::order::Order;
 use crate::stages::thread::Stages;
-use crate::stages::verify::Verify;
+use crate::stages::verify::{Turns, Verify};
 use crate::telemetry::Stage;
 use crate::topology::{Layout, depth};
 
@@ -370,7 +370,7 @@ pub fn build(
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,
-            after_fetched: false,
+            turns: Turns::default(),
             shared: shared.clone(),
         }),
         order: Some(Order {

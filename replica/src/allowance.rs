@@ -28,13 +28,17 @@ impl Allowance {
         }
     }
 
-    /// What is left; negative for debts.
+    /// What is left by now; negative for debts. Looked at before anything is charged.
     pub fn left(&mut self, now: Instant, rate: Rate) -> i64 {
         let most = i128::from(rate.at_once) - i128::from(self.left);
         let earned = i128::from(now.since_ns(self.at)) * i128::from(rate.per_s) / 1_000_000_000;
-        if earned > 0 {
-            self.at = now;
-            self.left += earned.min(most) as i64;
+        if earned >= most {
+            (self.at, self.left) = (now, rate.at_once as i64);
+        } else if earned > 0 {
+            // What is on its way to the next unit stays so.
+            let took_ns = earned * 1_000_000_000 / i128::from(rate.per_s);
+            self.at = self.at.after_ns(took_ns as u64);
+            self.left += earned as i64;
         }
         self.left
     }
@@ -62,7 +66,7 @@ mod tests {
         assert_eq!(account.left(Instant(1), RATE), 50);
         account.charge(30, RATE);
         // Parts of a unit are not lost by looking.
-        for now in (1..=10_000_000).step_by(100_000) {
+        for now in (1..=10_000_000).step_by(150_000) {
             account.left(Instant(now), RATE);
         }
         assert_eq!(account.left(Instant(10_000_001), RATE), 30);

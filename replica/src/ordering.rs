@@ -39,7 +39,7 @@ use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending, Question};
 use crate::recorder::{Recorded, Tape};
 
-use blocks_in::Judged;
+use blocks_in::{JUDGED_MAX, Judged};
 use padding::Padding;
 use release::Release;
 
@@ -365,7 +365,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             verifier,
             outputs: VecDeque::with_capacity(EFFECTS_MAX),
             offered: None,
-            judging: Vec::new(),
+            judging: Vec::with_capacity(2 * JUDGED_MAX),
             asked: None,
             pending: Pending::new(),
             executed_fed: summary.decided,

@@ -24,12 +24,13 @@ use crate::allowance::{Allowance, Rate};
 use crate::execution::Execution;
 use crate::transfer::{Options, Progress, Transfer};
 
-/// What is read and sent for one peer in a second, and at once, in bytes. A whole bucket may have to
-/// be read for a piece of it, and there is no end to how large one is: all of it counts.
+/// What one peer is served in a second, and at once, in bytes. Whoever asks faster is paced by what an
+/// answer costs at least, without debts: a correct replica asks several buckets at a time, and takes
+/// one that does not answer for silent.
 pub const SERVED: Rate = Rate {
     per_s: 64 << 20,
     at_once: 2 << 20,
-    debt: 1 << 40,
+    debt: 0,
 };
 /// The least that an answer counts for.
 const ANSWER_COST_BYTES: u64 = 1024;
@@ -345,10 +346,9 @@ impl Takeover {
         if allowance.left(now, SERVED) < ANSWER_COST_BYTES as i64 {
             return None;
         }
-        let read = execution.fetch_state(now, slot, part, out);
-        let answered = read.is_some();
-        let cost = read.unwrap_or(0).max(out.len() as u64);
-        allowance.charge(cost.max(ANSWER_COST_BYTES), SERVED);
+        let answered = execution.fetch_state(now, slot, part, out);
+        let cost = (out.len() as u64).max(ANSWER_COST_BYTES);
+        allowance.charge(cost, SERVED);
         if answered {
             self.counts.served += 1;
             self.counts.served_bytes += out.len() as u64;

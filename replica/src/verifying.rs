@@ -6,6 +6,8 @@
 //! with time; it pays for each bad signature many times over (§9.1, BYZ6). Votes that move it
 //! forward in the window cost it nothing, nor do blocks that hold: there are as many as slots.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use consensus::{BlockCheck, Input};
@@ -35,6 +37,10 @@ const WORDS: Rate = Rate {
 /// The same for blocks that turn out bad. Correct replicas hand on what a lying leader sent and
 /// they have not judged yet; their words do not suffer from that.
 const BLOCKS: Rate = WORDS;
+/// The same for clients' requests that it forwards: far more than a correct one has to.
+const FORWARDS: Rate = WORDS;
+/// Reading so many bytes costs as much as one signature.
+const BYTES_OF_ONE: u64 = 2048;
 /// A bad signature costs as much as so many good ones.
 const COST_OF_BAD: u64 = 32;
 /// Bad signatures that are checked of one client. Its link is its own, so nobody else's are counted.
@@ -43,8 +49,8 @@ const CLIENT: Rate = Rate {
     at_once: 8,
     debt: 0,
 };
-/// Clients that sent one not long ago: cells, a power of two. Two that share one push each other out.
-const CLIENTS: usize = 1024;
+/// Clients that sent one not long ago, and are remembered. Each has greeted under its own key.
+const CLIENTS_MAX: usize = 4096;
 
 /// Something to verify.
 pub enum Job<Bu: Buffers> {
@@ -103,7 +109,7 @@ pub struct Verifying<V: Verifier> {
     signatures: u64,
     peers: Vec<Account>,
     /// By the front of the client's key.
-    clients: Vec<(u64, Allowance)>,
+    clients: BTreeMap<u64, Allowance>,
     /// Slots up to here are decided.
     decided: Slot,
 }
@@ -112,6 +118,7 @@ pub struct Verifying<V: Verifier> {
 struct Account {
     words: Allowance,
     blocks: Allowance,
+    forwards: Allowance,
     /// Highest slots of its votes and COMMITs that cost it nothing.
     free: [Slot; 2],
 }
@@ -123,7 +130,7 @@ impl<V: Verifier + Clone> Verifying<V> {
             verifier,
             signatures: 0,
             peers: (0..REPLICAS_MAX).map(|_| Account::new()).collect(),
-            clients: vec![(0, Allowance::new(CLIENT)); CLIENTS],
+            clients: BTreeMap::new(),
             decided: Slot(0),
         }
     }
@@ -166,55 +173,44 @@ impl<V: Verifier + Clone> Verifying<V> {
                     reject,
                 },
             },
-            Job::Forwarded { from, body } => {
-                let outcome = self.of_peer(now, from, |all| {
-                    all.signatures += 1;
-                    seal::verify_request(&all.verifier, body)
-                });
-                match outcome {
-                    Ok((_, request)) => Verdict::Forwarded { from, request },
-                    Err(reject) => Verdict::Rejected(reject),
-                }
-            }
+            Job::Forwarded { from, body } => match self.forwarded(now, from, body) {
+                Ok(request) => Verdict::Forwarded { from, request },
+                Err(reject) => Verdict::Rejected(reject),
+            },
             Job::Message {
                 from,
                 kind,
                 view,
                 slot,
                 body,
-            } => {
-                let outcome = self.of_peer(now, from, |all| {
-                    all.message::<Bu>(from, kind, view, slot, &body)
-                });
-                match outcome {
-                    Ok((cost, verdict)) => {
-                        let account = &mut self.peers[from.index()];
-                        if !account.is_free(kind, slot, self.decided) {
-                            account.words.charge(cost, WORDS);
-                        }
-                        verdict
-                    }
-                    Err(reject) => Verdict::Rejected(reject),
-                }
-            }
+            } => match self.words::<Bu>(now, from, (kind, view, slot), &body) {
+                Ok(verdict) => verdict,
+                Err(reject) => Verdict::Rejected(reject),
+            },
         }
     }
 
     /// A client that sent bad signatures is heard no more for a while (§9.1).
     fn request<B: SharedBytes>(&mut self, now: Instant, bytes: B) -> Result<Verified<B>, Reject> {
         let client = client_prefix(RequestView::parse(&bytes)?.client());
-        let cell = client as usize % CLIENTS;
-        let (known, account) = &mut self.clients[cell];
-        if *known == client && account.left(now, CLIENT) <= 0 {
+        let known = self.clients.get_mut(&client);
+        if known.is_some_and(|account| account.left(now, CLIENT) <= 0) {
             return Err(Reject::RateLimited);
         }
         self.signatures += 1;
         let outcome = seal::verify_request(&self.verifier, bytes);
         if outcome.as_ref().err() == Some(&Reject::BadSignature) {
-            let (known, account) = &mut self.clients[cell];
-            if *known != client {
-                (*known, *account) = (client, Allowance::new(CLIENT));
+            if self.clients.len() >= CLIENTS_MAX && !self.clients.contains_key(&client) {
+                let full = CLIENT.at_once as i64;
+                self.clients
+                    .retain(|_, known| known.left(now, CLIENT) < full);
+                if self.clients.len() >= CLIENTS_MAX {
+                    self.clients.pop_first();
+                }
             }
+            let account = self.clients.entry(client);
+            let account = account.or_insert_with(|| Allowance::new(CLIENT));
+            account.left(now, CLIENT);
             account.charge(1, CLIENT);
         }
         outcome
@@ -229,38 +225,55 @@ impl<V: Verifier + Clone> Verifying<V> {
         if self.peers[from.index()].blocks.left(now, BLOCKS) <= 0 {
             return Err(Reject::RateLimited);
         }
-        let before = self.signatures;
-        self.count_block(raw.message());
-        let cost = self.signatures - before;
         let rules = *self.compound.rules();
         let leader = |view| rules.leader(view);
-        let outcome = seal::verify_block(&self.verifier, leader, raw, |raw| raw.message());
+        let counted = Counted::new(&self.verifier);
+        let outcome = seal::verify_block(&counted, leader, raw, |raw| raw.message());
+        let cost = counted.checks.get();
+        self.signatures += cost;
         if outcome.is_err() {
             let account = &mut self.peers[from.index()];
-            account.blocks.charge(cost.max(COST_OF_BAD), BLOCKS);
+            account.blocks.charge(cost + COST_OF_BAD, BLOCKS);
         }
         outcome
     }
 
-    /// Words of a peer, if it may have any checked: what came of it, and the signatures that it took.
-    fn of_peer<T>(
+    fn forwarded<B: SharedBytes>(
         &mut self,
         now: Instant,
         from: NodeId,
-        check: impl FnOnce(&mut Self) -> Result<T, Reject>,
-    ) -> Result<(u64, T), Reject> {
+        body: B,
+    ) -> Result<Verified<B>, Reject> {
+        if self.peers[from.index()].forwards.left(now, FORWARDS) <= 0 {
+            return Err(Reject::RateLimited);
+        }
+        self.signatures += 1;
+        let outcome = seal::verify_request(&self.verifier, body);
+        let cost = 1 + cost_of_bad(&outcome);
+        let account = &mut self.peers[from.index()];
+        account.forwards.charge(cost, FORWARDS);
+        outcome
+    }
+
+    fn words<Bu: Buffers>(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        (kind, view, slot): (Kind, View, Slot),
+        body: &[u8],
+    ) -> Result<Verdict<Bu>, Reject> {
         if self.peers[from.index()].words.left(now, WORDS) <= 0 {
             return Err(Reject::RateLimited);
         }
         let before = self.signatures();
-        let outcome = check(self);
-        let cost = self.signatures() - before;
-        if let Err(reject) = &outcome {
-            let bad = *reject == Reject::BadSignature;
-            let cost = cost + if bad { COST_OF_BAD } else { 0 };
-            self.peers[from.index()].words.charge(cost, WORDS);
+        let outcome = self.message::<Bu>(from, kind, view, slot, body);
+        let checks = self.signatures() - before;
+        let account = &mut self.peers[from.index()];
+        if outcome.is_err() || !account.is_free(kind, slot, self.decided) {
+            let cost = checks.max(1) + body.len() as u64 / BYTES_OF_ONE;
+            account.words.charge(cost + cost_of_bad(&outcome), WORDS);
         }
-        outcome.map(|found| (cost, found))
+        outcome
     }
 
     fn message<Bu: Buffers>(
@@ -374,11 +387,46 @@ impl<V: Verifier + Clone> Verifying<V> {
     }
 }
 
+fn cost_of_bad<T>(outcome: &Result<T, Reject>) -> u64 {
+    match outcome {
+        Err(Reject::BadSignature) => COST_OF_BAD,
+        _ => 0,
+    }
+}
+
+/// Counts what it is asked.
+struct Counted<'a, V> {
+    verifier: &'a V,
+    checks: Cell<u64>,
+}
+
+impl<'a, V> Counted<'a, V> {
+    fn new(verifier: &'a V) -> Counted<'a, V> {
+        Counted {
+            verifier,
+            checks: Cell::new(0),
+        }
+    }
+}
+
+impl<V: Verifier> Verifier for Counted<'_, V> {
+    fn member(&self, by: NodeId, said: &Statement, signature: &Signature) -> Result<(), Reject> {
+        self.checks.set(self.checks.get() + 1);
+        self.verifier.member(by, said, signature)
+    }
+
+    fn request(&self, request: &RequestView<'_>) -> Result<(), Reject> {
+        self.checks.set(self.checks.get() + 1);
+        self.verifier.request(request)
+    }
+}
+
 impl Account {
     fn new() -> Account {
         Account {
             words: Allowance::new(WORDS),
             blocks: Allowance::new(BLOCKS),
+            forwards: Allowance::new(FORWARDS),
             free: [Slot(0); 2],
         }
     }
@@ -448,7 +496,7 @@ mod tests {
         }
 
         fn request(&self, request: &RequestView<'_>) -> Result<(), Reject> {
-            if request.client() == &LYING_CLIENT {
+            if request.client().0[8..] == LYING_CLIENT.0[8..] {
                 Err(Reject::BadSignature)
             } else {
                 Ok(())
@@ -546,6 +594,13 @@ mod tests {
         desk.now = desk.now.after_ns(1_000_000_000 / CLIENT.per_s);
         assert_eq!(outcome(&mut desk, LYING_CLIENT), Some(Reject::BadSignature));
         assert_eq!(outcome(&mut desk, LYING_CLIENT), Some(Reject::RateLimited));
+        // Many keys: what is remembered stays bounded.
+        for number in 0..2 * CLIENTS_MAX as u64 {
+            let mut key = LYING_CLIENT;
+            key.0[..8].copy_from_slice(&number.to_le_bytes());
+            assert_eq!(outcome(&mut desk, key), Some(Reject::BadSignature));
+        }
+        assert_eq!(desk.verifying.clients.len(), CLIENTS_MAX);
     }
 
     /// §9.1: well-signed words that change nothing cost signatures all the same.
@@ -598,7 +653,7 @@ mod tests {
             desk.fetches(BAD);
         }
         assert_eq!(desk.fetches(GOOD), Some(Reject::RateLimited));
-        let most = BLOCKS.at_once.div_ceil(COST_OF_BAD);
+        let most = BLOCKS.at_once.div_ceil(1 + COST_OF_BAD);
         assert_eq!(desk.verifying.signatures(), most);
         assert!(desk.hears_wish(LIAR, GOOD));
         desk.now = desk.now.after_ns(1_000_000_000);

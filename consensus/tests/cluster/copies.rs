@@ -149,6 +149,8 @@ fn rivals_that_nothing_needs_make_room_when_buffers_are_scarce() {
     world.run(3 * MS);
     propose(&mut world, 3, y);
     world.run(3 * MS);
+    // Others do not hear of it yet: the victim stays in the view.
+    world.filter = Some(|_, _, message| !matches!(message, Message::Evidence(_)));
     // A vote names the rival, so it is fetched, and held beside the block that was voted for.
     world.lie_vote(LIAR, 3, &rival);
     world.run(3 * MS);
@@ -159,9 +161,12 @@ fn rivals_that_nothing_needs_make_room_when_buffers_are_scarce() {
         bytes.contains_key(&place_of(&signed.header))
     };
     assert!(holds(&world, &x) && holds(&world, &y) && holds(&world, &rival));
+    assert_eq!(world.view_of(VICTIM), View(0), "the rival is of the view");
     world.scarce = 100;
     world.run(5 * MS);
     assert!(holds(&world, &x) && holds(&world, &y) && !holds(&world, &rival));
+    assert_eq!(world.view_of(VICTIM), View(0));
+    world.filter = None;
     // Whichever of the two the next view begins on, what it lacks is fetched anew.
     for to in [1, 2] {
         propose(&mut world, to, x);

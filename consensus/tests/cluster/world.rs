@@ -418,6 +418,11 @@ impl World {
                     return;
                 }
                 let SignedHeader { header, signature } = signed;
+                let core = self.replicas[to.index()].core.as_ref().expect("it is up");
+                let digest = header.digest();
+                if source == Source::Fetched && core.would_take(&header, digest, false).is_err() {
+                    return;
+                }
                 Input::Block {
                     from,
                     source,

@@ -1,5 +1,7 @@
 //! Ed25519 verification: any number of instances, each with its own links.
 
+use std::collections::VecDeque;
+
 use replica::ordering::Input;
 use replica::verifying::{Job, Verdict, Verifying};
 use wire::ids::{Instant, Slot};
@@ -13,29 +15,63 @@ use crate::telemetry::Stage;
 /// Jobs of one turn: about 100 us of work, so that a stage on the same thread is not starved.
 const JOBS_PER_TURN: usize = 4;
 
+/// Whose turn it is.
+#[derive(Default)]
+pub struct Turns {
+    /// Fetched blocks that wait.
+    fetched: VecDeque<Job<Pooled>>,
+    after_fetched: bool,
+    /// Signatures that jobs of the network may take before the next fetched block.
+    owed: u64,
+    /// Taken so far by all.
+    signatures: u64,
+}
+
 /// One verifier thread's stage.
 pub struct Verify {
     pub verifying: Verifying<Ed25519Verifier>,
     pub from_net: Inlet<Job<Pooled>>,
     pub from_order: Inlet<Job<Pooled>>,
     pub to_order: Outlet<Input<Pooled>>,
-    /// The last job was a fetched block.
-    pub after_fetched: bool,
+    pub turns: Turns,
     pub shared: Shared,
 }
 
 impl Verify {
-    /// The next job. Proposed blocks come before all else: a vote waits for them. Fetched ones,
-    /// of which a replica that lags has many, take turns with what came by the network.
+    /// The next job. Proposed blocks come before all else: a vote waits for them. Fetched ones, of
+    /// which a replica that lags has many, take turns with what came by the network: as many
+    /// signatures for these as the last one had.
     fn next_job(&mut self) -> Option<Job<Pooled>> {
-        if std::mem::take(&mut self.after_fetched)
-            && let Some(job) = self.from_net.pop()
-        {
-            return Some(job);
+        while let Some(job) = self.from_order.pop() {
+            if !matches!(job, Job::Fetched { .. }) {
+                return Some(job);
+            }
+            // As many as the ordering stage has judged at a time.
+            self.turns.fetched.push_back(job);
         }
-        let job = self.from_order.pop().or_else(|| self.from_net.pop());
-        self.after_fetched = matches!(job, Some(Job::Fetched { .. }));
-        job
+        let spent = self.verifying.signatures() - self.turns.signatures;
+        self.turns.signatures = self.verifying.signatures();
+        if std::mem::take(&mut self.turns.after_fetched) {
+            self.turns.owed = spent;
+        } else {
+            self.turns.owed = self.turns.owed.saturating_sub(spent.max(1));
+        }
+        let of_net = |verify: &mut Verify| verify.from_net.pop();
+        let of_order = |verify: &mut Verify| {
+            let job = verify.turns.fetched.pop_front()?;
+            verify.turns.after_fetched = true;
+            Some(job)
+        };
+        if self.turns.owed > 0 {
+            of_net(self).or_else(|| of_order(self))
+        } else {
+            of_order(self).or_else(|| of_net(self))
+        }
+    }
+
+    /// Jobs that wait.
+    fn queued(&self) -> usize {
+        self.turns.fetched.len() + self.from_order.queued() + self.from_net.queued()
     }
 
     /// Does a few jobs; true when there was one.
@@ -47,7 +83,7 @@ impl Verify {
             let Some(job) = self.next_job() else { break };
             done += 1;
             // Told before the result is handed over: the ordering stage waits for what is left.
-            let left = self.from_order.queued() + self.from_net.queued();
+            let left = self.queued();
             let telemetry = &self.shared.telemetry;
             telemetry.queue_depth.of(Stage::Verify).set(left as u64);
             let input = match self.verifying.handle(now, job) {

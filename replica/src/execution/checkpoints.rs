@@ -148,22 +148,15 @@ impl<M: StateMachine> Execution<M> {
     }
 
     /// Appends the bytes of a part of the pinned checkpoint of `slot` to `out`; with an error,
-    /// nothing. Returns the bytes that had to be read for it: of the whole bucket for its first piece.
-    pub fn serve(&mut self, slot: Slot, part: Part, out: &mut Vec<u8>) -> Result<u64, Unserved> {
+    /// nothing. The first piece of a bucket costs the reading of the whole bucket.
+    pub fn serve(&mut self, slot: Slot, part: Part, out: &mut Vec<u8>) -> Result<(), Unserved> {
         let (checkpoints, parts) = self.apart();
         checkpoints.serve(slot, part, &parts, out)
     }
 
-    /// Answers FETCH-STATE(slot, part) with the body of a CHUNK in `out`, which is cleared; none
-    /// when there is nothing to answer. Returns the bytes that had to be read for it. Pins a
-    /// checkpoint if none is. The caller limits the rate.
-    pub fn fetch_state(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        part: Part,
-        out: &mut Vec<u8>,
-    ) -> Option<u64> {
+    /// Answers FETCH-STATE(slot, part) with the body of a CHUNK in `out`, which is cleared; false
+    /// when there is nothing to answer. Pins a checkpoint if none is. The caller limits the rate.
+    pub fn fetch_state(&mut self, now: Instant, slot: Slot, part: Part, out: &mut Vec<u8>) -> bool {
         let hold = Hold::Until(now.after_ns(TRANSFER_HOLD_NS));
         let kept = match self.pinned() {
             // Only a transfer of the kept checkpoint prolongs its life.
@@ -178,15 +171,15 @@ impl<M: StateMachine> Execution<M> {
         }
         .encode(out);
         match self.serve(slot, part, out) {
-            Ok(read) => Some(read),
+            Ok(()) => true,
             Err(Unserved::NoSuchPart) => {
                 out.clear();
-                None
+                false
             }
             Err(Unserved::NotPinned | Unserved::Elsewhere(_) | Unserved::NotReady) => {
                 out.clear();
                 Chunk::Elsewhere { slot: kept.slot }.encode(out);
-                Some(0)
+                true
             }
         }
     }

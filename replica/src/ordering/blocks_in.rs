@@ -7,7 +7,7 @@ use wire::bytes::Buffers;
 use wire::canary::planted;
 use wire::certificates::Place;
 use wire::header::Kind;
-use wire::ids::{Digest, Instant, NodeId, Slot};
+use wire::ids::{Digest, Instant, NodeId, Slot, View};
 use wire::limits::{RECORD_HEADER_BYTES, REPAIR_BLOCKS_MAX};
 use wire::reject::Reject;
 use wire::seal::{Signer, Verifier};
@@ -18,16 +18,19 @@ use crate::blocks::{self, RETAINED_BLOCKS, Raw};
 /// A block of another replica that is being judged.
 pub(super) struct Judged {
     from: NodeId,
+    view: View,
     place: Place,
     parent: Digest,
 }
 
-/// So many of one replica at a time, and of all of them twice that.
-const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
+/// So many at a time, of one replica, and of one replica whatever others have sent.
+pub(super) const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
+const JUDGED_OF_ONE_MAX: usize = JUDGED_MAX * 3 / 4;
+const JUDGED_OF_ONE_MIN: usize = 8;
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A BLOCK takes as many signatures to judge as it has requests, so only one that has a use here
-    /// is judged, and one copy of it at a time from each peer: what nobody asked for costs a look
+    /// is judged, and one of a view and slot at a time from each peer: what nobody asked for costs a look
     /// at its header (§9.1).
     pub(super) fn on_offered(&mut self, from: NodeId, raw: Raw<Bu::Unique>) {
         let outcome = BlockView::frame(raw.message()).and_then(|view| {
@@ -35,10 +38,17 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let (slot, digest) = (header.slot(), header.digest());
             let place = Place { slot, digest };
             let from_it = || self.judging.iter().filter(|judged| judged.from == from);
-            if from_it().any(|judged| judged.place == place) {
+            let view = header.view();
+            // A leader that lies can sign any number of blocks of a slot; one is judged.
+            if from_it().any(|judged| (judged.view, judged.place.slot) == (view, slot)) {
                 return Err(Reject::AlreadyHeld);
             }
-            if self.judging.len() >= 2 * JUDGED_MAX || from_it().count() >= JUDGED_MAX {
+            let most = if self.judging.len() < JUDGED_MAX {
+                JUDGED_OF_ONE_MAX
+            } else {
+                JUDGED_OF_ONE_MIN
+            };
+            if from_it().count() >= most {
                 return Err(Reject::QueueFull);
             }
             // Ancestors come newest first; the core knows that it wants one by its child.
@@ -47,6 +57,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let parent = header.parent;
             Ok(Judged {
                 from,
+                view,
                 place,
                 parent,
             })

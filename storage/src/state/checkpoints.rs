@@ -400,15 +400,14 @@ impl Checkpoints {
         self.pin.pinned()
     }
 
-    /// Appends a part of the pinned checkpoint of `slot` to `out`. Returns the bytes that had to be
-    /// read for it: of the whole bucket for its first piece.
+    /// Appends a part of the pinned checkpoint of `slot` to `out`.
     pub fn serve(
         &mut self,
         slot: Slot,
         part: wire::state::Part,
         parts: &Parts<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u64, Unserved> {
+    ) -> Result<(), Unserved> {
         self.pin.serve(slot, part, parts, out)
     }
 }

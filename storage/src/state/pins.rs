@@ -214,7 +214,7 @@ impl Pin {
         part: Part,
         parts: &Parts<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<u64, Unserved> {
+    ) -> Result<(), Unserved> {
         let held = match self {
             Pin::Free => return Err(Unserved::NotPinned),
             Pin::Wanted { slot, .. } => return Err(Unserved::Elsewhere(*slot)),
@@ -226,8 +226,6 @@ impl Pin {
         let Some((summary, tree)) = &held.top else {
             return Err(Unserved::NotReady);
         };
-        let before = out.len();
-        let mut read = 0;
         match part {
             Part::Summary => out.extend_from_slice(summary.as_bytes()),
             Part::Node(index) => out.extend_from_slice(tree.node(usize::from(index)).as_bytes()),
@@ -238,7 +236,6 @@ impl Pin {
                     held.bytes.clear();
                     parts.write_bucket(View::Pinned, bucket, &mut held.bytes);
                     held.cached = Some(bucket);
-                    read = leaf.bytes();
                     assert_eq!(
                         held.bytes.len() as u64,
                         leaf.bytes(),
@@ -249,6 +246,6 @@ impl Pin {
                 out.extend_from_slice(&held.bytes[start..start + length]);
             }
         }
-        Ok(read.max((out.len() - before) as u64))
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use replica::verifying::{Job, body_of};
 use wire::bytes::{SharedBytes, UniqueBytes};
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
-use wire::limits::{RECORD_HEADER_BYTES, WINDOW};
+use wire::limits::{IN_FLIGHT, RECORD_HEADER_BYTES, REPAIR_BLOCKS_MAX, WINDOW};
 use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
 use wire::reject::Reject;
 use wire::request::RequestView;
@@ -22,6 +22,11 @@ use super::Net;
 use crate::buffers::{Bytes, Pooled};
 use crate::discovery::Arrived;
 use crate::telemetry::LogFull;
+
+/// Inputs of the ordering stage that wait when a block is refused: many more than a leader may have
+/// in flight, and as many blocks as an answer brings.
+const PROPOSED_WAITING_MAX: usize = 8 * IN_FLIGHT as usize;
+const OFFERED_WAITING_MAX: usize = REPAIR_BLOCKS_MAX as usize;
 
 impl Net {
     /// One receive: a datagram, or several of `segment` bytes each that the kernel joined.
@@ -111,6 +116,15 @@ impl Net {
                 buffer,
                 message_bytes,
             };
+            // Blocks in the ring hold buffers that all others need, too: it is not for them to fill.
+            let waiting_max = if kind == Kind::Propose {
+                PROPOSED_WAITING_MAX
+            } else {
+                OFFERED_WAITING_MAX
+            };
+            if self.to_order.queued() >= waiting_max {
+                return Err(Reject::QueueFull);
+            }
             if kind == Kind::Propose {
                 if u64::from(from.0) != view.0 % u64::from(self.replicas) {
                     return Err(Reject::NotLeader);
