@@ -49,9 +49,10 @@ impl<S: Signer> Core<S> {
         Some((target, missing))
     }
 
-    /// What lies further up than blocks can be held is reached from below, range by range.
+    /// What lies further up than blocks can be held is reached from below, range by range. The window
+    /// has no say: it bounds votes, and a replica whose checkpoint is old needs a newer one.
     pub(crate) fn near(&self) -> Slot {
-        Slot(self.executed.0 + self.config.blocks_held_max).min(self.window_end())
+        Slot(self.executed.0 + self.config.blocks_held_max)
     }
 
     /// Whether a final block is to be chased rather than the one known so far: a higher one, yet none

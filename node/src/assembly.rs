@@ -1,5 +1,7 @@
 //! Builds the stages of a node from what recovery found, and joins them with rings.
 
+use std::collections::VecDeque;
+
 use platform::clock;
 use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
@@ -353,6 +355,7 @@ pub fn build(
             votes_verified,
             followed: Followed::new(),
             send_pool: pools.send.clone(),
+            block_pool: pools.blocks.clone(),
             from_order: net_from_order,
             from_execute: net_from_execute,
             to_order: net_to_order,
@@ -370,6 +373,7 @@ pub fn build(
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,
+            fetched: VecDeque::new(),
             turns: Turns::default(),
             shared: shared.clone(),
         }),

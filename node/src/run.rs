@@ -39,10 +39,13 @@ const RETAINED: u64 = replica::blocks::RETAINED_BLOCKS;
 const REASSEMBLY: u64 = 2 * IN_FLIGHT;
 const OPEN: u64 = 2;
 const READS: u64 = 64;
+/// Blocks of others that are being judged.
+const JUDGED: u64 = replica::ordering::JUDGED_MAX as u64;
 
 /// Every holder of a block buffer.
 // Twice what is held above the executed slot: a view change may need another chain beside the own.
-const BLOCK_BUFFERS: u64 = 2 * HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + IN_FLIGHT;
+const BLOCK_BUFFERS: u64 =
+    2 * HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + JUDGED + IN_FLIGHT;
 /// Single sectors for START, COMMIT, EVIDENCE and CLEAN STOP records on their way to the disk.
 const SECTOR_BUFFERS: usize = 64;
 /// View changes, certificates and the like on their way to the disk and out: apart from the blocks,

@@ -7,6 +7,7 @@
 mod answers;
 mod blocks_in;
 mod handle;
+mod judging;
 mod padding;
 mod records;
 pub(crate) mod release;
@@ -39,7 +40,9 @@ use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending, Question};
 use crate::recorder::{Recorded, Tape};
 
-use blocks_in::{JUDGED_MAX, Judged};
+pub use handle::SCARCE_BUFFERS;
+pub use judging::JUDGED_MAX;
+use judging::Judging;
 use padding::Padding;
 use release::Release;
 
@@ -81,11 +84,14 @@ pub enum Input<Bu: Buffers> {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
+        /// Signatures that were checked.
+        checks: u64,
     },
     /// The same: refused.
     Unfit {
         from: NodeId,
         place: Place,
+        checks: u64,
     },
     /// The verdict on a block that was sent to be verified, or a message whose signatures hold.
     Agreement(consensus::Input),
@@ -278,7 +284,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     outputs: VecDeque<Output<Bu>>,
     /// The raw block being offered to the core.
     offered: Option<(Place, Raw<Bu::Unique>)>,
-    judging: Vec<Judged>,
+    judging: Judging,
     /// Grains that the fetch being handled asks for.
     asked: Option<Grains>,
     /// Requests that wait for the leader.
@@ -346,6 +352,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let keeps_newest =
             release::keeps_newest_from_start(retained_from, &writer, config.interval);
         let recalls_left = vec![RECALLS_MAX; core.replicas()];
+        let judging = Judging::new(core.replicas());
         let batch = Batch::new(config.batch, config.me, core.replicas());
         let mut ordering = Ordering {
             config,
@@ -365,7 +372,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             verifier,
             outputs: VecDeque::with_capacity(EFFECTS_MAX),
             offered: None,
-            judging: Vec::with_capacity(2 * JUDGED_MAX),
+            judging,
             asked: None,
             pending: Pending::new(),
             executed_fed: summary.decided,

@@ -412,10 +412,29 @@ where
             Verified::Forwarded { from, request } => ordering::Input::Forwarded { from, request },
             Verified::Agreement(input) => ordering::Input::Agreement(input),
             Verified::Evidence(body) => ordering::Input::Evidence(body),
-            Verified::Fetched { from, place, raw } => ordering::Input::Fetched { from, place, raw },
-            Verified::Unfit { from, place, .. } => {
+            Verified::Fetched {
+                from,
+                place,
+                raw,
+                checks,
+            } => ordering::Input::Fetched {
+                from,
+                place,
+                raw,
+                checks,
+            },
+            Verified::Unfit {
+                from,
+                place,
+                checks,
+                ..
+            } => {
                 self.rejected += 1;
-                ordering::Input::Unfit { from, place }
+                ordering::Input::Unfit {
+                    from,
+                    place,
+                    checks,
+                }
             }
             Verified::Rejected(_) => {
                 self.rejected += 1;

@@ -4,7 +4,8 @@
 //! COMMITs are sent, one a vote and one a COMMIT as well. The predicate of `verify_strict` is the
 //! only judge, on every path. What a peer may have checked here is bounded by an account that fills
 //! with time; it pays for each bad signature many times over (§9.1, BYZ6). Votes that move it
-//! forward in the window cost it nothing, nor do blocks that hold: there are as many as slots.
+//! forward in the window cost it nothing: there are as many as slots. What blocks cost it is known to
+//! the ordering half, which has them judged.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -34,10 +35,7 @@ const WORDS: Rate = Rate {
     at_once: 8192,
     debt: 8192,
 };
-/// The same for blocks that turn out bad. Correct replicas hand on what a lying leader sent and
-/// they have not judged yet; their words do not suffer from that.
-const BLOCKS: Rate = WORDS;
-/// The same for clients' requests that it forwards: far more than a correct one has to.
+/// The same for clients' requests that it forwards. What is refused is sent again.
 const FORWARDS: Rate = WORDS;
 /// Reading so many bytes costs as much as one signature.
 const BYTES_OF_ONE: u64 = 2048;
@@ -83,12 +81,15 @@ pub enum Verdict<Bu: Buffers> {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
+        /// Signatures that were checked.
+        checks: u64,
     },
     /// A BLOCK that is refused.
     Unfit {
         from: NodeId,
         place: Place,
         reject: Reject,
+        checks: u64,
     },
     /// A request that another replica stands up for.
     Forwarded {
@@ -114,10 +115,12 @@ pub struct Verifying<V: Verifier> {
     decided: Slot,
 }
 
+/// A block whose requests and leader's signature hold, or why not.
+type Judged<Bu> = Result<Verified<Raw<<Bu as Buffers>::Unique>>, Reject>;
+
 /// What one peer may still have checked.
 struct Account {
     words: Allowance,
-    blocks: Allowance,
     forwards: Allowance,
     /// Highest slots of its votes and COMMITs that cost it nothing.
     free: [Slot; 2],
@@ -165,14 +168,23 @@ impl<V: Verifier + Clone> Verifying<V> {
                 }),
                 Err(reject) => Verdict::Rejected(reject),
             },
-            Job::Fetched { from, place, raw } => match self.fetched::<Bu>(now, from, raw) {
-                Ok(raw) => Verdict::Fetched { from, place, raw },
-                Err(reject) => Verdict::Unfit {
-                    from,
-                    place,
-                    reject,
-                },
-            },
+            Job::Fetched { from, place, raw } => {
+                let (checks, outcome) = self.fetched::<Bu>(place.slot, raw);
+                match outcome {
+                    Ok(raw) => Verdict::Fetched {
+                        from,
+                        place,
+                        raw,
+                        checks,
+                    },
+                    Err(reject) => Verdict::Unfit {
+                        from,
+                        place,
+                        reject,
+                        checks,
+                    },
+                }
+            }
             Job::Forwarded { from, body } => match self.forwarded(now, from, body) {
                 Ok(request) => Verdict::Forwarded { from, request },
                 Err(reject) => Verdict::Rejected(reject),
@@ -216,26 +228,19 @@ impl<V: Verifier + Clone> Verifying<V> {
         outcome
     }
 
-    fn fetched<Bu: Buffers>(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        raw: Raw<Bu::Unique>,
-    ) -> Result<Verified<Raw<Bu::Unique>>, Reject> {
-        if self.peers[from.index()].blocks.left(now, BLOCKS) <= 0 {
-            return Err(Reject::RateLimited);
+    /// The signatures that it took, and what came of it. What was decided since it came is not looked
+    /// at.
+    fn fetched<Bu: Buffers>(&mut self, slot: Slot, raw: Raw<Bu::Unique>) -> (u64, Judged<Bu>) {
+        if slot <= self.decided {
+            return (0, Err(Reject::AlreadyHeld));
         }
         let rules = *self.compound.rules();
         let leader = |view| rules.leader(view);
         let counted = Counted::new(&self.verifier);
         let outcome = seal::verify_block(&counted, leader, raw, |raw| raw.message());
-        let cost = counted.checks.get();
-        self.signatures += cost;
-        if outcome.is_err() {
-            let account = &mut self.peers[from.index()];
-            account.blocks.charge(cost + COST_OF_BAD, BLOCKS);
-        }
-        outcome
+        let checks = counted.checks.get();
+        self.signatures += checks;
+        (checks, outcome)
     }
 
     fn forwarded<B: SharedBytes>(
@@ -425,7 +430,6 @@ impl Account {
     fn new() -> Account {
         Account {
             words: Allowance::new(WORDS),
-            blocks: Allowance::new(BLOCKS),
             forwards: Allowance::new(FORWARDS),
             free: [Slot(0); 2],
         }
@@ -546,27 +550,26 @@ mod tests {
             self.hears(LIAR, Kind::Vote, slot, body.as_bytes())
         }
 
-        fn fetches(&mut self, signature: Signature) -> Option<Reject> {
-            let payload = payload_digest(&[]);
-            let digest = Digest::ZERO;
-            let header = BlockHeader::new(Epoch(0), View(0), Slot(1), 0, digest, payload);
-            let prefix = BlockPrefix::new(header, signature, 0);
-            let place = Place {
-                slot: Slot(1),
-                digest: header.digest(),
-            };
-            let message_bytes = prefix.as_bytes().len();
+        /// The checks that a block of these requests takes, and whether it holds.
+        fn fetches(&mut self, slot: Slot, signature: Signature, payload: &[u8]) -> (u64, bool) {
+            let digest = payload_digest(payload);
+            let header = BlockHeader::new(Epoch(0), View(0), slot, 0, Digest::ZERO, digest);
+            let prefix = BlockPrefix::new(header, signature, payload.len());
+            let digest = header.digest();
+            let place = Place { slot, digest };
+            let message = [prefix.as_bytes(), payload].concat();
             let mut buffer = HeapBuffers { bytes_each: 4096 }.take().unwrap();
-            buffer[RECORD_HEADER_BYTES..][..message_bytes].copy_from_slice(prefix.as_bytes());
+            buffer[RECORD_HEADER_BYTES..][..message.len()].copy_from_slice(&message);
             let raw = Raw {
                 buffer,
-                message_bytes,
+                message_bytes: message.len(),
             };
             let from = LIAR;
             let job: Job<HeapBuffers> = Job::Fetched { from, place, raw };
             match self.verifying.handle(self.now, job) {
-                Verdict::Unfit { reject, .. } => Some(reject),
-                _ => None,
+                Verdict::Fetched { checks, .. } => (checks, true),
+                Verdict::Unfit { checks, .. } => (checks, false),
+                _ => panic!("a block is judged as one"),
             }
         }
     }
@@ -645,18 +648,36 @@ mod tests {
         assert_eq!(ahead.count() as u64, WORDS.at_once + WINDOW);
     }
 
-    /// A correct replica may hand on what a lying leader sent: its words are heard all the same.
     #[test]
-    fn bad_blocks_cost_the_trust_in_blocks_alone() {
+    fn the_cost_of_a_block_is_what_was_checked() {
         let mut desk = Desk::new();
-        for _ in 0..2_000 {
-            desk.fetches(BAD);
+        let mut payload = Vec::new();
+        for client in [PublicKey([8; 32]), LYING_CLIENT, PublicKey([9; 32])] {
+            encode_open(&mut payload, client, Slot(0));
         }
-        assert_eq!(desk.fetches(GOOD), Some(Reject::RateLimited));
-        let most = BLOCKS.at_once.div_ceil(1 + COST_OF_BAD);
-        assert_eq!(desk.verifying.signatures(), most);
+        let good = &payload[..payload.len() / 3];
+        assert_eq!(desk.fetches(Slot(5), GOOD, &[]), (1, true));
+        assert_eq!(desk.fetches(Slot(5), GOOD, good), (2, true));
+        assert_eq!(desk.fetches(Slot(5), BAD, &payload), (1, false));
+        assert_eq!(desk.fetches(Slot(5), GOOD, &payload), (3, false));
+        assert_eq!(desk.verifying.signatures(), 7);
+        desk.verifying.note_decided(Slot(5));
+        assert_eq!(desk.fetches(Slot(5), GOOD, good), (0, false));
+    }
+
+    #[test]
+    fn forwarded_requests_have_an_account_of_their_own() {
+        let mut desk = Desk::new();
+        let mut heard = 0;
+        for _ in 0..20_000 {
+            let mut bytes = Vec::new();
+            encode_open(&mut bytes, PublicKey([8; 32]), Slot(0));
+            let (from, body) = (LIAR, HeapShared::copy_from(&bytes));
+            let job: Job<HeapBuffers> = Job::Forwarded { from, body };
+            let verdict = desk.verifying.handle(desk.now, job);
+            heard += u64::from(matches!(verdict, Verdict::Forwarded { .. }));
+        }
+        assert_eq!(heard, FORWARDS.at_once);
         assert!(desk.hears_wish(LIAR, GOOD));
-        desk.now = desk.now.after_ns(1_000_000_000);
-        assert!((0..10_000).all(|_| desk.fetches(GOOD).is_none()));
     }
 }

@@ -1,6 +1,7 @@
 //! One simulated server: a disk that stays, and a process that comes and goes.
 
 use replica::batch::BatchLimits;
+use replica::ordering::JUDGED_MAX;
 use replica::recording::Reel;
 use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
@@ -29,9 +30,9 @@ use crate::recordings::Reels;
 use crate::seals::Seal;
 
 /// As in production: two chains of blocks above the executed slot, those kept for repair, under
-/// reassembly, in the leader's hands, read back, and in flight.
+/// reassembly, in the leader's hands, read back, being judged, and in flight.
 fn block_buffers(held: u64) -> usize {
-    2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + 32
+    2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + JUDGED_MAX + 32
 }
 
 /// As on shared machines.

@@ -441,14 +441,25 @@ fn claims_against_the_own_branch_are_enough() {
 /// than it can hold blocks would be missing for ever.
 #[test]
 fn what_a_missed_view_decided_is_learned_from_claims() {
+    learns_from_claims(1);
+    // Also beyond the window: a replica whose checkpoint is old decides and executes there, too.
+    learns_from_claims(2 * K);
+    learns_from_claims(2 * K + 5);
+}
+
+/// The own log ends with so many blocks, all decided, and no checkpoint.
+fn learns_from_claims(own: u64) {
     let mut world = World::new(FOUR, 523);
-    let own = chain(&mut world, 1);
+    let own = chain(&mut world, own);
+    let last = place_of(&own.last().unwrap().header);
     let recovered = Recovered {
         stage: View(3),
+        decided: last,
         ..log_of(&own, RecordAs::Vote)
     };
     let mut alone = Alone::new(&world, config(&world), recovered);
-    let mut parent = place_of(&own[0].header);
+    alone.tell(MS, Input::Executed { slot: last.slot });
+    let mut parent = last;
     let missed = [2, 3, 4].map(|mark| {
         let block = world.forge(NodeId(1), 1, parent, mark);
         parent = place_of(&block.header);

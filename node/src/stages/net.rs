@@ -43,6 +43,7 @@ pub struct Net {
     pub votes_verified: bool,
     pub followed: Followed,
     pub send_pool: Pool,
+    pub block_pool: Pool,
     pub from_order: Inlet<NetInput>,
     pub from_execute: Inlet<Sent>,
     pub to_order: Outlet<Input<Pooled>>,

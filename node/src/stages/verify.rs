@@ -1,5 +1,7 @@
 //! Ed25519 verification: any number of instances, each with its own links.
 
+mod turns;
+
 use std::collections::VecDeque;
 
 use replica::ordering::Input;
@@ -11,21 +13,12 @@ use super::links::{Inlet, Outlet};
 use super::{ORDER_ROOM_MIN, Shared};
 use crate::buffers::Pooled;
 use crate::telemetry::Stage;
+pub use turns::Turns;
 
-/// Jobs of one turn: about 100 us of work, so that a stage on the same thread is not starved.
+/// Jobs of one turn, and signatures after which none is begun: about 100 us of work unless it is a
+/// block, so that a stage on the same thread is not starved.
 const JOBS_PER_TURN: usize = 4;
-
-/// Whose turn it is.
-#[derive(Default)]
-pub struct Turns {
-    /// Fetched blocks that wait.
-    fetched: VecDeque<Job<Pooled>>,
-    after_fetched: bool,
-    /// Signatures that jobs of the network may take before the next fetched block.
-    owed: u64,
-    /// Taken so far by all.
-    signatures: u64,
-}
+const SIGNATURES_PER_TURN: u64 = 8;
 
 /// One verifier thread's stage.
 pub struct Verify {
@@ -33,53 +26,55 @@ pub struct Verify {
     pub from_net: Inlet<Job<Pooled>>,
     pub from_order: Inlet<Job<Pooled>>,
     pub to_order: Outlet<Input<Pooled>>,
+    /// Fetched blocks that wait.
+    pub fetched: VecDeque<Job<Pooled>>,
     pub turns: Turns,
     pub shared: Shared,
 }
 
 impl Verify {
     /// The next job. Proposed blocks come before all else: a vote waits for them. Fetched ones, of
-    /// which a replica that lags has many, take turns with what came by the network: as many
-    /// signatures for these as the last one had.
+    /// which a replica that lags has many, take turns with what came by the network.
     fn next_job(&mut self) -> Option<Job<Pooled>> {
         while let Some(job) = self.from_order.pop() {
             if !matches!(job, Job::Fetched { .. }) {
                 return Some(job);
             }
             // As many as the ordering stage has judged at a time.
-            self.turns.fetched.push_back(job);
+            self.fetched.push_back(job);
         }
-        let spent = self.verifying.signatures() - self.turns.signatures;
-        self.turns.signatures = self.verifying.signatures();
-        if std::mem::take(&mut self.turns.after_fetched) {
-            self.turns.owed = spent;
-        } else {
-            self.turns.owed = self.turns.owed.saturating_sub(spent.max(1));
-        }
-        let of_net = |verify: &mut Verify| verify.from_net.pop();
-        let of_order = |verify: &mut Verify| {
-            let job = verify.turns.fetched.pop_front()?;
-            verify.turns.after_fetched = true;
+        let signatures = self.verifying.signatures();
+        let of_network = |verify: &mut Verify| {
+            let job = verify.from_net.pop()?;
+            verify.turns.begin_network(signatures);
             Some(job)
         };
-        if self.turns.owed > 0 {
-            of_net(self).or_else(|| of_order(self))
+        let of_fetched = |verify: &mut Verify| {
+            let job = verify.fetched.pop_front()?;
+            verify.turns.begin_fetched(signatures);
+            Some(job)
+        };
+        if self.turns.is_of_network(signatures) {
+            of_network(self).or_else(|| of_fetched(self))
         } else {
-            of_order(self).or_else(|| of_net(self))
+            of_fetched(self).or_else(|| of_network(self))
         }
     }
 
     /// Jobs that wait.
     fn queued(&self) -> usize {
-        self.turns.fetched.len() + self.from_order.queued() + self.from_net.queued()
+        self.fetched.len() + self.from_order.queued() + self.from_net.queued()
     }
 
     /// Does a few jobs; true when there was one.
     pub fn turn(&mut self, now: Instant) -> bool {
         let decided = self.shared.telemetry.order.committed_slot.get();
         self.verifying.note_decided(Slot(decided));
-        let mut done = 0;
-        while done < JOBS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
+        let (mut done, before) = (0, self.verifying.signatures());
+        while done < JOBS_PER_TURN
+            && self.verifying.signatures() - before < SIGNATURES_PER_TURN
+            && self.to_order.room() > ORDER_ROOM_MIN
+        {
             let Some(job) = self.next_job() else { break };
             done += 1;
             // Told before the result is handed over: the ordering stage waits for what is left.
@@ -91,15 +86,30 @@ impl Verify {
                 Verdict::Forwarded { from, request } => Input::Forwarded { from, request },
                 Verdict::Agreement(input) => Input::Agreement(input),
                 Verdict::Evidence(body) => Input::Evidence(body),
-                Verdict::Fetched { from, place, raw } => Input::Fetched { from, place, raw },
+                Verdict::Fetched {
+                    from,
+                    place,
+                    raw,
+                    checks,
+                } => Input::Fetched {
+                    from,
+                    place,
+                    raw,
+                    checks,
+                },
                 Verdict::Unfit {
                     from,
                     place,
                     reject,
+                    checks,
                 } => {
                     telemetry.verify.failures.add(1);
                     telemetry.rejects.count(reject);
-                    Input::Unfit { from, place }
+                    Input::Unfit {
+                        from,
+                        place,
+                        checks,
+                    }
                 }
                 Verdict::Rejected(reject) => {
                     telemetry.verify.failures.add(1);

@@ -7,75 +7,28 @@ use wire::bytes::Buffers;
 use wire::canary::planted;
 use wire::certificates::Place;
 use wire::header::Kind;
-use wire::ids::{Digest, Instant, NodeId, Slot, View};
-use wire::limits::{RECORD_HEADER_BYTES, REPAIR_BLOCKS_MAX};
-use wire::reject::Reject;
+use wire::ids::{Instant, NodeId, Slot};
+use wire::limits::RECORD_HEADER_BYTES;
 use wire::seal::{Signer, Verifier};
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
 use crate::blocks::{self, RETAINED_BLOCKS, Raw};
 
-/// A block of another replica that is being judged.
-pub(super) struct Judged {
-    from: NodeId,
-    view: View,
-    place: Place,
-    parent: Digest,
-}
-
-/// So many at a time, of one replica, and of one replica whatever others have sent.
-pub(super) const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
-const JUDGED_OF_ONE_MAX: usize = JUDGED_MAX * 3 / 4;
-const JUDGED_OF_ONE_MIN: usize = 8;
-
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A BLOCK takes as many signatures to judge as it has requests, so only one that has a use here
-    /// is judged, and one of a view and slot at a time from each peer: what nobody asked for costs a look
-    /// at its header (§9.1).
-    pub(super) fn on_offered(&mut self, from: NodeId, raw: Raw<Bu::Unique>) {
+    /// is judged: what nobody asked for costs a look at its header (§9.1).
+    pub(super) fn on_offered(&mut self, now: Instant, from: NodeId, raw: Raw<Bu::Unique>) {
         let outcome = BlockView::frame(raw.message()).and_then(|view| {
             let header = &view.prefix.header;
-            let (slot, digest) = (header.slot(), header.digest());
-            let place = Place { slot, digest };
-            let from_it = || self.judging.iter().filter(|judged| judged.from == from);
-            let view = header.view();
-            // A leader that lies can sign any number of blocks of a slot; one is judged.
-            if from_it().any(|judged| (judged.view, judged.place.slot) == (view, slot)) {
-                return Err(Reject::AlreadyHeld);
-            }
-            let most = if self.judging.len() < JUDGED_MAX {
-                JUDGED_OF_ONE_MAX
-            } else {
-                JUDGED_OF_ONE_MIN
-            };
-            if from_it().count() >= most {
-                return Err(Reject::QueueFull);
-            }
-            // Ancestors come newest first; the core knows that it wants one by its child.
-            let leads_on = from_it().any(|judged| judged.parent == digest);
+            let digest = header.digest();
+            let leads_on = self.judging.admit(now, from, header, digest)?;
             self.core.would_take(header, digest, leads_on)?;
-            let parent = header.parent;
-            Ok(Judged {
-                from,
-                view,
-                place,
-                parent,
-            })
+            Ok(self.judging.begin(from, header, digest))
         });
         match outcome {
-            Ok(judged) => {
-                let place = judged.place;
-                self.judging.push(judged);
-                self.outputs.push_back(Output::Judge { from, place, raw });
-            }
+            Ok(place) => self.outputs.push_back(Output::Judge { from, place, raw }),
             Err(reject) => self.outputs.push_back(Output::Refused(reject)),
         }
-    }
-
-    /// The verdict on a block of a peer is here.
-    pub(super) fn judged(&mut self, from: NodeId, place: Place) {
-        self.judging
-            .retain(|judged| (judged.from, judged.place) != (from, place));
     }
 
     pub(super) fn on_block(
@@ -120,6 +73,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     pub(super) fn forget(&mut self, place: Place) {
         self.blocks.forget(place);
+        self.judging.forgotten(place);
         self.deferred.retain(|(deferred, ..)| *deferred != place);
     }
 
@@ -136,6 +90,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if let Some(raw) = raw {
             self.blocks.keep_raw(place, raw);
         }
+        self.judging.used(place);
         self.deferred.push_back((place, kind, verify));
         let first = self.deferred.len() == 1 && self.unwritten.is_empty();
         if first {

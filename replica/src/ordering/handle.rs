@@ -19,7 +19,7 @@ use crate::peer::PeerMessage;
 
 /// With fewer free block buffers, rivals of needed blocks are dropped: room for what is under
 /// reassembly.
-const SCARCE_BUFFERS: usize = 2 * IN_FLIGHT as usize;
+pub const SCARCE_BUFFERS: usize = 2 * IN_FLIGHT as usize;
 /// Looking for rivals walks the chains of all slots.
 const RIVALS_PAUSE_NS: u64 = 10_000_000;
 
@@ -39,10 +39,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Input::Request(request) => self.on_request(now, request, None),
             Input::Forwarded { from, request } => self.on_request(now, request, Some(from)),
             Input::Proposed { from, raw } => self.on_block(now, from, Source::Proposed, raw),
-            Input::Offered { from, raw } => self.on_offered(from, raw),
-            Input::Unfit { from, place } => self.judged(from, place),
-            Input::Fetched { from, place, raw } => {
-                self.judged(from, place);
+            Input::Offered { from, raw } => self.on_offered(now, from, raw),
+            Input::Unfit {
+                from,
+                place,
+                checks,
+            } => self.judging.unfit(from, place, checks),
+            Input::Fetched {
+                from,
+                place,
+                raw,
+                checks,
+            } => {
+                self.judging.fit(from, place, checks);
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
             }
             Input::Agreement(input) => {

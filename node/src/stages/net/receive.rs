@@ -12,7 +12,7 @@ use replica::verifying::{Job, body_of};
 use wire::bytes::{SharedBytes, UniqueBytes};
 use wire::header::Kind;
 use wire::ids::{Instant, NodeId, PublicKey, Slot, View};
-use wire::limits::{IN_FLIGHT, RECORD_HEADER_BYTES, REPAIR_BLOCKS_MAX, WINDOW};
+use wire::limits::{IN_FLIGHT, RECORD_HEADER_BYTES, WINDOW};
 use wire::link::{Body, FromClient, FromPeer, Incoming, ShortDatagram};
 use wire::reject::Reject;
 use wire::request::RequestView;
@@ -23,10 +23,12 @@ use crate::buffers::{Bytes, Pooled};
 use crate::discovery::Arrived;
 use crate::telemetry::LogFull;
 
-/// Inputs of the ordering stage that wait when a block is refused: many more than a leader may have
-/// in flight, and as many blocks as an answer brings.
-const PROPOSED_WAITING_MAX: usize = 8 * IN_FLIGHT as usize;
-const OFFERED_WAITING_MAX: usize = REPAIR_BLOCKS_MAX as usize;
+/// So many block buffers are kept free from blocks that others send to be judged, and from proposals:
+/// what waits in the ring holds buffers that the rest needs. Fewer than those at which rivals of
+/// needed blocks are dropped, or nothing would ever make room.
+const KEPT_FROM_OFFERED: usize = 3 * IN_FLIGHT as usize / 2;
+const KEPT_FROM_PROPOSED: usize = IN_FLIGHT as usize / 2;
+const _: () = assert!(KEPT_FROM_OFFERED < replica::ordering::SCARCE_BUFFERS);
 
 impl Net {
     /// One receive: a datagram, or several of `segment` bytes each that the kernel joined.
@@ -116,14 +118,13 @@ impl Net {
                 buffer,
                 message_bytes,
             };
-            // Blocks in the ring hold buffers that all others need, too: it is not for them to fill.
-            let waiting_max = if kind == Kind::Propose {
-                PROPOSED_WAITING_MAX
+            let kept = if kind == Kind::Propose {
+                KEPT_FROM_PROPOSED
             } else {
-                OFFERED_WAITING_MAX
+                KEPT_FROM_OFFERED
             };
-            if self.to_order.queued() >= waiting_max {
-                return Err(Reject::QueueFull);
+            if self.block_pool.free() < kept {
+                return Err(Reject::NoBuffer);
             }
             if kind == Kind::Propose {
                 if u64::from(from.0) != view.0 % u64::from(self.replicas) {
