@@ -299,6 +299,12 @@ impl<S: Signer> Core<S> {
             .is_some_and(|entry| entry.signature_good)
     }
 
+    /// Whether this block is in the log, or its slot decided.
+    pub fn is_written(&self, place: Place) -> bool {
+        let entry = self.tree.get(place);
+        place.slot <= self.decided.slot || entry.is_some_and(|entry| entry.record.is_some())
+    }
+
     /// Whether the requests of this block were found bad.
     pub fn is_invalid(&self, place: Place) -> bool {
         self.tree

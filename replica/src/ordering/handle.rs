@@ -53,6 +53,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             } => {
                 self.judging.fit(from, place, checks);
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
+                if self.core.is_written(place) {
+                    // Now, or by another replica's answer while this one was judged.
+                    self.judging.used(place);
+                }
             }
             Input::Agreement(input) => {
                 if let consensus::Input::CheckpointCertificate(found) = &input {

@@ -107,6 +107,10 @@ impl Judging {
     /// It holds, and is about to be offered to the core.
     pub(super) fn fit(&mut self, from: NodeId, place: Place, checks: u64) {
         self.end(from, place);
+        if self.unwritten.contains_key(&place) {
+            // Two replicas answered one question.
+            return;
+        }
         self.accounts[from.index()].charge(checks, BLOCKS);
         if self.unwritten.len() >= UNWRITTEN_MAX {
             self.unwritten.pop_first();
@@ -202,6 +206,21 @@ mod tests {
         assert!(judging.unwritten.is_empty());
         // It fills with time.
         assert!(admits(&mut judging, 1_000_000_000, LIAR, &block(0, 8, 0)));
+    }
+
+    #[test]
+    fn a_second_answer_to_one_question_costs_nothing() {
+        let mut judging = Judging::new(4);
+        let header = block(0, 7, 0);
+        for now in 1..1_000 {
+            for from in [1, 2].map(NodeId) {
+                assert!(admits(&mut judging, now, from, &header));
+            }
+            for from in [1, 2].map(NodeId) {
+                judging.fit(from, place(&header), 2048);
+            }
+            judging.used(place(&header));
+        }
     }
 
     #[test]
