@@ -186,6 +186,33 @@ impl<S: Signer> Core<S> {
         self.has_use(Source::Fetched, view, place, rival)
     }
 
+    /// Whether the log holds this block, as far as the core remembers.
+    pub fn has_written(&self, place: Place) -> bool {
+        let entry = self.tree.get(place);
+        entry.is_some_and(|entry| entry.end.is_some())
+    }
+
+    /// Whether the leader's signature on the copy of this block that the caller keeps is known to be
+    /// good.
+    pub fn is_signed(&self, place: Place) -> bool {
+        self.tree
+            .get(place)
+            .is_some_and(|entry| entry.signature_good)
+    }
+
+    /// Whether no copy of this block is needed: it is on its way to the log, or its slot is decided.
+    pub fn needs_no_copy(&self, place: Place) -> bool {
+        let entry = self.tree.get(place);
+        place.slot <= self.decided.slot || entry.is_some_and(|entry| entry.record.is_some())
+    }
+
+    /// Whether the requests of this block were found bad.
+    pub fn is_invalid(&self, place: Place) -> bool {
+        self.tree
+            .get(place)
+            .is_some_and(|entry| entry.validity == Validity::Invalid)
+    }
+
     fn admissible(
         &mut self,
         from: NodeId,

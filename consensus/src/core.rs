@@ -24,7 +24,7 @@ use crate::restart::Recovered;
 use crate::signing::Noting;
 use crate::speak::Spoken;
 use crate::timers::Timers;
-use crate::tree::{Tree, Validity};
+use crate::tree::Tree;
 use crate::wish::{WishReason, Wishing};
 use crate::words::Book;
 
@@ -283,33 +283,6 @@ impl<S: Signer> Core<S> {
     /// Messages of view changes that are kept; a bound on what liars can make grow.
     pub fn change_messages(&self) -> usize {
         self.view_changes.len() + self.new_views.len() + self.acks.len()
-    }
-
-    /// Whether the log holds this block, as far as the core remembers.
-    pub fn has_written(&self, place: Place) -> bool {
-        let entry = self.tree.get(place);
-        entry.is_some_and(|entry| entry.end.is_some())
-    }
-
-    /// Whether the leader's signature on the copy of this block that the caller keeps is known to be
-    /// good.
-    pub fn is_signed(&self, place: Place) -> bool {
-        self.tree
-            .get(place)
-            .is_some_and(|entry| entry.signature_good)
-    }
-
-    /// Whether this block is in the log, or its slot decided.
-    pub fn is_written(&self, place: Place) -> bool {
-        let entry = self.tree.get(place);
-        place.slot <= self.decided.slot || entry.is_some_and(|entry| entry.record.is_some())
-    }
-
-    /// Whether the requests of this block were found bad.
-    pub fn is_invalid(&self, place: Place) -> bool {
-        self.tree
-            .get(place)
-            .is_some_and(|entry| entry.validity == Validity::Invalid)
     }
 
     /// Members of the committee.

@@ -28,7 +28,9 @@ fn a_follower_crashes_and_catches_up() {
 /// blocks make another checkpoint, once in a minute and no more.
 #[test]
 fn an_idle_cluster_makes_a_checkpoint_for_a_replica_that_is_cut_off() {
-    const LAST: u64 = 27;
+    // More than are kept in memory.
+    const LAST: u64 = 75;
+    const NEXT: u64 = 80;
     let mut scenario = Scenario::new(4)
         .checkpoint_every(8)
         .release_log()
@@ -51,12 +53,12 @@ fn an_idle_cluster_makes_a_checkpoint_for_a_replica_that_is_cut_off() {
         .expect_undecided(LAST + 1)
         .restart(3)
         .at_ms(8_000)
-        .expect_decided(32)
-        .expect_undecided(33)
+        .expect_decided(NEXT)
+        .expect_undecided(NEXT + 1)
         .at_ms(19_000)
-        .expect_undecided(33)
+        .expect_undecided(NEXT + 1)
         .at_ms(32_000)
-        .expect_decided_by(3, 32)
+        .expect_decided_by(3, NEXT)
         .expect_value("a", (LAST - 3).to_string())
         .expect_settled_within_ms(1_000)
         .run()

@@ -53,7 +53,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             } => {
                 self.judging.fit(from, place, checks);
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
-                if self.core.is_written(place) {
+                if self.core.needs_no_copy(place) {
                     // Now, or by another replica's answer while this one was judged.
                     self.judging.used(place);
                 }
