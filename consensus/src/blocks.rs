@@ -200,12 +200,6 @@ impl<S: Signer> Core<S> {
             .is_some_and(|entry| entry.signature_good)
     }
 
-    /// Whether no copy of this block is needed: it is on its way to the log, or its slot is decided.
-    pub fn needs_no_copy(&self, place: Place) -> bool {
-        let entry = self.tree.get(place);
-        place.slot <= self.decided.slot || entry.is_some_and(|entry| entry.record.is_some())
-    }
-
     /// Whether the requests of this block were found bad.
     pub fn is_invalid(&self, place: Place) -> bool {
         self.tree

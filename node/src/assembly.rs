@@ -1,7 +1,5 @@
 //! Builds the stages of a node from what recovery found, and joins them with rings.
 
-use std::collections::VecDeque;
-
 use platform::clock;
 use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
@@ -12,6 +10,7 @@ use replica::agreement::Core;
 use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
+use replica::fair::Fair;
 use replica::ordering::{Ordering, OrderingConfig};
 use replica::reads::Reads;
 use replica::recording::Description;
@@ -373,7 +372,7 @@ pub fn build(
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,
-            fetched: VecDeque::new(),
+            fetched: Fair::new(committee.n()),
             turns: Turns::default(),
             shared: shared.clone(),
         }),

@@ -43,12 +43,6 @@ impl Allowance {
         self.left
     }
 
-    /// Takes a charge back.
-    pub fn give_back(&mut self, cost: u64, rate: Rate) {
-        let cost = i64::try_from(cost).unwrap_or(i64::MAX);
-        self.left = self.left.saturating_add(cost).min(rate.at_once as i64);
-    }
-
     /// Takes `cost` off.
     pub fn charge(&mut self, cost: u64, rate: Rate) {
         let cost = i64::try_from(cost).unwrap_or(i64::MAX);

@@ -21,6 +21,7 @@ pub mod allowance;
 pub mod batch;
 pub mod blocks;
 pub mod execution;
+pub mod fair;
 pub mod ledger;
 pub mod ordering;
 pub mod peer;

@@ -84,10 +84,8 @@ pub enum Input<Bu: Buffers> {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
-        /// Signatures that were checked.
-        checks: u64,
     },
-    /// The same: refused.
+    /// The same: refused, after so many checks of signatures.
     Unfit {
         from: NodeId,
         place: Place,

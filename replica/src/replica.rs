@@ -31,6 +31,7 @@ use wire::state::Part;
 
 use crate::admission::Followed;
 use crate::execution::{Execution, Replies, Work};
+use crate::fair::Fair;
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
 use crate::reads::Reads;
 use crate::recorder::Tape;
@@ -155,6 +156,7 @@ pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
     chunk: Vec<u8>,
     /// Blocks before requests: a vote waits for them.
     block_jobs: VecDeque<Job<Bu>>,
+    fetched: Fair<Job<Bu>>,
     request_jobs: VecDeque<Job<Bu>>,
     execute: VecDeque<(Slot, Bu::Shared)>,
     queries: VecDeque<Query<Bu::Shared>>,
@@ -284,6 +286,7 @@ where
             saving,
             chunk: Vec::new(),
             block_jobs: VecDeque::new(),
+            fetched: Fair::new(committee.n()),
             request_jobs: VecDeque::new(),
             execute: VecDeque::new(),
             queries: VecDeque::new(),
@@ -342,6 +345,7 @@ where
     /// When [`Input::Tick`] is due at the latest.
     pub fn wake_at(&self) -> Instant {
         let waits = !self.block_jobs.is_empty()
+            || !self.fetched.is_empty()
             || !self.request_jobs.is_empty()
             || !self.execute.is_empty()
             || !self.queries.is_empty();
@@ -368,6 +372,7 @@ where
             self.write_next(out);
             if pace.verifications > 0 {
                 let job = self.block_jobs.pop_front();
+                let job = job.or_else(|| self.fetched.pop());
                 if let Some(job) = job.or_else(|| self.request_jobs.pop_front()) {
                     pace.verifications -= 1;
                     moved = true;
@@ -407,22 +412,20 @@ where
 
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
         self.verifying.note_decided(self.ordering.summary().decided);
-        let input = match self.verifying.handle(now, job) {
+        let (fetched, before) = (
+            matches!(job, Job::Fetched { .. }),
+            self.verifying.signatures(),
+        );
+        let verdict = self.verifying.handle(now, job);
+        if fetched {
+            self.fetched.settle(self.verifying.signatures() - before);
+        }
+        let input = match verdict {
             Verified::Request(request) => ordering::Input::Request(request),
             Verified::Forwarded { from, request } => ordering::Input::Forwarded { from, request },
             Verified::Agreement(input) => ordering::Input::Agreement(input),
             Verified::Evidence(body) => ordering::Input::Evidence(body),
-            Verified::Fetched {
-                from,
-                place,
-                raw,
-                checks,
-            } => ordering::Input::Fetched {
-                from,
-                place,
-                raw,
-                checks,
-            },
+            Verified::Fetched { from, place, raw } => ordering::Input::Fetched { from, place, raw },
             Verified::Unfit {
                 from,
                 place,
@@ -471,7 +474,8 @@ where
             }
             Output::Judge { from, place, raw } => {
                 // Bounded by the ordering half.
-                self.block_jobs.push_back(Job::Fetched { from, place, raw });
+                let job = Job::Fetched { from, place, raw };
+                self.fetched.push(from.index(), job);
             }
             Output::Recheck(question) => {
                 let input = ordering::Input::Rechecked {
@@ -574,6 +578,7 @@ where
     /// Everything that waits in a queue of this object now; for bounds.
     pub fn queued(&self) -> usize {
         self.block_jobs.len()
+            + self.fetched.len()
             + self.request_jobs.len()
             + self.execute.len()
             + self.queries.len()

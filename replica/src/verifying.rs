@@ -81,10 +81,8 @@ pub enum Verdict<Bu: Buffers> {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
-        /// Signatures that were checked.
-        checks: u64,
     },
-    /// A BLOCK that is refused.
+    /// A BLOCK that is refused, after so many checks of signatures.
     Unfit {
         from: NodeId,
         place: Place,
@@ -171,12 +169,7 @@ impl<V: Verifier + Clone> Verifying<V> {
             Job::Fetched { from, place, raw } => {
                 let (checks, outcome) = self.fetched::<Bu>(place.slot, raw);
                 match outcome {
-                    Ok(raw) => Verdict::Fetched {
-                        from,
-                        place,
-                        raw,
-                        checks,
-                    },
+                    Ok(raw) => Verdict::Fetched { from, place, raw },
                     Err(reject) => Verdict::Unfit {
                         from,
                         place,
@@ -566,9 +559,12 @@ mod tests {
             };
             let from = LIAR;
             let job: Job<HeapBuffers> = Job::Fetched { from, place, raw };
-            match self.verifying.handle(self.now, job) {
-                Verdict::Fetched { checks, .. } => (checks, true),
-                Verdict::Unfit { checks, .. } => (checks, false),
+            let before = self.verifying.signatures();
+            let verdict = self.verifying.handle(self.now, job);
+            let checks = self.verifying.signatures() - before;
+            match verdict {
+                Verdict::Fetched { .. } => (checks, true),
+                Verdict::Unfit { checks: told, .. } => (told, false),
                 _ => panic!("a block is judged as one"),
             }
         }

@@ -2,8 +2,7 @@
 
 mod turns;
 
-use std::collections::VecDeque;
-
+use replica::fair::Fair;
 use replica::ordering::Input;
 use replica::verifying::{Job, Verdict, Verifying};
 use wire::ids::{Instant, Slot};
@@ -27,7 +26,7 @@ pub struct Verify {
     pub from_order: Inlet<Job<Pooled>>,
     pub to_order: Outlet<Input<Pooled>>,
     /// Fetched blocks that wait.
-    pub fetched: VecDeque<Job<Pooled>>,
+    pub fetched: Fair<Job<Pooled>>,
     pub turns: Turns,
     pub shared: Shared,
 }
@@ -37,11 +36,11 @@ impl Verify {
     /// which a replica that lags has many, take turns with what came by the network.
     fn next_job(&mut self) -> Option<Job<Pooled>> {
         while let Some(job) = self.from_order.pop() {
-            if !matches!(job, Job::Fetched { .. }) {
+            let Job::Fetched { from, .. } = &job else {
                 return Some(job);
-            }
+            };
             // As many as the ordering stage has judged at a time.
-            self.fetched.push_back(job);
+            self.fetched.push(from.index(), job);
         }
         let signatures = self.verifying.signatures();
         let of_network = |verify: &mut Verify| {
@@ -50,7 +49,7 @@ impl Verify {
             Some(job)
         };
         let of_fetched = |verify: &mut Verify| {
-            let job = verify.fetched.pop_front()?;
+            let job = verify.fetched.pop()?;
             verify.turns.begin_fetched(signatures);
             Some(job)
         };
@@ -81,22 +80,20 @@ impl Verify {
             let left = self.queued();
             let telemetry = &self.shared.telemetry;
             telemetry.queue_depth.of(Stage::Verify).set(left as u64);
-            let input = match self.verifying.handle(now, job) {
+            let (fetched, spent) = (
+                matches!(job, Job::Fetched { .. }),
+                self.verifying.signatures(),
+            );
+            let verdict = self.verifying.handle(now, job);
+            if fetched {
+                self.fetched.settle(self.verifying.signatures() - spent);
+            }
+            let input = match verdict {
                 Verdict::Request(request) => Input::Request(request),
                 Verdict::Forwarded { from, request } => Input::Forwarded { from, request },
                 Verdict::Agreement(input) => Input::Agreement(input),
                 Verdict::Evidence(body) => Input::Evidence(body),
-                Verdict::Fetched {
-                    from,
-                    place,
-                    raw,
-                    checks,
-                } => Input::Fetched {
-                    from,
-                    place,
-                    raw,
-                    checks,
-                },
+                Verdict::Fetched { from, place, raw } => Input::Fetched { from, place, raw },
                 Verdict::Unfit {
                     from,
                     place,

@@ -73,7 +73,6 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     pub(super) fn forget(&mut self, place: Place) {
         self.blocks.forget(place);
-        self.judging.forgotten(place);
         self.deferred.retain(|(deferred, ..)| *deferred != place);
     }
 
@@ -90,7 +89,6 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if let Some(raw) = raw {
             self.blocks.keep_raw(place, raw);
         }
-        self.judging.used(place);
         self.deferred.push_back((place, kind, verify));
         let first = self.deferred.len() == 1 && self.unwritten.is_empty();
         if first {

@@ -45,18 +45,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 place,
                 checks,
             } => self.judging.unfit(from, place, checks),
-            Input::Fetched {
-                from,
-                place,
-                raw,
-                checks,
-            } => {
-                self.judging.fit(from, place, checks);
+            Input::Fetched { from, place, raw } => {
+                self.judging.fit(from, place);
                 self.on_block(now, from, Source::Fetched, raw.into_inner());
-                if self.core.needs_no_copy(place) {
-                    // Now, or by another replica's answer while this one was judged.
-                    self.judging.used(place);
-                }
             }
             Input::Agreement(input) => {
                 if let consensus::Input::CheckpointCertificate(found) = &input {
