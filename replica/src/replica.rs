@@ -38,7 +38,7 @@ use crate::recorder::Tape;
 use crate::recovery::{RestartError, Saved, restart};
 use crate::saving::{Piece, Saving};
 use crate::takeover::Takeover;
-use crate::verifying::{Job, Verdict as Verified, Verifying};
+use crate::verifying::{Job, Verifying};
 
 /// Signature checks that wait at most; beyond, clients are told Busy and blocks are asked for again.
 const JOBS_MAX: usize = 1024;
@@ -420,31 +420,11 @@ where
         if fetched {
             self.fetched.settle(self.verifying.signatures() - before);
         }
-        let input = match verdict {
-            Verified::Request(request) => ordering::Input::Request(request),
-            Verified::Forwarded { from, request } => ordering::Input::Forwarded { from, request },
-            Verified::Agreement(input) => ordering::Input::Agreement(input),
-            Verified::Evidence(body) => ordering::Input::Evidence(body),
-            Verified::Fetched { from, place, raw } => ordering::Input::Fetched { from, place, raw },
-            Verified::Unfit {
-                from,
-                place,
-                checks,
-                ..
-            } => {
-                self.rejected += 1;
-                ordering::Input::Unfit {
-                    from,
-                    place,
-                    checks,
-                }
-            }
-            Verified::Rejected(_) => {
-                self.rejected += 1;
-                return;
-            }
-        };
-        self.ordering.handle(now, input);
+        let (told, refused) = verdict.told();
+        self.rejected += u64::from(refused.is_some());
+        if let Some(input) = told {
+            self.ordering.handle(now, input);
+        }
     }
 
     fn carry_out(&mut self, output: Output<Bu>, out: &mut Vec<Effect<Bu::Shared>>) {

@@ -26,6 +26,7 @@ use wire::view_change::{NewView, ViewChange, split_signed};
 
 use crate::allowance::{Allowance, Rate};
 use crate::blocks::Raw;
+use crate::ordering;
 use crate::peer::PeerMessage;
 
 /// Signatures that a peer may have checked for its words, apart from votes: about a tenth of a
@@ -101,6 +102,35 @@ pub enum Verdict<Bu: Buffers> {
     Rejected(Reject),
 }
 
+impl<Bu: Buffers> Verdict<Bu> {
+    /// What the ordering half is told of it, and what is to be counted as refused.
+    pub fn told(self) -> (Option<ordering::Input<Bu>>, Option<Reject>) {
+        use ordering::Input as Told;
+        let told = match self {
+            Verdict::Request(request) => Told::Request(request),
+            Verdict::Forwarded { from, request } => Told::Forwarded { from, request },
+            Verdict::Agreement(input) => Told::Agreement(input),
+            Verdict::Evidence(body) => Told::Evidence(body),
+            Verdict::Fetched { from, place, raw } => Told::Fetched { from, place, raw },
+            Verdict::Unfit {
+                from,
+                place,
+                reject,
+                checks,
+            } => {
+                let unfit = Told::Unfit {
+                    from,
+                    place,
+                    checks,
+                };
+                return (Some(unfit), Some(reject));
+            }
+            Verdict::Rejected(reject) => return (None, Some(reject)),
+        };
+        (Some(told), None)
+    }
+}
+
 /// One verifier.
 pub struct Verifying<V: Verifier> {
     verifier: V,
@@ -114,7 +144,7 @@ pub struct Verifying<V: Verifier> {
 }
 
 /// A block whose requests and leader's signature hold, or why not.
-type Judged<Bu> = Result<Verified<Raw<<Bu as Buffers>::Unique>>, Reject>;
+type BlockOutcome<Bu> = Result<Verified<Raw<<Bu as Buffers>::Unique>>, Reject>;
 
 /// What one peer may still have checked.
 struct Account {
@@ -223,7 +253,11 @@ impl<V: Verifier + Clone> Verifying<V> {
 
     /// The signatures that it took, and what came of it. What was decided since it came is not looked
     /// at.
-    fn fetched<Bu: Buffers>(&mut self, slot: Slot, raw: Raw<Bu::Unique>) -> (u64, Judged<Bu>) {
+    fn fetched<Bu: Buffers>(
+        &mut self,
+        slot: Slot,
+        raw: Raw<Bu::Unique>,
+    ) -> (u64, BlockOutcome<Bu>) {
         if slot <= self.decided {
             return (0, Err(Reject::AlreadyHeld));
         }
@@ -624,6 +658,29 @@ mod tests {
         }
         let most = WORDS.at_once.div_ceil(1 + COST_OF_BAD);
         assert_eq!(desk.verifying.signatures(), most);
+    }
+
+    /// What is refused before any signature is checked was read all the same.
+    #[test]
+    fn long_words_cost_their_reading() {
+        let mut desk = Desk::new();
+        let garbage = vec![7; 64 * 1024];
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let body = HeapShared::copy_from(&garbage);
+            let job: Job<HeapBuffers> = Job::Message {
+                from: LIAR,
+                kind: Kind::ViewChange,
+                view: View(4),
+                slot: Slot(0),
+                body,
+            };
+            let verdict = desk.verifying.handle(desk.now, job);
+            read += u64::from(!matches!(verdict, Verdict::Rejected(Reject::RateLimited)));
+        }
+        assert_eq!(desk.verifying.signatures(), 0);
+        let cost = 1 + garbage.len() as u64 / BYTES_OF_ONE;
+        assert_eq!(read, WORDS.at_once.div_ceil(cost));
     }
 
     /// A correct replica votes once a slot, however many slots there are in a second.

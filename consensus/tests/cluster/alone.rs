@@ -4,7 +4,7 @@ use consensus::{
     BlockCheck, Config, Core, Effect, Input, Outbox, Record, RecordAs, Recovered, RecoveredBlock,
     Source,
 };
-use wire::block::BlockRef;
+use wire::block::{BlockHeader, BlockRef};
 use wire::certificates::{
     CheckpointCertificate, NewViewCertificate, Place, Signatures, Wish, WishCertificate,
 };
@@ -521,6 +521,29 @@ fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
     }
     let transfers = effects.iter().filter(|e| matches!(e, Effect::Transfer(_)));
     assert_eq!(transfers.count(), 1);
+}
+
+/// §11: ancestors come newest first. One whose child is being judged is wanted though nothing names it
+/// yet; out of reach, or held, it is not.
+#[test]
+fn the_parent_of_a_block_that_is_judged_is_wanted() {
+    let mut world = World::new(FOUR, 526);
+    let own = chain(&mut world, 2);
+    let recovered = Recovered {
+        stage: View(1),
+        installed: View(1),
+        decided: place_of(&own[0].header),
+        ..log_of(&own[..1], RecordAs::Vote)
+    };
+    let alone = Alone::new(&world, config(&world), recovered);
+    let old = world.forge(LEADER, 0, place_of(&own[1].header), 9).header;
+    let takes = |header: &BlockHeader, leads_on| {
+        let taken = alone.core.would_take(header, header.digest(), leads_on);
+        taken.is_ok()
+    };
+    assert!(!takes(&old, false), "of an older view, above the base");
+    assert!(takes(&old, true));
+    assert!(!takes(&own[0].header, true), "decided");
 }
 
 /// V3: what is recorded as voted may be the base of the next view, and all must hold it then. A leader

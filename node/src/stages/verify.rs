@@ -4,7 +4,7 @@ mod turns;
 
 use replica::fair::Fair;
 use replica::ordering::Input;
-use replica::verifying::{Job, Verdict, Verifying};
+use replica::verifying::{Job, Verifying};
 use wire::ids::{Instant, Slot};
 use wire::seal::Ed25519Verifier;
 
@@ -88,32 +88,12 @@ impl Verify {
             if fetched {
                 self.fetched.settle(self.verifying.signatures() - spent);
             }
-            let input = match verdict {
-                Verdict::Request(request) => Input::Request(request),
-                Verdict::Forwarded { from, request } => Input::Forwarded { from, request },
-                Verdict::Agreement(input) => Input::Agreement(input),
-                Verdict::Evidence(body) => Input::Evidence(body),
-                Verdict::Fetched { from, place, raw } => Input::Fetched { from, place, raw },
-                Verdict::Unfit {
-                    from,
-                    place,
-                    reject,
-                    checks,
-                } => {
-                    telemetry.verify.failures.add(1);
-                    telemetry.rejects.count(reject);
-                    Input::Unfit {
-                        from,
-                        place,
-                        checks,
-                    }
-                }
-                Verdict::Rejected(reject) => {
-                    telemetry.verify.failures.add(1);
-                    telemetry.rejects.count(reject);
-                    continue;
-                }
-            };
+            let (told, refused) = verdict.told();
+            if let Some(reject) = refused {
+                telemetry.verify.failures.add(1);
+                telemetry.rejects.count(reject);
+            }
+            let Some(input) = told else { continue };
             if self.to_order.push(input).is_err() {
                 unreachable!("room was checked");
             }

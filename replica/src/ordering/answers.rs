@@ -110,8 +110,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Whether this copy may be given away: its requests were not found bad, and the leader signed it.
-    /// The digest does not bind its signature (R2), so a final
-    /// block may lie here without one; whoever is sent such a copy takes this replica for a liar.
+    /// The digest does not bind its signature (R2), so a final block may lie here without one; whoever
+    /// is sent such a copy takes this replica for a liar.
     /// What nobody has judged, as what a restart found decided, costs one verification, once: whoever
     /// asks again, and for whatever, costs none.
     fn may_serve(&mut self, place: Place, prefix: &BlockPrefix) -> bool {

@@ -311,7 +311,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// N9, E1: verifies both signatures, checks that they contradict each other, stores them, and
     /// shows them to everyone.
     fn on_own_evidence(&mut self, now: Instant, evidence: Evidence) {
-        if !self.is_news(evidence.first.header.view()) {
+        if !self.evidence_is_news(evidence.first.header.view()) {
             return;
         }
         let signed_by_leader = [&evidence.first, &evidence.second]
@@ -348,7 +348,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Whether evidence against the leader of this view would change anything.
-    fn is_news(&self, view: View) -> bool {
+    fn evidence_is_news(&self, view: View) -> bool {
         let summary = self.core.summary();
         let current = (summary.view..=summary.stage).contains(&view);
         current && self.evidence_in.is_none_or(|known| known < view)
@@ -356,7 +356,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     fn keep_evidence(&mut self, now: Instant, body: &EvidenceBody) {
         let view: View = body.first.header.view();
-        if !self.is_news(view) {
+        if !self.evidence_is_news(view) {
             return;
         }
         // It has its effect in any case; what is kept for others is bounded (§11).

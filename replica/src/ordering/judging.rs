@@ -88,7 +88,7 @@ impl Judging {
 
     /// The verdict is here: after so many checks it was refused.
     pub(super) fn unfit(&mut self, from: NodeId, place: Place, checks: u64) {
-        self.fit(from, place);
+        self.end(from, place);
         if checks > 0 {
             let cost = TIMES_OF_BAD * checks + COST_OF_BAD;
             self.accounts[from.index()].charge(cost, BAD_BLOCKS);
@@ -97,6 +97,10 @@ impl Judging {
 
     /// The verdict is here: it holds.
     pub(super) fn fit(&mut self, from: NodeId, place: Place) {
+        self.end(from, place);
+    }
+
+    fn end(&mut self, from: NodeId, place: Place) {
         self.judged
             .retain(|judged| (judged.from, judged.place) != (from, place));
     }
@@ -152,6 +156,21 @@ mod tests {
         assert!(admits(&mut judging, 1, NodeId(1), &block(0, 7, 0)));
         judging.fit(LIAR, place(&block(0, 7, 0)));
         assert!(admits(&mut judging, 1, LIAR, &block(0, 7, 1)));
+    }
+
+    #[test]
+    fn a_child_that_is_judged_leads_on_to_its_parent() {
+        let mut judging = Judging::new(4);
+        let parent = block(0, 6, 0);
+        let digest = parent.digest();
+        let (view, slot) = (View(0), Slot(7));
+        let child = BlockHeader::new(Epoch(0), view, slot, 0, digest, Digest::ZERO);
+        assert!(admits(&mut judging, 1, LIAR, &child));
+        assert_eq!(judging.admit(Instant(1), LIAR, &parent, digest), Ok(true));
+        let other = judging.admit(Instant(1), NodeId(1), &parent, digest);
+        assert_eq!(other, Ok(false));
+        judging.fit(LIAR, place(&child));
+        assert_eq!(judging.admit(Instant(1), LIAR, &parent, digest), Ok(false));
     }
 
     /// As fast as they come, and as many at a time as may.

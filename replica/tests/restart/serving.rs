@@ -1,7 +1,7 @@
 //! What a restarted replica gives to others, and what it does about what they say of themselves.
 
 use consensus::quorum::Quorums;
-use consensus::{Config, Core};
+use consensus::{BlockCheck, Config, Core};
 use replica::batch::BatchLimits;
 use replica::blocks::Raw;
 use replica::ordering::{Input, Ordering, OrderingConfig, Output};
@@ -169,6 +169,33 @@ fn a_copy_is_judged_once_whether_its_leader_signed_it_or_not() {
         }
         assert_eq!(judged(), before);
     }
+}
+
+/// N2: a leader's block whose requests are bad stays known here; whoever is sent it is charged for
+/// nothing, and takes this replica for a liar.
+#[test]
+fn blocks_with_bad_requests_are_not_given_away() {
+    let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
+    let (from, raw) = (NodeId(0), block(0, 4, places[2].digest, 0));
+    let now = Instant(2_000);
+    ordering.handle(now, Input::Proposed { from, raw });
+    let mut found = None;
+    while let Some(output) = ordering.next_output() {
+        if let Output::Verify { place, .. } = output {
+            found = Some(place);
+        }
+    }
+    let place = found.expect("it is written and verified");
+    let slots = |given: Vec<(u64, Signature)>| given.iter().map(|(slot, _)| *slot).max();
+    assert_eq!(slots(served(&mut ordering, 1_000_000_000, place)), Some(4));
+    let checked = consensus::Input::Checked {
+        place,
+        signature: GOOD,
+        found: BlockCheck::InvalidPayload,
+    };
+    ordering.handle(now, Input::Agreement(checked));
+    let given = slots(served(&mut ordering, 2_000_000_000, place));
+    assert!(given < Some(4), "{given:?}");
 }
 
 /// A block above these, signed well.
