@@ -7,7 +7,7 @@ use wire::canary::{planted, reach};
 use wire::certificates::Place;
 use wire::ids::{Digest, Instant, NodeId, Signature, Slot, View};
 use wire::limits::IN_FLIGHT;
-use wire::messages::{EVIDENCE_EQUIVOCATION, EVIDENCE_IMPROPER};
+use wire::messages::{EVIDENCE_EQUIVOCATION, EVIDENCE_IMPROPER, SignedHeader};
 use wire::reject::Reject;
 use wire::seal::Signer;
 
@@ -74,6 +74,31 @@ impl<S: Signer> Core<S> {
         }
     }
 
+    /// N9: what is known of such a block keeps it from being judged again, and a view change from waiting
+    /// for it (V2). One that is held here is judged here.
+    pub(crate) fn on_unsound(&mut self, now: Instant, signed: SignedHeader) {
+        let (header, digest) = (signed.header, signed.header.digest());
+        let entry = Entry {
+            header,
+            signature: signed.signature,
+            signature_good: true,
+            digest,
+            validity: Validity::Invalid,
+            record: None,
+            end: None,
+            linked_at: now,
+        };
+        let known = self.tree.get(entry.place()).is_some();
+        if known || self.in_reach(Source::Fetched, &header).is_err() {
+            return;
+        }
+        // It takes no other block's room.
+        let kept = self.tree.insert(entry, |_| true);
+        if kept.is_ok() && header.view() == self.installed {
+            self.accused = self.accused.max(Some(self.installed));
+        }
+    }
+
     /// The planted bug `doublevote`: what was voted at the slot of a second block is forgotten.
     fn vote_anew(&mut self, place: Place) {
         let below = Slot(place.slot.0 - 1);
@@ -95,7 +120,10 @@ impl<S: Signer> Core<S> {
             branch.holds(place) || claims.contains(&Some(place))
         };
         let stage = self.stage;
-        let recent = |held: &Entry| needs(held) || held.header.view() == stage;
+        let recent = |held: &Entry| {
+            let may_serve = held.header.view() == stage && held.validity != Validity::Invalid;
+            needs(held) || may_serve
+        };
         // The walks above are for the rare slot with several blocks. Many rivals of one view are
         // the work of its leader; they keep out a proposal, and nothing that others named.
         let wanted = entry.signature_good && self.is_sought(entry.place());
@@ -200,11 +228,11 @@ impl<S: Signer> Core<S> {
             .is_some_and(|entry| entry.signature_good)
     }
 
-    /// Whether the requests of this block were found bad.
-    pub fn is_invalid(&self, place: Place) -> bool {
+    /// Whether the requests of this block were found to hold.
+    pub fn is_valid(&self, place: Place) -> bool {
         self.tree
             .get(place)
-            .is_some_and(|entry| entry.validity == Validity::Invalid)
+            .is_some_and(|entry| entry.validity == Validity::Valid)
     }
 
     fn admissible(
@@ -220,6 +248,12 @@ impl<S: Signer> Core<S> {
         let leader = self.leader(view);
         if source == Source::Proposed && (leader == self.config.me || from != leader) {
             return Err(Reject::NotLeader);
+        }
+        if source == Source::Proposed && self.voting_stopped && self.accused == Some(view) {
+            // Its leader was caught with a block that does not hold: no further one of this view is
+            // voted for here, and each would cost the log a record. What the others decide comes by BLOCK.
+            reach("proposal-of-the-accused");
+            return Err(Reject::Improper);
         }
         if let Some(held) = self.tree.get(place) {
             let unchecked = !held.signature_good && held.record.is_none();
@@ -327,7 +361,9 @@ impl<S: Signer> Core<S> {
                 }
             }
             // Not on the base of the view; from the leader's own link that is its own word.
-            None if from == self.leader(self.installed) => self.accused = Some(self.installed),
+            None if from == self.leader(self.installed) => {
+                self.accused = self.accused.max(Some(self.installed));
+            }
             None => {}
         }
         Err(Reject::Improper)

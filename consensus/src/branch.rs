@@ -76,8 +76,9 @@ impl Branch {
         self.top = place;
     }
 
-    /// Cuts everything above `slot` off.
+    /// Cuts everything above `slot` off. What it had overwritten, a ring further down, stays forgotten.
     pub fn cut(&mut self, slot: Slot) {
+        self.lowest = self.lowest();
         self.top = self.place_at(slot).expect("cut above what is remembered");
     }
 
@@ -96,5 +97,36 @@ impl Branch {
         tree.down_from(place)
             .map(|entry| entry.parent())
             .find(|parent| self.holds(*parent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RING: u64 = 64;
+
+    fn place(slot: u64, mark: u8) -> Place {
+        Place {
+            slot: Slot(slot),
+            digest: Digest([mark; 32]),
+        }
+    }
+
+    #[test]
+    fn what_a_branch_that_was_cut_had_overwritten_is_not_remembered() {
+        let mut branch = Branch::new(place(0, 0), RING as usize);
+        for slot in 1..=RING + 4 {
+            branch.push(place(slot, slot as u8));
+        }
+        let lowest = branch.lowest();
+        assert_eq!(lowest, Slot(5));
+        branch.cut(Slot(RING - 10));
+        assert_eq!((branch.lowest(), branch.digest_at(Slot(3))), (lowest, None));
+        for slot in 1..=2 * RING {
+            let known = branch.place_at(Slot(slot));
+            assert!(known.is_none_or(|known| known == place(slot, slot as u8)));
+        }
+        assert!(branch.holds(place(5, 5)));
     }
 }

@@ -7,7 +7,7 @@ use wire::seal::Signer;
 
 use crate::core::Core;
 use crate::input::Outbox;
-use crate::tree::{Entry, RecordAs};
+use crate::tree::{Entry, RecordAs, Validity};
 
 /// How far the chain of a target is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,9 @@ impl<S: Signer> Core<S> {
         let decided: Slot = self.decided.slot;
         let chain = self.tree.down_from(target);
         let chain = chain.take_while(|entry| entry.header.slot() > decided);
-        let unwritten = chain.filter(|entry| entry.record.is_none());
+        // The bytes of a block that was found invalid may not be here.
+        let fit = chain.filter(|entry| entry.validity != Validity::Invalid);
+        let unwritten = fit.filter(|entry| entry.record.is_none());
         for place in unwritten.map(Entry::place).collect::<Vec<_>>() {
             self.append(place, RecordAs::Fetched, out);
         }

@@ -101,11 +101,12 @@ impl<S: Signer> Core<S> {
             signed: *signed,
         });
         self.statements.hear(signed);
-        if let Some(newest) = &self.newest_checkpoint
-            && newest.header.slot() == slot
-            && newest.root != root
-        {
-            self.diverge(slot, root, newest.root, out);
+        let mut known = self.known_checkpoints();
+        let differing = known.find(|found| found.header.slot() == slot && found.root != root);
+        let certified = differing.map(|found| found.root);
+        drop(known);
+        if let Some(certified) = certified {
+            self.diverge(slot, root, certified, out);
         }
     }
 
@@ -192,26 +193,40 @@ impl<S: Signer> Core<S> {
         if let Some(own) = differing {
             self.diverge(place.slot, own, certificate.root, out);
         }
-        self.newest_checkpoint = Some(Arc::new(certificate));
+        let passed = self.newest_checkpoint.replace(Arc::new(certificate));
+        let low = self.low;
+        let is_ahead = |found: &Arc<CheckpointCertificate>| found.header.slot() > low;
+        // K2: however fast newer ones come, the next one to be executed here stays until it is.
+        if !self.next_checkpoint.as_ref().is_some_and(is_ahead) {
+            self.next_checkpoint = passed.filter(is_ahead);
+        }
         if place.slot > self.decided.slot && self.is_better_goal(place) {
             reach("checkpoint-adopted");
             self.final_place = Some(place);
         }
     }
 
+    /// The newest first.
+    fn known_checkpoints(&self) -> impl Iterator<Item = &Arc<CheckpointCertificate>> {
+        let known = [&self.newest_checkpoint, &self.next_checkpoint];
+        known.into_iter().flatten()
+    }
+
     /// low := slot, once the certified state is executed here.
     pub(crate) fn move_window(&mut self, out: &mut Outbox) {
-        let Some(newest) = &self.newest_checkpoint else {
+        let mut known = self.known_checkpoints();
+        let found = known.find(|found| {
+            let slot = found.header.slot();
+            slot > self.low && slot <= self.executed && slot <= self.decided.slot
+        });
+        let Some(found) = found.map(Arc::clone) else {
             return;
         };
-        let slot = newest.header.slot();
-        if slot <= self.low || slot > self.executed || slot > self.decided.slot {
-            return;
-        }
-        let newest = Arc::clone(newest);
+        drop(known);
+        let slot = found.header.slot();
         self.low = slot;
-        self.checkpoint = Some(Arc::clone(&newest));
-        self.record(Record::Checkpoint(newest), Spoken::Stable(slot), out);
+        self.checkpoint = Some(Arc::clone(&found));
+        self.record(Record::Checkpoint(found), Spoken::Stable(slot), out);
     }
 
     /// Own statements that a replica at this checkpoint has not seen the effect of.

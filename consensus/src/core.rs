@@ -127,10 +127,12 @@ pub struct Core<S: Signer> {
     /// The view whose votes decided it, if they were counted here.
     pub(crate) decided_in: Option<View>,
     pub(crate) executed: Slot,
-    /// Slot of the own stable checkpoint, its certificate, and the newest certificate known.
+    /// Slot of the own stable checkpoint, its certificate, the newest certificate known, and the first
+    /// one above the own state.
     pub(crate) low: Slot,
     pub(crate) checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) newest_checkpoint: Option<Arc<CheckpointCertificate>>,
+    pub(crate) next_checkpoint: Option<Arc<CheckpointCertificate>>,
     pub(crate) statements: Statements,
     /// Own states that are not said yet, ascending.
     pub(crate) roots: VecDeque<(Slot, Digest)>,
@@ -444,6 +446,7 @@ impl<S: Signer> Core<S> {
                 signature,
                 digest,
             } => self.on_own(now, header, signature, digest, out),
+            Input::Unsound { signed } => self.on_unsound(now, signed),
             Input::Checked {
                 place,
                 signature,

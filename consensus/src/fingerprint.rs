@@ -61,6 +61,7 @@ impl<S: Signer> Core<S> {
             low,
             checkpoint,
             newest_checkpoint,
+            next_checkpoint,
             statements: _,
             roots,
             retained_from,
@@ -116,6 +117,7 @@ impl<S: Signer> Core<S> {
             known.map(|known| known.place())
         };
         (place(checkpoint), place(newest_checkpoint)).hash(state);
+        place(next_checkpoint).hash(state);
         (roots, retained_from, transferring).hash(state);
         diverged.hash(state);
         (voting_stopped, started, stopping, log_full).hash(state);

@@ -63,6 +63,11 @@ pub enum Input {
         signature: Signature,
         found: BlockCheck,
     },
+    /// A BLOCK whose header the leader of its view signed, and whose payload is invalid (N9). The
+    /// caller does not keep it.
+    Unsound {
+        signed: SignedHeader,
+    },
     /// A block's log record ends here.
     Appended {
         place: Place,

@@ -182,6 +182,7 @@ pub(crate) fn restore<S: Signer>(
         low: low.slot,
         checkpoint: recovered.checkpoint.map(Arc::new),
         newest_checkpoint: recovered.checkpoint.map(Arc::new),
+        next_checkpoint: None,
         statements: Statements::new(n),
         roots: VecDeque::new(),
         retained_from: recovered.retained_from,

@@ -49,7 +49,7 @@ impl<S: Signer> Core<S> {
             return;
         }
         if view == self.installed {
-            self.accused = Some(view);
+            self.accused = self.accused.max(Some(view));
         }
         if settled {
             // Correct replicas voted for, or acknowledged, this digest, which binds the payload,
@@ -180,6 +180,10 @@ impl<S: Signer> Core<S> {
                 return;
             };
             let place = entry.place();
+            if entry.header.view() != self.installed {
+                // N2: a later view's, which this replica missed and whose decision it learned of.
+                return;
+            }
             if entry.record == Some(RecordAs::Fetched) {
                 if entry.end.is_none() || entry.validity == Validity::Invalid {
                     // Its first record has no place yet.
@@ -270,8 +274,10 @@ impl<S: Signer> Core<S> {
             return;
         };
         if due > base {
-            let entry = self.tree.get(place);
-            let entry = entry.expect("blocks above the decided one are known");
+            let Some(entry) = self.tree.get(place) else {
+                // Executed so long ago that another slot has taken its room.
+                return;
+            };
             assert_eq!(entry.header.view(), self.installed, "N2: a w-proper block");
             if entry.record != Some(RecordAs::Vote) {
                 // Up to where the tip jumped, before or after a restart: nothing was voted there.

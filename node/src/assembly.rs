@@ -10,13 +10,13 @@ use replica::agreement::Core;
 use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
 use replica::execution::Execution;
-use replica::fair::Fair;
 use replica::ordering::{Ordering, OrderingConfig};
 use replica::reads::Reads;
 use replica::recording::Description;
 use replica::recovery::{Restarted, Saved, restart};
 use replica::saving::Saving;
 use replica::takeover::Takeover;
+use replica::verify_queue::VerifyQueue;
 use replica::verifying::Verifying;
 use storage::wal::{Journal, JournalLimits, Writer};
 use wire::committee::{Committee, VoteAuthentication};
@@ -42,7 +42,7 @@ use crate::stages::links::{Inlet, Outlet, link};
 use crate::stages::net::Net;
 use crate::stages::order::Order;
 use crate::stages::thread::Stages;
-use crate::stages::verify::{Turns, Verify};
+use crate::stages::verify::Verify;
 use crate::telemetry::Stage;
 use crate::topology::{Layout, depth};
 
@@ -372,8 +372,7 @@ pub fn build(
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,
-            fetched: Fair::new(committee.n()),
-            turns: Turns::default(),
+            blocks: VerifyQueue::new(committee.n()),
             shared: shared.clone(),
         }),
         order: Some(Order {

@@ -39,13 +39,9 @@ const RETAINED: u64 = replica::blocks::RETAINED_BLOCKS;
 const REASSEMBLY: u64 = 2 * IN_FLIGHT;
 const OPEN: u64 = 2;
 const READS: u64 = 64;
-/// Blocks of others that are being judged.
-const JUDGED: u64 = replica::ordering::JUDGED_MAX as u64;
-
-/// Every holder of a block buffer.
+/// Holders of block buffers, but for the blocks of others that are being judged.
 // Twice what is held above the executed slot: a view change may need another chain beside the own.
-const BLOCK_BUFFERS: u64 =
-    2 * HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + JUDGED + IN_FLIGHT;
+const BLOCK_BUFFERS: u64 = 2 * HELD_BLOCKS + RETAINED + REASSEMBLY + OPEN + READS + IN_FLIGHT;
 /// Single sectors for START, COMMIT, EVIDENCE and CLEAN STOP records on their way to the disk.
 const SECTOR_BUFFERS: usize = 64;
 /// View changes, certificates and the like on their way to the disk and out: apart from the blocks,
@@ -89,7 +85,7 @@ pub struct Pools {
 }
 
 impl Pools {
-    fn new(config: &Config) -> Result<Pools, Refusal> {
+    fn new(config: &Config, replicas: usize) -> Result<Pools, Refusal> {
         let receive_buffers = config
             .network
             .receive_buffers
@@ -97,9 +93,10 @@ impl Pools {
         let pool = |name, count, bytes| {
             Pool::new(name, count, bytes).or_exit(Exit::Preflight, "cannot get memory for a pool")
         };
+        let blocks = BLOCK_BUFFERS as usize + replica::ordering::judged_max(replicas);
         Ok(Pools {
             receive: pool("receive", receive_buffers, RECEIVE_BUFFER_BYTES)?,
-            blocks: pool("blocks", BLOCK_BUFFERS as usize, BLOCK_BUFFER_BYTES)?,
+            blocks: pool("blocks", blocks, BLOCK_BUFFER_BYTES)?,
             sectors: pool("sectors", SECTOR_BUFFERS, SECTOR_BYTES)?,
             longs: pool("longs", LONG_BUFFERS, BLOCK_BUFFER_BYTES)?,
             send: pool("send", SEND_BUFFERS, SEND_BUFFER_BYTES)?,
@@ -174,7 +171,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
     }
     let address = socket.local_addr();
     let sockets = Sockets::open(&config, address)?;
-    let pools = Pools::new(&config)?;
+    let pools = Pools::new(&config, committee.n())?;
     let shared = Shared::new(me, telemetry.clone());
     raise_open_files(FILES_MAX as u64 + OTHER_FILES);
     let mut segments = open_segments(&config, &directory)?;

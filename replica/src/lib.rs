@@ -36,4 +36,5 @@ pub mod sessions;
 pub mod snapshot;
 pub mod takeover;
 pub mod transfer;
+pub mod verify_queue;
 pub mod verifying;

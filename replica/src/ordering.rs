@@ -27,7 +27,7 @@ use wire::ids::{
     Boot, Digest, Epoch, Instant, NodeId, Position, PublicKey, Sequence, SessionId, Slot, View,
 };
 use wire::limits::WINDOW;
-use wire::messages::{CleanStopRecord, Durability, EvidenceBody, StartRecord};
+use wire::messages::{CleanStopRecord, Durability, EvidenceBody, SignedHeader, StartRecord};
 use wire::reject::Reject;
 use wire::seal::{Signer, Statement, Verified, Verifier};
 use zerocopy::IntoBytes;
@@ -41,8 +41,8 @@ use crate::pending::{Patience, Pending, Question};
 use crate::recorder::{Recorded, Tape};
 
 pub use handle::SCARCE_BUFFERS;
-pub use judging::JUDGED_MAX;
 use judging::Judging;
+pub use judging::judged_max;
 use padding::Padding;
 use release::Release;
 
@@ -85,11 +85,13 @@ pub enum Input<Bu: Buffers> {
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
     },
-    /// The same: refused, after so many checks of signatures.
+    /// The same: refused, after so many checks of signatures. Its leader signed this header of it, if
+    /// there is one.
     Unfit {
         from: NodeId,
         place: Place,
         checks: u64,
+        unsound: Option<SignedHeader>,
     },
     /// The verdict on a block that was sent to be verified, or a message whose signatures hold.
     Agreement(consensus::Input),

@@ -31,13 +31,13 @@ use wire::state::Part;
 
 use crate::admission::Followed;
 use crate::execution::{Execution, Replies, Work};
-use crate::fair::Fair;
 use crate::ordering::{self, Ordering, OrderingConfig, Output, ReadBack};
 use crate::reads::Reads;
 use crate::recorder::Tape;
 use crate::recovery::{RestartError, Saved, restart};
 use crate::saving::{Piece, Saving};
 use crate::takeover::Takeover;
+use crate::verify_queue::VerifyQueue;
 use crate::verifying::{Job, Verifying};
 
 /// Signature checks that wait at most; beyond, clients are told Busy and blocks are asked for again.
@@ -154,9 +154,9 @@ pub struct Replica<Bu: Buffers, S: Signer, V: Verifier, M: StateMachine> {
     saving: Saving,
     /// The body of a CHUNK on its way out.
     chunk: Vec<u8>,
-    /// Blocks before requests: a vote waits for them.
-    block_jobs: VecDeque<Job<Bu>>,
-    fetched: Fair<Job<Bu>>,
+    /// Blocks to verify; and what came by the network, words before requests.
+    verify_queue: VerifyQueue<Bu>,
+    word_jobs: VecDeque<Job<Bu>>,
     request_jobs: VecDeque<Job<Bu>>,
     execute: VecDeque<(Slot, Bu::Shared)>,
     queries: VecDeque<Query<Bu::Shared>>,
@@ -285,8 +285,8 @@ where
             takeover: Takeover::new(me, replicas),
             saving,
             chunk: Vec::new(),
-            block_jobs: VecDeque::new(),
-            fetched: Fair::new(committee.n()),
+            verify_queue: VerifyQueue::new(committee.n()),
+            word_jobs: VecDeque::new(),
             request_jobs: VecDeque::new(),
             execute: VecDeque::new(),
             queries: VecDeque::new(),
@@ -344,8 +344,8 @@ where
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn wake_at(&self) -> Instant {
-        let waits = !self.block_jobs.is_empty()
-            || !self.fetched.is_empty()
+        let waits = !self.verify_queue.is_empty()
+            || !self.word_jobs.is_empty()
             || !self.request_jobs.is_empty()
             || !self.execute.is_empty()
             || !self.queries.is_empty();
@@ -371,9 +371,9 @@ where
             }
             self.write_next(out);
             if pace.verifications > 0 {
-                let job = self.block_jobs.pop_front();
-                let job = job.or_else(|| self.fetched.pop());
-                if let Some(job) = job.or_else(|| self.request_jobs.pop_front()) {
+                let (words, requests) = (&mut self.word_jobs, &mut self.request_jobs);
+                let network = || words.pop_front().or_else(|| requests.pop_front());
+                if let Some(job) = self.verify_queue.next(network) {
                     pace.verifications -= 1;
                     moved = true;
                     self.verify(now, job);
@@ -412,14 +412,9 @@ where
 
     fn verify(&mut self, now: Instant, job: Job<Bu>) {
         self.verifying.note_decided(self.ordering.summary().decided);
-        let (fetched, before) = (
-            matches!(job, Job::Fetched { .. }),
-            self.verifying.signatures(),
-        );
+        let before = self.verifying.signatures();
         let verdict = self.verifying.handle(now, job);
-        if fetched {
-            self.fetched.settle(self.verifying.signatures() - before);
-        }
+        self.verify_queue.done(self.verifying.signatures() - before);
         let (told, refused) = verdict.told();
         self.rejected += u64::from(refused.is_some());
         if let Some(input) = told {
@@ -450,12 +445,11 @@ where
             Output::Append(sealed) => self.append(sealed, out),
             Output::Verify { place, message } => {
                 // Bounded by the window of blocks whose bytes are held.
-                self.block_jobs.push_back(Job::Proposed { place, message });
+                self.verify_queue.push(Job::Proposed { place, message });
             }
             Output::Judge { from, place, raw } => {
                 // Bounded by the ordering half.
-                let job = Job::Fetched { from, place, raw };
-                self.fetched.push(from.index(), job);
+                self.verify_queue.push(Job::Fetched { from, place, raw });
             }
             Output::Recheck(question) => {
                 let input = ordering::Input::Rechecked {
@@ -557,8 +551,8 @@ where
 
     /// Everything that waits in a queue of this object now; for bounds.
     pub fn queued(&self) -> usize {
-        self.block_jobs.len()
-            + self.fetched.len()
+        self.verify_queue.len()
+            + self.word_jobs.len()
             + self.request_jobs.len()
             + self.execute.len()
             + self.queries.len()

@@ -18,9 +18,9 @@ use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, WishC
 use wire::header::{Kind, client_prefix};
 use wire::ids::{Instant, NodeId, Signature, Slot, View};
 use wire::limits::{REPLICAS_MAX, WINDOW};
-use wire::messages::{self, EvidenceBody};
+use wire::messages::{self, EvidenceBody, SignedHeader};
 use wire::reject::Reject;
-use wire::request::{RequestView, checked_requests};
+use wire::request::RequestView;
 use wire::seal::{self, Compound, Rules, Statement, Verified, Verifier, in_range};
 use wire::view_change::{NewView, ViewChange, split_signed};
 
@@ -89,6 +89,8 @@ pub enum Verdict<Bu: Buffers> {
         place: Place,
         reject: Reject,
         checks: u64,
+        /// Its header, if the leader signed that.
+        unsound: Option<SignedHeader>,
     },
     /// A request that another replica stands up for.
     Forwarded {
@@ -117,11 +119,13 @@ impl<Bu: Buffers> Verdict<Bu> {
                 place,
                 reject,
                 checks,
+                unsound,
             } => {
                 let unfit = Told::Unfit {
                     from,
                     place,
                     checks,
+                    unsound,
                 };
                 return (Some(unfit), Some(reject));
             }
@@ -197,14 +201,16 @@ impl<V: Verifier + Clone> Verifying<V> {
                 Err(reject) => Verdict::Rejected(reject),
             },
             Job::Fetched { from, place, raw } => {
-                let (checks, outcome) = self.fetched::<Bu>(place.slot, raw);
+                let signed = header_of(raw.message());
+                let (counted, outcome) = self.fetched::<Bu>(place.slot, raw);
                 match outcome {
                     Ok(raw) => Verdict::Fetched { from, place, raw },
                     Err(reject) => Verdict::Unfit {
                         from,
                         place,
                         reject,
-                        checks,
+                        checks: counted.checks,
+                        unsound: signed.filter(|_| counted.leader_signed),
                     },
                 }
             }
@@ -251,23 +257,24 @@ impl<V: Verifier + Clone> Verifying<V> {
         outcome
     }
 
-    /// The signatures that it took, and what came of it. What was decided since it came is not looked
-    /// at.
+    /// What it took, and what came of it. What was decided since it came is not looked at.
     fn fetched<Bu: Buffers>(
         &mut self,
         slot: Slot,
         raw: Raw<Bu::Unique>,
-    ) -> (u64, BlockOutcome<Bu>) {
+    ) -> (Count, BlockOutcome<Bu>) {
         if slot <= self.decided {
-            return (0, Err(Reject::AlreadyHeld));
+            return (Count::default(), Err(Reject::AlreadyHeld));
         }
         let rules = *self.compound.rules();
         let leader = |view| rules.leader(view);
         let counted = Counted::new(&self.verifier);
         let outcome = seal::verify_block(&counted, leader, raw, |raw| raw.message());
-        let checks = counted.checks.get();
-        self.signatures += checks;
-        (checks, outcome)
+        let mut count = counted.count.get();
+        // To read one takes as long as a signature, whatever is wrong with it.
+        count.checks = count.checks.max(1);
+        self.signatures += count.checks;
+        (count, outcome)
     }
 
     fn forwarded<B: SharedBytes>(
@@ -387,16 +394,18 @@ impl<V: Verifier + Clone> Verifying<V> {
 
     /// N2: the leader's signature, which is returned, and every request's form and signature.
     pub fn block(&mut self, message: &[u8]) -> Result<(Signature, BlockCheck), Reject> {
-        self.count_block(message);
         let view = BlockView::frame(message)?;
-        let prefix = view.prefix;
-        let found = if !self.leader_signed(&prefix.header, &prefix.signature) {
-            BlockCheck::ForeignSignature
-        } else if !self.payload_is_valid(message) {
+        let (prefix, rules) = (view.prefix, *self.compound.rules());
+        let leader = |view| rules.leader(view);
+        let counted = Counted::new(&self.verifier);
+        let found = if seal::check_block(&counted, leader, &view).is_ok() {
+            BlockCheck::Good
+        } else if counted.count.get().leader_signed {
             BlockCheck::InvalidPayload
         } else {
-            BlockCheck::Good
+            BlockCheck::ForeignSignature
         };
+        self.signatures += counted.count.get().checks;
         Ok((prefix.signature, found))
     }
 
@@ -411,12 +420,15 @@ impl<V: Verifier + Clone> Verifying<V> {
         let leader = |view| rules.leader(view);
         seal::check_leader(&self.verifier, leader, header, signature).is_ok()
     }
+}
 
-    fn count_block(&mut self, message: &[u8]) {
-        if let Ok(view) = BlockView::frame(message) {
-            self.signatures += 1 + checked_requests(view.payload).count() as u64;
-        }
-    }
+/// The header of a block with its leader's signature, nothing of it checked.
+fn header_of(message: &[u8]) -> Option<SignedHeader> {
+    let prefix = BlockView::frame(message).ok()?.prefix;
+    Some(SignedHeader {
+        header: prefix.header,
+        signature: prefix.signature,
+    })
 }
 
 fn cost_of_bad<T>(outcome: &Result<T, Reject>) -> u64 {
@@ -426,29 +438,46 @@ fn cost_of_bad<T>(outcome: &Result<T, Reject>) -> u64 {
     }
 }
 
-/// Counts what it is asked.
+/// Counts what it is asked about one block.
 struct Counted<'a, V> {
     verifier: &'a V,
-    checks: Cell<u64>,
+    count: Cell<Count>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    checks: u64,
+    /// A replica's signature was good: a block bears one, its leader's.
+    leader_signed: bool,
 }
 
 impl<'a, V> Counted<'a, V> {
     fn new(verifier: &'a V) -> Counted<'a, V> {
         Counted {
             verifier,
-            checks: Cell::new(0),
+            count: Cell::default(),
         }
     }
 }
 
 impl<V: Verifier> Verifier for Counted<'_, V> {
     fn member(&self, by: NodeId, said: &Statement, signature: &Signature) -> Result<(), Reject> {
-        self.checks.set(self.checks.get() + 1);
-        self.verifier.member(by, said, signature)
+        let (checks, outcome) = (
+            self.count.get().checks + 1,
+            self.verifier.member(by, said, signature),
+        );
+        let leader_signed = outcome.is_ok();
+        self.count.set(Count {
+            checks,
+            leader_signed,
+        });
+        outcome
     }
 
     fn request(&self, request: &RequestView<'_>) -> Result<(), Reject> {
-        self.checks.set(self.checks.get() + 1);
+        let mut count = self.count.get();
+        count.checks += 1;
+        self.count.set(count);
         self.verifier.request(request)
     }
 }
@@ -535,6 +564,14 @@ mod tests {
         }
     }
 
+    #[derive(Debug, PartialEq)]
+    enum Fit {
+        Good,
+        /// As its leader signed it.
+        Unsound,
+        Bad,
+    }
+
     struct Desk {
         verifying: Verifying<Judge>,
         now: Instant,
@@ -578,8 +615,18 @@ mod tests {
         }
 
         /// The checks that a block of these requests takes, and whether it holds.
-        fn fetches(&mut self, slot: Slot, signature: Signature, payload: &[u8]) -> (u64, bool) {
+        fn fetches(&mut self, slot: Slot, signature: Signature, payload: &[u8]) -> (u64, Fit) {
             let digest = payload_digest(payload);
+            self.fetches_as(slot, signature, payload, digest)
+        }
+
+        fn fetches_as(
+            &mut self,
+            slot: Slot,
+            signature: Signature,
+            payload: &[u8],
+            digest: Digest,
+        ) -> (u64, Fit) {
             let header = BlockHeader::new(Epoch(0), View(0), slot, 0, Digest::ZERO, digest);
             let prefix = BlockPrefix::new(header, signature, payload.len());
             let digest = header.digest();
@@ -597,8 +644,17 @@ mod tests {
             let verdict = self.verifying.handle(self.now, job);
             let checks = self.verifying.signatures() - before;
             match verdict {
-                Verdict::Fetched { .. } => (checks, true),
-                Verdict::Unfit { checks: told, .. } => (told, false),
+                Verdict::Fetched { .. } => (checks, Fit::Good),
+                Verdict::Unfit {
+                    checks: told,
+                    unsound,
+                    ..
+                } => {
+                    assert_eq!(told, checks);
+                    let unsound = unsound.map(|signed| signed.header.digest());
+                    assert!(unsound.is_none_or(|digest| digest == place.digest));
+                    (told, unsound.map_or(Fit::Bad, |_| Fit::Unsound))
+                }
                 _ => panic!("a block is judged as one"),
             }
         }
@@ -709,13 +765,16 @@ mod tests {
             encode_open(&mut payload, client, Slot(0));
         }
         let good = &payload[..payload.len() / 3];
-        assert_eq!(desk.fetches(Slot(5), GOOD, &[]), (1, true));
-        assert_eq!(desk.fetches(Slot(5), GOOD, good), (2, true));
-        assert_eq!(desk.fetches(Slot(5), BAD, &payload), (1, false));
-        assert_eq!(desk.fetches(Slot(5), GOOD, &payload), (3, false));
-        assert_eq!(desk.verifying.signatures(), 7);
+        assert_eq!(desk.fetches(Slot(5), GOOD, &[]), (1, Fit::Good));
+        assert_eq!(desk.fetches(Slot(5), GOOD, good), (2, Fit::Good));
+        assert_eq!(desk.fetches(Slot(5), BAD, &payload), (1, Fit::Bad));
+        assert_eq!(desk.fetches(Slot(5), GOOD, &payload), (3, Fit::Unsound));
+        // Another payload than the header names: no word of the leader's, and read all the same.
+        let other = desk.fetches_as(Slot(5), GOOD, good, Digest([9; 32]));
+        assert_eq!(other, (1, Fit::Bad));
+        assert_eq!(desk.verifying.signatures(), 8);
         desk.verifying.note_decided(Slot(5));
-        assert_eq!(desk.fetches(Slot(5), GOOD, good), (0, false));
+        assert_eq!(desk.fetches(Slot(5), GOOD, good), (0, Fit::Bad));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One simulated server: a disk that stays, and a process that comes and goes.
 
 use replica::batch::BatchLimits;
-use replica::ordering::JUDGED_MAX;
+use replica::ordering::judged_max;
 use replica::recording::Reel;
 use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
@@ -31,8 +31,8 @@ use crate::seals::Seal;
 
 /// As in production: two chains of blocks above the executed slot, those kept for repair, under
 /// reassembly, in the leader's hands, read back, being judged, and in flight.
-fn block_buffers(held: u64) -> usize {
-    2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + JUDGED_MAX + 32
+fn block_buffers(held: u64, replicas: usize) -> usize {
+    2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + judged_max(replicas) + 32
 }
 
 /// As on shared machines.
@@ -140,7 +140,10 @@ impl Node {
             quorums.p += 1;
         }
         let pools = [
-            Pool::new(block_buffers(plan.held_blocks), BLOCK_BUFFER_BYTES),
+            Pool::new(
+                block_buffers(plan.held_blocks, committee.n()),
+                BLOCK_BUFFER_BYTES,
+            ),
             Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
             Pool::new(LONG_BUFFERS, BLOCK_BUFFER_BYTES),
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),

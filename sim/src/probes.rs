@@ -118,6 +118,7 @@ pub const PLACES: &[&str] = &[
     "own-word-found",
     "padded-for-a-laggard",
     "padded-for-the-silent",
+    "proposal-of-the-accused",
     "read-waits",
     "recalled",
     "restart-in-view-change",

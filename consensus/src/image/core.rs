@@ -88,6 +88,7 @@ core_image!(
     low,
     checkpoint,
     newest_checkpoint,
+    next_checkpoint,
     statements,
     roots,
     retained_from,

@@ -59,6 +59,7 @@ image_enum!(Input {
     22 => Installed { certificate },
     23 => Tick,
     24 => Silent { from, lease },
+    25 => Unsound { signed },
 });
 image_enum!(Effect {
     1 => Append { place, kind, verify },

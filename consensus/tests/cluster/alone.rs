@@ -12,7 +12,7 @@ use wire::ids::{Boot, Digest, Instant, NodeId, Position, Slot, View};
 use wire::messages::{Durability, SignedHeader, Status};
 use wire::seal::{FakeSeal, Signer, Statement};
 
-use crate::world::{FOUR, GENESIS, K, MS, SECOND, STRICT, World, genesis, place_of};
+use crate::world::{FOUR, GENESIS, INVALID, K, MS, SECOND, STRICT, World, genesis, place_of};
 
 const ME: NodeId = NodeId(3);
 const LEADER: NodeId = NodeId(0);
@@ -160,6 +160,17 @@ fn certificate_of(block: &SignedHeader) -> CheckpointCertificate {
         root: Digest([1; 32]),
         signatures: Signatures::new(),
     }
+}
+
+/// A quorum has the same state at this block.
+fn certified(world: &mut World, block: &SignedHeader) -> Input {
+    let mut certificate = certificate_of(block);
+    for by in [0, 1, 2] {
+        let signature = world.sign(NodeId(by), certificate.statement()).signature;
+        certificate.signatures.add(NodeId(by), signature);
+    }
+    let certificate = world.compound.checkpoint_certificate(certificate);
+    Input::CheckpointCertificate(Box::new(certificate.unwrap()))
 }
 
 /// The state at this block was taken over from others.
@@ -489,14 +500,8 @@ fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
         ..log_of(&blocks[..K as usize - 2], RecordAs::Vote)
     };
     let mut alone = Alone::new(&world, config(&world), recovered);
-    let mut certificate = certificate_of(&blocks[K as usize - 1]);
-    for by in [0, 1, 2] {
-        let signature = world.sign(NodeId(by), certificate.statement()).signature;
-        certificate.signatures.add(NodeId(by), signature);
-    }
-    let certificate = world.compound.checkpoint_certificate(certificate).unwrap();
     alone.core.set_started(true);
-    alone.tell(MS, Input::CheckpointCertificate(Box::new(certificate)));
+    alone.tell(MS, certified(&mut world, &blocks[K as usize - 1]));
     let slot = Slot(K - 2);
     alone.tell(MS, Input::Executed { slot });
     let last = place_of(&blocks[K as usize + 1].header);
@@ -544,6 +549,124 @@ fn the_parent_of_a_block_that_is_judged_is_wanted() {
     assert!(!takes(&old, false), "of an older view, above the base");
     assert!(takes(&old, true));
     assert!(!takes(&own[0].header, true), "decided");
+}
+
+/// K2: a replica that executes as fast as the others, and an interval behind them, moves its window too,
+/// though there is always a newer certificate.
+#[test]
+fn the_next_certified_state_moves_the_window_however_many_newer_ones_there_are() {
+    let mut world = World::new(FOUR, 529);
+    let blocks = chain(&mut world, 3 * K);
+    let (mut alone, _) = voter(&world, &blocks, 2 * K, 0..2 * K);
+    let at = |slot: u64| &blocks[slot as usize - 1];
+    alone.tell(MS, certified(&mut world, at(K)));
+    for slot in [K, 2 * K] {
+        alone.tell(MS, certified(&mut world, at(slot + K)));
+        let place = place_of(&at(slot).header);
+        for from in [0, 1, 2] {
+            alone.hear_vote(&world, from, 0, place);
+        }
+        alone.tell(MS, Input::Executed { slot: place.slot });
+        assert_eq!(alone.core.summary().low, place.slot);
+    }
+}
+
+/// N2, R2: blocks of an older view above the base, which a view that this replica missed has decided, are
+/// no votes of the view that it is in.
+#[test]
+fn what_a_missed_view_decided_is_no_own_vote() {
+    let mut world = World::new(FOUR, 530);
+    let blocks = chain(&mut world, K);
+    let base = place_of(&blocks[3].header);
+    let recovered = Recovered {
+        stage: View(1),
+        installed: View(1),
+        certificate: Some(NewViewCertificate {
+            view: View(1),
+            base,
+            acks: Signatures::new(),
+        }),
+        decided: base,
+        ..log_of(&blocks[..4], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    let last = certified(&mut world, &blocks[K as usize - 1]);
+    alone.tell(MS, last);
+    let mut kinds = Vec::new();
+    // Each is in the log when the next one comes, and the last to come is none of the lowest.
+    for index in [7, 4, 5, 6] {
+        let effects = alone.offer(Source::Fetched, blocks[index]);
+        for effect in effects.iter().chain(&alone.write(MS, &effects)) {
+            if let Effect::Append { place, kind, .. } = effect {
+                kinds.push((place.slot.0, *kind));
+            }
+        }
+    }
+    let fetched = [8, 5, 6, 7].map(|slot| (slot, RecordAs::Fetched));
+    assert_eq!(kinds, fetched);
+    assert_eq!(alone.core.summary().decided, Slot(K));
+}
+
+/// N2, R2: a proposal is written before its leader's signature is checked, so that a leader that signs
+/// badly could fill the log of one replica, which wishes for another view alone.
+#[test]
+fn after_a_copy_that_its_leader_did_not_sign_no_further_proposal_is_written() {
+    let mut world = World::new(FOUR, 527);
+    let blocks = chain(&mut world, 2);
+    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
+    let appends = |effects: &[Effect]| {
+        let appends = |effect: &&Effect| matches!(effect, Effect::Append { .. });
+        effects.iter().filter(appends).count()
+    };
+    assert_eq!(appends(&alone.offer(Source::Proposed, blocks[0])), 1);
+    let (place, signature) = (place_of(&blocks[0].header), blocks[0].signature);
+    let found = BlockCheck::ForeignSignature;
+    let end = Position(4096);
+    alone.tell(MS, Input::Appended { place, end });
+    let checked = Input::Checked {
+        place,
+        signature,
+        found,
+    };
+    alone.tell(MS, checked);
+    assert_eq!(appends(&alone.offer(Source::Proposed, blocks[0])), 0);
+    let rival = world.forge(LEADER, 0, genesis(), 77);
+    assert_eq!(appends(&alone.offer(Source::Proposed, rival)), 0);
+    // What others have of it is judged first, and taken.
+    assert_eq!(appends(&alone.offer(Source::Fetched, blocks[0])), 1);
+}
+
+/// N9, V2: what its leader signed and is invalid is judged once, takes nobody's room and ends the view.
+#[test]
+fn an_invalid_block_that_another_replica_sends_is_known_from_then_on() {
+    let mut world = World::new(FOUR, 528);
+    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
+    alone.core.set_started(true);
+    let takes = |alone: &Alone, signed: &SignedHeader| {
+        let header = &signed.header;
+        let taken = alone.core.would_take(header, header.digest(), true);
+        taken.is_ok()
+    };
+    let wishes = |effects: &[Effect]| {
+        let is_wish = |effect: &Effect| matches!(effect, Effect::Say { signed, .. } if matches!(signed.statement, Statement::Wish { .. }));
+        effects.iter().any(is_wish)
+    };
+    let bad = world.forge(LEADER, 0, genesis(), INVALID);
+    assert!(takes(&alone, &bad));
+    let said = alone.tell(MS, Input::Unsound { signed: bad });
+    assert!(wishes(&said), "{said:?}");
+    assert!(!takes(&alone, &bad));
+    // As many as there is room for, and then none; one that others vote for finds room.
+    for mark in 100..120 {
+        let signed = world.forge(LEADER, 0, genesis(), mark);
+        alone.tell(MS, Input::Unsound { signed });
+    }
+    let good = world.forge(LEADER, 0, genesis(), 1);
+    alone.hear_vote(&world, 1, 0, place_of(&good.header));
+    let effects = alone.offer(Source::Fetched, good);
+    let appends = |effect: &Effect| matches!(effect, Effect::Append { place, .. } if *place == place_of(&good.header));
+    assert!(effects.iter().any(appends), "{effects:?}");
 }
 
 /// V3: what is recorded as voted may be the base of the next view, and all must hold it then. A leader

@@ -401,14 +401,19 @@ fn a_liar_with_two_view_changes_does_not_stop_the_next_view() {
 
 #[test]
 fn a_claimed_block_with_an_invalid_payload_is_dropped() {
-    // V2: the next leader holds the block, found it invalid, and must not wait for it.
-    for seed in 0..4 {
+    // V2: the next leader knows the block, found it invalid, and must not wait for it; whether its
+    // leader proposed it or sent it as another replica's.
+    for seed in 0..8 {
         let mut world = World::new(FOUR, 230 + seed);
         let liar = NodeId(0);
         world.corrupt(liar);
         let bad = world.forge(liar, 0, genesis(), INVALID);
-        for to in 1..4 {
-            world.offer(liar, to, bad);
+        for to in world.ids().filter(|to| *to != liar) {
+            if seed < 4 {
+                world.offer(liar, to.0, bad);
+            } else {
+                world.send(liar, to, Message::Block(Source::Fetched, bad));
+            }
         }
         let lie = world.lie_change(liar, 1, &[bad]);
         world.send_all(liar, lie);

@@ -490,11 +490,11 @@ pub fn config(shape: &Shape, me: u16, boot: u32, transfer_beyond: u64) -> Config
     }
 }
 
-pub fn is_good(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> bool {
+fn is_good(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> bool {
     check(seal, n, signed) == BlockCheck::Good
 }
 
-fn check(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> BlockCheck {
+pub fn check(seal: &FakeSeal, n: usize, signed: &SignedHeader) -> BlockCheck {
     let header = &signed.header;
     let leader = NodeId((header.view().0 % n as u64) as u16);
     let statement = Statement::Propose {

@@ -15,7 +15,7 @@ use wire::messages::{SignedHeader, Status};
 use wire::seal::{Compound, FakeSeal, Signed, Signer, Statement, Verifier};
 use wire::view_change::{NewView, ViewChange};
 
-use crate::caller::{config, is_good};
+use crate::caller::{check, config};
 use crate::disk::Disk;
 use crate::judge::Judge;
 use crate::liars::Twist;
@@ -414,21 +414,22 @@ impl World {
         let seal = &self.seals[0];
         let input = match message {
             Message::Block(source, signed) => {
-                if source == Source::Fetched && !is_good(seal, self.shape.n, &signed) {
-                    return;
-                }
                 let SignedHeader { header, signature } = signed;
                 let core = self.replicas[to.index()].core.as_ref().expect("it is up");
-                let digest = header.digest();
-                if source == Source::Fetched && core.would_take(&header, digest, false).is_err() {
+                let (fetched, digest) = (source == Source::Fetched, header.digest());
+                if fetched && core.would_take(&header, digest, false).is_err() {
                     return;
                 }
-                Input::Block {
-                    from,
-                    source,
-                    header,
-                    signature,
-                    digest: header.digest(),
+                match check(seal, self.shape.n, &signed) {
+                    BlockCheck::InvalidPayload if fetched => Input::Unsound { signed },
+                    BlockCheck::ForeignSignature if fetched => return,
+                    _ => Input::Block {
+                        from,
+                        source,
+                        header,
+                        signature,
+                        digest,
+                    },
                 }
             }
             Message::Signed(signed) => match signed.statement {

@@ -1,9 +1,7 @@
 //! Ed25519 verification: any number of instances, each with its own links.
 
-mod turns;
-
-use replica::fair::Fair;
 use replica::ordering::Input;
+use replica::verify_queue::VerifyQueue;
 use replica::verifying::{Job, Verifying};
 use wire::ids::{Instant, Slot};
 use wire::seal::Ed25519Verifier;
@@ -12,7 +10,6 @@ use super::links::{Inlet, Outlet};
 use super::{ORDER_ROOM_MIN, Shared};
 use crate::buffers::Pooled;
 use crate::telemetry::Stage;
-pub use turns::Turns;
 
 /// Jobs of one turn, and signatures after which none is begun: about 100 us of work unless it is a
 /// block, so that a stage on the same thread is not starved.
@@ -25,44 +22,23 @@ pub struct Verify {
     pub from_net: Inlet<Job<Pooled>>,
     pub from_order: Inlet<Job<Pooled>>,
     pub to_order: Outlet<Input<Pooled>>,
-    /// Fetched blocks that wait.
-    pub fetched: Fair<Job<Pooled>>,
-    pub turns: Turns,
+    /// What waits of the ordering stage's.
+    pub blocks: VerifyQueue<Pooled>,
     pub shared: Shared,
 }
 
 impl Verify {
-    /// The next job. Proposed blocks come before all else: a vote waits for them. Fetched ones, of
-    /// which a replica that lags has many, take turns with what came by the network.
     fn next_job(&mut self) -> Option<Job<Pooled>> {
         while let Some(job) = self.from_order.pop() {
-            let Job::Fetched { from, .. } = &job else {
-                return Some(job);
-            };
-            // As many as the ordering stage has judged at a time.
-            self.fetched.push(from.index(), job);
+            self.blocks.push(job);
         }
-        let signatures = self.verifying.signatures();
-        let of_network = |verify: &mut Verify| {
-            let job = verify.from_net.pop()?;
-            verify.turns.begin_network(signatures);
-            Some(job)
-        };
-        let of_fetched = |verify: &mut Verify| {
-            let job = verify.fetched.pop()?;
-            verify.turns.begin_fetched(signatures);
-            Some(job)
-        };
-        if self.turns.is_of_network(signatures) {
-            of_network(self).or_else(|| of_fetched(self))
-        } else {
-            of_fetched(self).or_else(|| of_network(self))
-        }
+        let from_net = &mut self.from_net;
+        self.blocks.next(|| from_net.pop())
     }
 
     /// Jobs that wait.
     fn queued(&self) -> usize {
-        self.fetched.len() + self.from_order.queued() + self.from_net.queued()
+        self.blocks.len() + self.from_order.queued() + self.from_net.queued()
     }
 
     /// Does a few jobs; true when there was one.
@@ -80,14 +56,9 @@ impl Verify {
             let left = self.queued();
             let telemetry = &self.shared.telemetry;
             telemetry.queue_depth.of(Stage::Verify).set(left as u64);
-            let (fetched, spent) = (
-                matches!(job, Job::Fetched { .. }),
-                self.verifying.signatures(),
-            );
+            let spent = self.verifying.signatures();
             let verdict = self.verifying.handle(now, job);
-            if fetched {
-                self.fetched.settle(self.verifying.signatures() - spent);
-            }
+            self.blocks.done(self.verifying.signatures() - spent);
             let (told, refused) = verdict.told();
             if let Some(reject) = refused {
                 telemetry.verify.failures.add(1);

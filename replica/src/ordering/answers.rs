@@ -109,18 +109,20 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         });
     }
 
-    /// Whether this copy may be given away: its requests were not found bad, and the leader signed it.
-    /// The digest does not bind its signature (R2), so a final block may lie here without one; whoever
-    /// is sent such a copy takes this replica for a liar.
-    /// What nobody has judged, as what a restart found decided, costs one verification, once: whoever
+    /// Whether this copy may be given away: its requests hold and the leader signed it, for whoever is
+    /// sent another takes this replica for a liar. What this replica votes for, acknowledges and shows
+    /// in a view change it has judged, so that whatever must be found here is (V3).
+    /// The digest does not bind the leader's signature (R2), so a final block may lie here without one.
+    /// What nobody has looked at, as what a restart found decided, costs one verification, once: whoever
     /// asks again, and for whatever, costs none.
     fn may_serve(&mut self, place: Place, prefix: &BlockPrefix) -> bool {
-        if self.core.is_invalid(place) {
+        let on_branch = self.core.digest_at(place.slot);
+        // The noted copy is the one of the final block; rivals of it lie in memory alone.
+        let noted = on_branch.is_none_or(|digest| digest == place.digest);
+        let is_final = noted && place.slot <= self.core.summary().decided;
+        if !is_final && !self.core.is_valid(place) {
             return false;
         }
-        // The noted copy is the one of the final block; rivals of it lie in memory alone.
-        let final_digest = self.core.digest_at(place.slot);
-        let noted = final_digest.is_none_or(|digest| digest == place.digest);
         let in_log = self.ledger.is_signed(place.slot).filter(|_| noted);
         let known = in_log.or_else(|| self.blocks.is_signed(place));
         if self.core.is_signed(place) || known == Some(true) {

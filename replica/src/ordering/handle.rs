@@ -44,7 +44,13 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 from,
                 place,
                 checks,
-            } => self.judging.unfit(from, place, checks),
+                unsound,
+            } => {
+                self.judging.unfit(from, place, checks);
+                if let Some(signed) = unsound {
+                    self.drive(now, consensus::Input::Unsound { signed });
+                }
+            }
             Input::Fetched { from, place, raw } => {
                 self.judging.fit(from, place);
                 self.on_block(now, from, Source::Fetched, raw.into_inner());

@@ -24,9 +24,17 @@ const BAD_BLOCKS: Rate = Rate {
 /// A bad block costs so many times what was checked of it, and this.
 const TIMES_OF_BAD: u64 = 16;
 const COST_OF_BAD: u64 = 512;
-/// So many are judged at a time, an answer of one replica; and so many of each whatever others sent.
-pub const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
-const JUDGED_OF_ONE_MIN: usize = 8;
+/// So many are judged at a time, an answer of one replica; and [`of_each`] one whatever others sent.
+const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
+
+fn of_each(replicas: usize) -> usize {
+    (JUDGED_MAX / replicas).clamp(2, 8)
+}
+
+/// So many blocks are being judged at most, whoever sent them; each holds a buffer.
+pub fn judged_max(replicas: usize) -> usize {
+    JUDGED_MAX + of_each(replicas) * replicas
+}
 
 struct Judged {
     from: NodeId,
@@ -44,7 +52,7 @@ pub(super) struct Judging {
 impl Judging {
     pub(super) fn new(replicas: usize) -> Judging {
         Judging {
-            judged: Vec::with_capacity(2 * JUDGED_MAX),
+            judged: Vec::with_capacity(judged_max(replicas)),
             accounts: vec![Allowance::new(BAD_BLOCKS); replicas],
         }
     }
@@ -66,7 +74,8 @@ impl Judging {
         if of_it().any(|judged| (judged.view, judged.place.slot) == same) {
             return Err(Reject::AlreadyHeld);
         }
-        if self.judged.len() >= JUDGED_MAX && of_it().count() >= JUDGED_OF_ONE_MIN {
+        let of_each = of_each(self.accounts.len());
+        if self.judged.len() >= JUDGED_MAX && of_it().count() >= of_each {
             return Err(Reject::QueueFull);
         }
         // Ancestors come newest first; the core knows that it wants one by its child.
@@ -141,7 +150,7 @@ mod tests {
         assert_eq!(of_one.count(), JUDGED_MAX);
         let other = NodeId(1);
         let of_other = (1..200).filter(|slot| admits(&mut judging, 1, other, &block(0, *slot, 0)));
-        assert_eq!(of_other.count(), JUDGED_OF_ONE_MIN);
+        assert_eq!(of_other.count(), of_each(4));
         let first = place(&block(0, 1, 0));
         judging.unfit(other, first, 0);
         assert!(admits(&mut judging, 1, other, &block(0, 1, 0)));

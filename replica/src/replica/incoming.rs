@@ -60,10 +60,10 @@ where
             return Err(Reject::QueueFull);
         }
         if is_verified(kind, self.votes_verified) {
-            if self.block_jobs.len() >= JOBS_MAX {
+            if self.word_jobs.len() >= JOBS_MAX {
                 return Err(Reject::QueueFull);
             }
-            self.block_jobs.push_back(Job::Message {
+            self.word_jobs.push_back(Job::Message {
                 from,
                 kind,
                 view,

@@ -171,31 +171,37 @@ fn a_copy_is_judged_once_whether_its_leader_signed_it_or_not() {
     }
 }
 
-/// N2: a leader's block whose requests are bad stays known here; whoever is sent it is charged for
-/// nothing, and takes this replica for a liar.
+/// N2: a leader's block is known here before its requests are, and after they were found bad; whoever
+/// is sent it judges all of it for nothing, and takes this replica for a liar.
 #[test]
-fn blocks_with_bad_requests_are_not_given_away() {
-    let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
-    let (from, raw) = (NodeId(0), block(0, 4, places[2].digest, 0));
-    let now = Instant(2_000);
-    ordering.handle(now, Input::Proposed { from, raw });
-    let mut found = None;
-    while let Some(output) = ordering.next_output() {
-        if let Output::Verify { place, .. } = output {
-            found = Some(place);
+fn blocks_are_given_away_once_their_requests_are_known_to_hold() {
+    for (found, highest) in [
+        (BlockCheck::InvalidPayload, None),
+        (BlockCheck::Good, Some(4)),
+    ] {
+        let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
+        let (from, raw) = (NodeId(0), block(0, 4, places[2].digest, 0));
+        let now = Instant(2_000);
+        ordering.handle(now, Input::Proposed { from, raw });
+        let mut written = None;
+        while let Some(output) = ordering.next_output() {
+            if let Output::Verify { place, .. } = output {
+                written = Some(place);
+            }
         }
+        let place = written.expect("it is written and verified");
+        let slots = |given: Vec<(u64, Signature)>| given.iter().map(|(slot, _)| *slot).max();
+        let unjudged = slots(served(&mut ordering, 1_000_000_000, place));
+        assert!(unjudged < Some(4), "{unjudged:?}");
+        let checked = consensus::Input::Checked {
+            place,
+            signature: GOOD,
+            found,
+        };
+        ordering.handle(now, Input::Agreement(checked));
+        let given = slots(served(&mut ordering, 2_000_000_000, place));
+        assert_eq!(given.filter(|slot| *slot > 3), highest, "{found:?}");
     }
-    let place = found.expect("it is written and verified");
-    let slots = |given: Vec<(u64, Signature)>| given.iter().map(|(slot, _)| *slot).max();
-    assert_eq!(slots(served(&mut ordering, 1_000_000_000, place)), Some(4));
-    let checked = consensus::Input::Checked {
-        place,
-        signature: GOOD,
-        found: BlockCheck::InvalidPayload,
-    };
-    ordering.handle(now, Input::Agreement(checked));
-    let given = slots(served(&mut ordering, 2_000_000_000, place));
-    assert!(given < Some(4), "{given:?}");
 }
 
 /// A block above these, signed well.
@@ -249,6 +255,7 @@ fn blocks_that_have_no_use_here_are_not_judged() {
         from,
         place: next,
         checks: 1,
+        unsound: None,
     };
     assert_eq!(to_be_judged(&mut ordering, unfit), None);
     let again = Input::Offered {
