@@ -29,16 +29,15 @@ impl<S: Signer> Core<S> {
     ) {
         let slot = header.slot();
         let place = Place { slot, digest };
-        let verified = source == Source::Fetched;
         let entry = Entry {
             header,
             signature,
-            signature_good: verified,
+            signature_good: source == Source::Fetched,
             digest,
-            validity: if verified {
-                Validity::Valid
-            } else {
+            validity: if source == Source::Proposed {
                 Validity::Unknown
+            } else {
+                Validity::Valid
             },
             record: None,
             end: None,
@@ -54,7 +53,7 @@ impl<S: Signer> Core<S> {
             self.link_all(None, out);
             return;
         }
-        if source == Source::Fetched {
+        if source != Source::Proposed {
             self.repair.helper = Some(from);
         }
         if planted("doublevote") && header.view() == self.installed {
@@ -75,8 +74,8 @@ impl<S: Signer> Core<S> {
     }
 
     /// N9: what is known of such a block keeps it from being judged again, and a view change from waiting
-    /// for it (V2). One that is held here is judged here.
-    pub(crate) fn on_unsound(&mut self, now: Instant, signed: SignedHeader) {
+    /// for it (V2). One that was written here is judged here.
+    pub(crate) fn on_unsound(&mut self, now: Instant, signed: SignedHeader, out: &mut Outbox) {
         let (header, digest) = (signed.header, signed.header.digest());
         let entry = Entry {
             header,
@@ -88,15 +87,41 @@ impl<S: Signer> Core<S> {
             end: None,
             linked_at: now,
         };
-        let known = self.tree.get(entry.place()).is_some();
-        if known || self.in_reach(Source::Fetched, &header).is_err() {
+        if self.in_reach(Source::Fetched, &header).is_err() {
             return;
         }
-        // It takes no other block's room.
-        let kept = self.tree.insert(entry, |_| true);
-        if kept.is_ok() && header.view() == self.installed {
-            self.accused = self.accused.max(Some(self.installed));
+        if let Some(rival) = self.rival_of(&entry) {
+            self.accuse(EVIDENCE_EQUIVOCATION, &entry, &rival, out);
         }
+        if (self.installed..=self.stage).contains(&header.view()) {
+            self.accused = self.accused.max(Some(header.view()));
+        }
+        if self.tree.get(entry.place()).is_none() {
+            // It takes no other block's room.
+            let _ = self.tree.insert(entry, |_| true);
+        }
+    }
+
+    /// Another block of the same view and slot.
+    fn rival_of(&self, entry: &Entry) -> Option<Entry> {
+        let (view, place) = (entry.header.view(), entry.place());
+        let mut held = self.tree.at(place.slot).copied();
+        held.find(|held| held.header.view() == view && held.place() != place)
+    }
+
+    /// Whether a block that its leader did not sign, in the copies that there are, is named by something
+    /// that is signed: a block above it, the base of the installed view, what is final, or what a view
+    /// change shows (§11, R2).
+    pub fn is_vouched(&self, place: Place) -> bool {
+        let mut above = self.tree.at(place.slot.next());
+        let is_signed = |held: &Entry| held.signature_good && held.parent() == place;
+        above.any(is_signed) || self.targets().any(|target| self.leads_to(target, place))
+    }
+
+    fn leads_to(&self, target: Place, place: Place) -> bool {
+        let chain = self.tree.down_from(target);
+        let mut chain = chain.take_while(|entry| entry.header.slot() > place.slot);
+        target == place || chain.any(|entry| entry.parent() == place)
     }
 
     /// The planted bug `doublevote`: what was voted at the slot of a second block is forgotten.
@@ -209,7 +234,7 @@ impl<S: Signer> Core<S> {
         }
         let rival = self.tree.at(slot).find(|held| {
             let other = held.digest != digest;
-            other && held.header.view() == view
+            other && held.header.view() == view && !held.is_hearsay()
         });
         self.has_use(Source::Fetched, view, place, rival)
     }
@@ -249,9 +274,10 @@ impl<S: Signer> Core<S> {
         if source == Source::Proposed && (leader == self.config.me || from != leader) {
             return Err(Reject::NotLeader);
         }
-        if source == Source::Proposed && self.voting_stopped && self.accused == Some(view) {
-            // Its leader was caught with a block that does not hold: no further one of this view is
-            // voted for here, and each would cost the log a record. What the others decide comes by BLOCK.
+        if source == Source::Proposed && self.voting_stopped && self.accused >= Some(view) {
+            // Its leader was caught, with a block that does not hold for one: nothing of this view is
+            // voted for here any more, and each would cost the log a record before it is checked. What
+            // the others decide comes by BLOCK.
             reach("proposal-of-the-accused");
             return Err(Reject::Improper);
         }
@@ -265,12 +291,20 @@ impl<S: Signer> Core<S> {
             self.tree.remove(place);
             out.push(Effect::Forget { place });
         }
-        let rival = self.tree.at(place.slot).find(|e| e.header.view() == view);
-        let rival = rival.copied();
-        if let Some(rival) = &rival {
-            self.accuse(EVIDENCE_EQUIVOCATION, entry, rival, out);
+        let rival = self.rival_of(entry);
+        if source == Source::Vouched {
+            // Its leader's word is what names it.
+            if !self.is_vouched(place) {
+                return Err(Reject::BadSignature);
+            }
+            reach("vouched-copy-taken");
+        } else {
+            if let Some(rival) = &rival {
+                self.accuse(EVIDENCE_EQUIVOCATION, entry, rival, out);
+            }
+            self.accuse_if_improper(from, entry, out)?;
         }
-        self.accuse_if_improper(from, entry, out)?;
+        let rival = rival.filter(|rival| !rival.is_hearsay());
         self.has_use(source, view, place, rival.as_ref())
     }
 
@@ -290,7 +324,7 @@ impl<S: Signer> Core<S> {
         // its way up to a newer one, for nobody sends it those between any more.
         let limit = match source {
             Source::Proposed => held_max.min(self.window_end().0),
-            Source::Fetched => held_max,
+            Source::Fetched | Source::Vouched => held_max,
         };
         if header.slot().0 > limit {
             return Err(Reject::OutsideWindow);
@@ -313,7 +347,7 @@ impl<S: Signer> Core<S> {
         // out: whatever a liar sent first, the chain that others decided has to fit in (§11).
         let known_rival = rival.filter(|rival| rival.signature_good || source == Source::Proposed);
         let is_news = known_rival.is_none() && view >= self.installed;
-        let wanted = || source == Source::Fetched && self.is_asked_for(place);
+        let wanted = || source != Source::Proposed && self.is_asked_for(place);
         if is_news || wanted() || planted("doublevote") {
             Ok(())
         } else if rival.is_some() {

@@ -65,7 +65,7 @@ impl<S: Signer> Core<S> {
         })
     }
 
-    fn targets(&self) -> impl Iterator<Item = Place> {
+    pub(crate) fn targets(&self) -> impl Iterator<Item = Place> {
         let near = self.near();
         let base = (!self.base_is_linked()).then_some(self.base);
         let base = base.filter(|place| place.slot <= near);

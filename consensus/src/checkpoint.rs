@@ -178,11 +178,8 @@ impl<S: Signer> Core<S> {
         if place.slot <= self.decided.slot
             && let Some(own) = self.branch.digest_at(place.slot)
         {
-            assert_eq!(
-                own, place.digest,
-                "I7: a checkpoint contradicts slot {}",
-                place.slot
-            );
+            let agrees = own == place.digest;
+            assert!(agrees, "I7: a checkpoint contradicts slot {}", place.slot);
         }
         let me = self.config.me;
         let own = self.statements.of(me).map(|said| parts(said));

@@ -446,7 +446,7 @@ impl<S: Signer> Core<S> {
                 signature,
                 digest,
             } => self.on_own(now, header, signature, digest, out),
-            Input::Unsound { signed } => self.on_unsound(now, signed),
+            Input::Unsound { signed } => self.on_unsound(now, signed, out),
             Input::Checked {
                 place,
                 signature,

@@ -135,15 +135,19 @@ impl<S: Signer> Core<S> {
     fn claimed_elsewhere(&self) -> Vec<Place> {
         let between_views = self.stage > self.installed;
         let top = self.branch.top().slot;
+        self.claimed(|place| between_views || place.slot <= top)
+    }
+
+    /// Those of them that may be meant.
+    pub(crate) fn claimed(&self, meant: impl Fn(&Place) -> bool) -> Vec<Place> {
         let off = |peer: &Peer| {
             let claims = [peer.claims.unlinked, peer.claims.lowest];
             claims.map(|word| {
                 let place = word.map(|word| word.place);
                 // Words are compared with the branch when it changes; an own block may be on it since.
                 place.filter(|place| {
-                    (between_views || place.slot <= top)
-                        && place.slot >= self.branch.lowest()
-                        && !self.branch.holds(*place)
+                    let remembered = place.slot >= self.branch.lowest();
+                    meant(place) && remembered && !self.branch.holds(*place)
                 })
             })
         };

@@ -25,6 +25,9 @@ pub enum Source {
     Proposed,
     /// BLOCK of any replica; signature and requests have been verified.
     Fetched,
+    /// BLOCK of any replica whose requests hold and whose copy its leader did not sign. The digest does
+    /// not bind that signature: it is taken where something that is signed names it.
+    Vouched,
 }
 
 /// What verification says of one copy of a block.

@@ -14,6 +14,7 @@ use crate::image::image;
 use crate::input::{Effect, Large, Outbox, Recipient};
 use crate::peers::{OwnWord, Peer};
 use crate::quorum::reached_by;
+use crate::tree::Validity;
 
 /// STATUS while something happens, and while nothing does.
 const STATUS_ACTIVE_NS: u64 = 5_000_000;
@@ -352,7 +353,10 @@ impl<S: Signer> Core<S> {
                 return;
             }
         }
-        if far {
+        // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name.
+        let missing = self.missing_block();
+        let next = missing.filter(|place| place.slot == top.next());
+        if far && (attempts % 4 != 1 || next.is_none()) {
             return self.ask_range(agreed, out);
         }
         if agreed > self.decided.slot && attempts >= 2 {
@@ -366,7 +370,7 @@ impl<S: Signer> Core<S> {
                 })
             });
         }
-        if let Some(place) = self.missing_block() {
+        if let Some(place) = missing {
             let to = self.pick(self.repair.turns);
             // A block at or below the top is another leader-signed one: only it is wanted.
             let have = top.min(Slot(place.slot.0 - 1));
@@ -397,9 +401,9 @@ impl<S: Signer> Core<S> {
         }
     }
 
-    /// A block that is named by a child, a vote or a status and is not here. Statuses, and votes
-    /// of liars, may name blocks that do not exist: each candidate has its turn of one attempt
-    /// with every replica, the one that the leader signed for first.
+    /// A block that is named by claims, a child, a vote or a status and is not here. Statuses, votes
+    /// of liars, and children whose signatures nobody checked may name blocks that do not exist: each
+    /// candidate has its turn of one attempt with every replica, the one that is final first.
     fn missing_block(&self) -> Option<Place> {
         let top = self.branch.top().slot;
         let horizon = top.0 + self.config.blocks_held_max;
@@ -407,8 +411,10 @@ impl<S: Signer> Core<S> {
             let mut held = self.tree.at(slot);
             let orphan = held.find(|entry| {
                 let parent = entry.parent();
-                // One whose parent lost is no reason to ask, and must not hide one that is.
-                parent.slot > self.decided.slot
+                // One whose parent lost, or that is invalid, is no reason to ask, and must not hide
+                // one that is.
+                entry.validity != Validity::Invalid
+                    && parent.slot > self.decided.slot
                     && self.tree.get(parent).is_none()
                     && !self.branch.holds(parent)
             });
@@ -421,8 +427,10 @@ impl<S: Signer> Core<S> {
                 digest: status.voted_digest,
             })
         });
-        let candidates = parent_of_held
+        let final_ones = self.claimed(|place| place.slot > top);
+        let candidates = final_ones
             .into_iter()
+            .chain(parent_of_held)
             .chain(self.current_votes_unlinked())
             .chain(by_status);
         let lacked = |place: &Place| {

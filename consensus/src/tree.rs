@@ -68,6 +68,11 @@ impl Entry {
         }
     }
 
+    /// Found invalid by a BLOCK and kept without its bytes: it stands in no other's way (R2).
+    pub fn is_hearsay(&self) -> bool {
+        self.validity == Validity::Invalid && self.record.is_none()
+    }
+
     pub fn parent(&self) -> Place {
         Place {
             slot: Slot(self.header.slot().0 - 1),

@@ -181,7 +181,7 @@ impl<S: Signer> Core<S> {
             };
             let place = entry.place();
             if entry.header.view() != self.installed {
-                // N2: a later view's, which this replica missed and whose decision it learned of.
+                // N2: an older view's, which the base of a view that this replica missed brought in.
                 return;
             }
             if entry.record == Some(RecordAs::Fetched) {

@@ -79,11 +79,12 @@ pub enum Input<Bu: Buffers> {
         from: NodeId,
         raw: Raw<Bu::Unique>,
     },
-    /// The same: the leader's signature and every request hold.
+    /// The same: every request holds, and the leader's signature if it is `signed`.
     Fetched {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
+        signed: bool,
     },
     /// The same: refused, after so many checks of signatures. Its leader signed this header of it, if
     /// there is one.
@@ -146,8 +147,18 @@ pub struct ReadBack {
     pub offset: u64,
     pub bytes: usize,
     pub to: NodeId,
-    /// Send only DECIDED with the block's digest, not the block.
-    pub claim_only: bool,
+    pub want: Want,
+}
+
+/// What an asker is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// DECIDED with the block's digest, not the block.
+    Claim,
+    /// Final blocks in a row.
+    Range,
+    /// A block that it named.
+    Block,
 }
 
 /// What this half wants done, in order.
@@ -174,12 +185,13 @@ pub enum Output<Bu: Buffers> {
         place: Place,
         message: Bu::Shared,
     },
-    /// Check the leader's signature and all requests of a block that another replica sent, then
-    /// answer with [`Input::Fetched`] or [`Input::Unfit`].
+    /// Check all requests of a block that another replica sent and the leader's signature, without
+    /// which a `vouched` one may do, then answer with [`Input::Fetched`] or [`Input::Unfit`].
     Judge {
         from: NodeId,
         place: Place,
         raw: Raw<Bu::Unique>,
+        vouched: bool,
     },
     /// Apply this decided block.
     Execute {

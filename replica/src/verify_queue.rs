@@ -15,6 +15,8 @@ use crate::verifying::Job;
 
 /// A job that takes no signature counts as so small a part of one.
 const PARTS: u64 = 16;
+/// Room for proposals from the start: as many as there are block buffers, about.
+const PROPOSED_USUAL: usize = 512;
 
 /// See the module's documentation. What came by the network waits with the caller.
 pub struct VerifyQueue<Bu: Buffers> {
@@ -43,7 +45,7 @@ impl<Bu: Buffers> VerifyQueue<Bu> {
     /// Of a committee of so many.
     pub fn new(replicas: usize) -> VerifyQueue<Bu> {
         VerifyQueue {
-            proposed: VecDeque::new(),
+            proposed: VecDeque::with_capacity(PROPOSED_USUAL),
             fetched: Fair::new(replicas),
             turns: Turns::default(),
         }
@@ -126,8 +128,12 @@ mod tests {
             buffer: buffers.take().unwrap(),
             message_bytes: 0,
         };
-        let (from, place) = (NodeId(1), place());
-        Job::Fetched { from, place, raw }
+        Job::Fetched {
+            from: NodeId(1),
+            place: place(),
+            raw,
+            vouched: false,
+        }
     }
 
     fn bytes(buffers: &mut HeapBuffers) -> <HeapBuffers as Buffers>::Shared {

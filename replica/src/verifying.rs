@@ -57,11 +57,12 @@ pub enum Job<Bu: Buffers> {
     Request(Bu::Shared),
     /// An appended PROPOSE.
     Proposed { place: Place, message: Bu::Shared },
-    /// A BLOCK of some replica.
+    /// A BLOCK of some replica; `vouched`: it may do without its leader's signature.
     Fetched {
         from: NodeId,
         place: Place,
         raw: Raw<Bu::Unique>,
+        vouched: bool,
     },
     /// A client's request that a replica forwards.
     Forwarded { from: NodeId, body: Bu::Shared },
@@ -78,10 +79,12 @@ pub enum Job<Bu: Buffers> {
 /// What came of it.
 pub enum Verdict<Bu: Buffers> {
     Request(Verified<Bu::Shared>),
+    /// `signed`: by its leader, this copy.
     Fetched {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
+        signed: bool,
     },
     /// A BLOCK that is refused, after so many checks of signatures.
     Unfit {
@@ -113,7 +116,17 @@ impl<Bu: Buffers> Verdict<Bu> {
             Verdict::Forwarded { from, request } => Told::Forwarded { from, request },
             Verdict::Agreement(input) => Told::Agreement(input),
             Verdict::Evidence(body) => Told::Evidence(body),
-            Verdict::Fetched { from, place, raw } => Told::Fetched { from, place, raw },
+            Verdict::Fetched {
+                from,
+                place,
+                raw,
+                signed,
+            } => Told::Fetched {
+                from,
+                place,
+                raw,
+                signed,
+            },
             Verdict::Unfit {
                 from,
                 place,
@@ -200,17 +213,27 @@ impl<V: Verifier + Clone> Verifying<V> {
                 }),
                 Err(reject) => Verdict::Rejected(reject),
             },
-            Job::Fetched { from, place, raw } => {
-                let signed = header_of(raw.message());
-                let (counted, outcome) = self.fetched::<Bu>(place.slot, raw);
+            Job::Fetched {
+                from,
+                place,
+                raw,
+                vouched,
+            } => {
+                let header = header_of(raw.message());
+                let (counted, outcome) = self.fetched::<Bu>(place.slot, raw, vouched);
                 match outcome {
-                    Ok(raw) => Verdict::Fetched { from, place, raw },
+                    Ok(raw) => Verdict::Fetched {
+                        from,
+                        place,
+                        raw,
+                        signed: counted.leader_signed,
+                    },
                     Err(reject) => Verdict::Unfit {
                         from,
                         place,
                         reject,
                         checks: counted.checks,
-                        unsound: signed.filter(|_| counted.leader_signed),
+                        unsound: header.filter(|_| counted.leader_signed),
                     },
                 }
             }
@@ -262,6 +285,7 @@ impl<V: Verifier + Clone> Verifying<V> {
         &mut self,
         slot: Slot,
         raw: Raw<Bu::Unique>,
+        vouched: bool,
     ) -> (Count, BlockOutcome<Bu>) {
         if slot <= self.decided {
             return (Count::default(), Err(Reject::AlreadyHeld));
@@ -269,7 +293,7 @@ impl<V: Verifier + Clone> Verifying<V> {
         let rules = *self.compound.rules();
         let leader = |view| rules.leader(view);
         let counted = Counted::new(&self.verifier);
-        let outcome = seal::verify_block(&counted, leader, raw, |raw| raw.message());
+        let outcome = seal::verify_block(&counted, leader, raw, |raw| raw.message(), vouched);
         let mut count = counted.count.get();
         // To read one takes as long as a signature, whatever is wrong with it.
         count.checks = count.checks.max(1);
@@ -567,6 +591,8 @@ mod tests {
     #[derive(Debug, PartialEq)]
     enum Fit {
         Good,
+        /// But for its leader's signature, which was not asked for.
+        Unsigned,
         /// As its leader signed it.
         Unsound,
         Bad,
@@ -617,7 +643,7 @@ mod tests {
         /// The checks that a block of these requests takes, and whether it holds.
         fn fetches(&mut self, slot: Slot, signature: Signature, payload: &[u8]) -> (u64, Fit) {
             let digest = payload_digest(payload);
-            self.fetches_as(slot, signature, payload, digest)
+            self.fetches_as(slot, signature, payload, digest, false)
         }
 
         fn fetches_as(
@@ -626,6 +652,7 @@ mod tests {
             signature: Signature,
             payload: &[u8],
             digest: Digest,
+            vouched: bool,
         ) -> (u64, Fit) {
             let header = BlockHeader::new(Epoch(0), View(0), slot, 0, Digest::ZERO, digest);
             let prefix = BlockPrefix::new(header, signature, payload.len());
@@ -639,12 +666,18 @@ mod tests {
                 message_bytes: message.len(),
             };
             let from = LIAR;
-            let job: Job<HeapBuffers> = Job::Fetched { from, place, raw };
+            let job: Job<HeapBuffers> = Job::Fetched {
+                from,
+                place,
+                raw,
+                vouched,
+            };
             let before = self.verifying.signatures();
             let verdict = self.verifying.handle(self.now, job);
             let checks = self.verifying.signatures() - before;
             match verdict {
-                Verdict::Fetched { .. } => (checks, Fit::Good),
+                Verdict::Fetched { signed: true, .. } => (checks, Fit::Good),
+                Verdict::Fetched { .. } => (checks, Fit::Unsigned),
                 Verdict::Unfit {
                     checks: told,
                     unsound,
@@ -770,9 +803,15 @@ mod tests {
         assert_eq!(desk.fetches(Slot(5), BAD, &payload), (1, Fit::Bad));
         assert_eq!(desk.fetches(Slot(5), GOOD, &payload), (3, Fit::Unsound));
         // Another payload than the header names: no word of the leader's, and read all the same.
-        let other = desk.fetches_as(Slot(5), GOOD, good, Digest([9; 32]));
+        let other = desk.fetches_as(Slot(5), GOOD, good, Digest([9; 32]), false);
         assert_eq!(other, (1, Fit::Bad));
-        assert_eq!(desk.verifying.signatures(), 8);
+        // What something else names needs no signature of its leader, and good requests.
+        for (payload, expected) in [(good, (2, Fit::Unsigned)), (&payload, (3, Fit::Bad))] {
+            let digest = payload_digest(payload);
+            let found = desk.fetches_as(Slot(5), BAD, payload, digest, true);
+            assert_eq!(found, expected);
+        }
+        assert_eq!(desk.verifying.signatures(), 13);
         desk.verifying.note_decided(Slot(5));
         assert_eq!(desk.fetches(Slot(5), GOOD, good), (0, Fit::Bad));
     }

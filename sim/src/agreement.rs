@@ -81,6 +81,18 @@ impl Agreement {
         self.honest[id.index()] = false;
     }
 
+    /// A replica has become a liar: it may say from now on what anyone honest has said before.
+    pub fn recount(&mut self) -> Check {
+        let honest = self.said.iter().zip(&self.honest);
+        let honest = honest.filter(|(_, honest)| **honest);
+        let words = honest.flat_map(|(said, _)| said.votes.iter().chain(&said.commits));
+        let words = words.flat_map(|(view, places)| places.iter().map(|place| (*view, *place)));
+        for (view, place) in words.collect::<Vec<_>>() {
+            self.decide(view, place)?;
+        }
+        Ok(())
+    }
+
     fn liars(&self) -> usize {
         self.honest.iter().filter(|honest| !**honest).count()
     }

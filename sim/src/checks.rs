@@ -166,6 +166,13 @@ impl Judge {
         self.bases.distrust(id);
     }
 
+    /// The same, in the middle of a run.
+    pub fn turned(&mut self, id: NodeId) -> Check {
+        self.distrust(id);
+        self.agreement.recount()?;
+        self.execute_final()
+    }
+
     /// A datagram of a liar leaves: no fact, but its view changes can be chosen.
     pub fn overhears(&mut self, from: NodeId, to: End, datagram: &[u8]) -> Check {
         let Judge {

@@ -107,6 +107,7 @@ faults! {
     ClientCrowd, "client-crowd", true, "a client with many keys and sessions";
     ClientScanner, "client-scanner", true, "huge scans whose replies nobody takes";
     Stop, "proc-stop", true, "a process is stopped cleanly: it leaves its marker, and starts again";
+    FewBuffers, "few-buffers", false, "block buffers for little more than one chain: rivals must make room";
 }
 
 const _: () = assert!(Fault::ALL.len() <= 64);

@@ -35,6 +35,11 @@ fn block_buffers(held: u64, replicas: usize) -> usize {
     2 * held as usize + 32 + 2 * IN_FLIGHT as usize + 2 + 64 + judged_max(replicas) + 32
 }
 
+/// Rivals make room once so few are left that the messages of a view change may find none.
+fn few_block_buffers(held: u64) -> usize {
+    held as usize + 64
+}
+
 /// As on shared machines.
 const PATIENCE_NS_MIN: u64 = 50 * crate::plan::MS;
 const SECTOR_BUFFERS: usize = 64;
@@ -139,11 +144,13 @@ impl Node {
         if plan.options.canary == Some(Canary::Lowquorum) {
             quorums.p += 1;
         }
+        let block_buffers = if plan.faults.few_buffers {
+            few_block_buffers(plan.held_blocks)
+        } else {
+            block_buffers(plan.held_blocks, committee.n())
+        };
         let pools = [
-            Pool::new(
-                block_buffers(plan.held_blocks, committee.n()),
-                BLOCK_BUFFER_BYTES,
-            ),
+            Pool::new(block_buffers, BLOCK_BUFFER_BYTES),
             Pool::new(SECTOR_BUFFERS, SECTOR_BYTES),
             Pool::new(LONG_BUFFERS, BLOCK_BUFFER_BYTES),
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),

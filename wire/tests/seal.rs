@@ -229,8 +229,9 @@ fn a_block_needs_its_leader_and_every_client() {
         bytes
     };
     let leader_of = |view: View| NodeId((view.0 % 4) as u16);
-    let judged =
-        |bytes: Vec<u8>| verify_block(&verifier, leader_of, bytes, |bytes| &bytes[..]).map(|_| ());
+    let judged = |bytes: Vec<u8>| {
+        verify_block(&verifier, leader_of, bytes, |bytes| &bytes[..], false).map(|_| ())
+    };
     assert_eq!(judged(build(&payload, 1)), Ok(()));
     assert_eq!(judged(build(&payload, 2)), Err(Reject::BadSignature));
     let mut unsigned = payload.clone();

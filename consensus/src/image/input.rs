@@ -6,7 +6,7 @@ use crate::input::{
 };
 use crate::tree::{RecordAs, Validity};
 
-image_enum!(From { 0 => Proposed, 1 => Fetched });
+image_enum!(From { 0 => Proposed, 1 => Fetched, 2 => Vouched });
 image_enum!(BlockCheck { 0 => Good, 1 => ForeignSignature, 2 => InvalidPayload });
 image_enum!(RecordAs { 0 => Vote, 1 => Fetched });
 image_enum!(Validity { 0 => Unknown, 1 => Valid, 2 => Invalid });

@@ -424,6 +424,57 @@ fn a_claim_below_another_one_is_heard() {
     assert!(!refused(&alone.offer(Source::Fetched, good)));
 }
 
+/// §11: what b + 1 replicas claim is asked for, though a block is here that its leader did not sign, whose
+/// parent does not exist, and votes of a liar name another.
+#[test]
+fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
+    let mut world = World::new(FOUR, 531);
+    let blocks = chain(&mut world, 3);
+    let recovered = Recovered {
+        decided: place_of(&blocks[0].header),
+        ..log_of(&blocks[..1], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    let lost = world.forge(LEADER, 0, place_of(&blocks[0].header), 77);
+    let orphan = world.forge(LEADER, 0, place_of(&lost.header), 78);
+    alone.offer(Source::Proposed, orphan);
+    alone.hear_vote(&world, 0, 0, place_of(&orphan.header));
+    let wanted = place_of(&blocks[1].header);
+    let status = Status {
+        stage: View(0),
+        installed: View(0),
+        committed: wanted.slot,
+        committed_digest: wanted.digest,
+        voted_slot: wanted.slot,
+        voted_digest: Digest([77; 32]),
+        checkpoint: Slot(0),
+        retained_from: Slot(1),
+        lease: Slot(0),
+        flags: 0,
+        held: None,
+    };
+    let mut asked = Vec::new();
+    for ms in 2..500 {
+        for from in [1, 2].map(NodeId) {
+            let Place { slot, digest } = wanted;
+            let mut effects = alone.tell(ms * MS, Input::Decided { from, slot, digest });
+            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
+            for effect in effects {
+                if let Effect::FetchBlock { to, place, .. } = effect
+                    && place == wanted
+                {
+                    asked.push(to);
+                }
+            }
+        }
+    }
+    assert!(
+        [1, 2].iter().all(|id| asked.contains(&NodeId(*id))),
+        "{asked:?}"
+    );
+}
+
 /// N7: claims alone show that the own branch lost, also when every block is here and nobody votes, as
 /// between two views.
 #[test]

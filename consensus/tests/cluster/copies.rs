@@ -38,6 +38,28 @@ fn a_block_that_reached_one_replica_unsigned_is_acknowledged_in_the_next_view() 
     }
 }
 
+/// V3, §11: a restart keeps an unsigned copy below what was voted for (R2), and its replica shows both in
+/// its view change. There is no other copy, and the block above it, which the leader signed, names it.
+#[test]
+fn an_unsigned_copy_that_one_replica_restarted_with_can_be_below_the_base_of_the_next_view() {
+    for seed in 0..10 {
+        let mut world = World::new(FOUR, 310 + seed);
+        world.corrupt(LIAR);
+        let x = world.forge(LIAR, 0, genesis(), 1);
+        let y = world.forge(LIAR, 0, place_of(&x.header), 2);
+        // Both were written before either was checked.
+        world.run(5 * MS);
+        let disk = &mut world.replicas[VICTIM.index()].disk;
+        disk.append(Entry::Block(RecordAs::Vote, unsigned(x)));
+        disk.durable = disk.append(Entry::Block(RecordAs::Vote, y)).0;
+        world.restart(VICTIM);
+        assert_eq!(tip(&world, VICTIM), place_of(&y.header));
+        world.load = true;
+        world.expect_progress(10, 30 * SECOND);
+        assert_eq!(world.digest_of(1, 2), place_of(&y.header).digest);
+    }
+}
+
 #[test]
 fn a_good_copy_takes_the_place_of_an_unsigned_one_before_it_is_written() {
     let mut world = World::new(FOUR, 220);

@@ -422,10 +422,13 @@ impl World {
                 }
                 match check(seal, self.shape.n, &signed) {
                     BlockCheck::InvalidPayload if fetched => Input::Unsound { signed },
-                    BlockCheck::ForeignSignature if fetched => return,
-                    _ => Input::Block {
+                    BlockCheck::ForeignSignature if fetched && !is_valid_payload(&header) => return,
+                    found => Input::Block {
                         from,
-                        source,
+                        source: match found {
+                            BlockCheck::ForeignSignature if fetched => Source::Vouched,
+                            _ => source,
+                        },
                         header,
                         signature,
                         digest,

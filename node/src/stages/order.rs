@@ -130,10 +130,30 @@ impl Order {
                     _ => unreachable!("the job that was pushed"),
                 })
             }
-            Output::Judge { from, place, raw } => {
-                let job = Job::Fetched { from, place, raw };
+            Output::Judge {
+                from,
+                place,
+                raw,
+                vouched,
+            } => {
+                let job = Job::Fetched {
+                    from,
+                    place,
+                    raw,
+                    vouched,
+                };
                 self.to_verify.push(job).map_err(|back| match back {
-                    Job::Fetched { from, place, raw } => Output::Judge { from, place, raw },
+                    Job::Fetched {
+                        from,
+                        place,
+                        raw,
+                        vouched,
+                    } => Output::Judge {
+                        from,
+                        place,
+                        raw,
+                        vouched,
+                    },
                     _ => unreachable!("the job that was pushed"),
                 })
             }

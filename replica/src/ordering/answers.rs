@@ -11,7 +11,7 @@ use wire::limits::{RECORD_HEADER_BYTES, SECTOR_BYTES};
 use wire::seal::{Signer, Verifier, check_leader};
 use zerocopy::FromBytes;
 
-use super::{Ordering, Output, READS_MAX, REPAIR_BYTES_MAX, ReadBack};
+use super::{Ordering, Output, READS_MAX, REPAIR_BYTES_MAX, ReadBack, Want};
 use crate::blocks;
 use crate::peer::{Grains, PeerMessage};
 
@@ -20,7 +20,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if let Some(digest) = self.core.digest_at(slot) {
             self.send(Recipient::One(to), PeerMessage::Decided { slot, digest });
         } else {
-            self.read_back(to, slot, true);
+            self.read_back(to, slot, Want::Claim);
         }
     }
 
@@ -42,8 +42,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 return;
             }
             match message {
-                Some(message) => self.push_block(to, slot, message, None),
-                None => self.read_back(to, slot, false),
+                Some(message) => self.push_block(to, slot, message, Want::Range, None),
+                None => self.read_back(to, slot, Want::Range),
             }
         }
     }
@@ -58,7 +58,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 let known = self.core.digest_at(next.slot) == Some(next.digest);
                 let below = (have.0 + 1..=next.slot.0).rev().map(Slot);
                 for slot in below.take_while(|_| known) {
-                    self.read_back(to, slot, false);
+                    self.read_back(to, slot, Want::Block);
                 }
                 return;
             };
@@ -70,7 +70,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 digest: prefix.header.parent,
             };
             bytes += message.len();
-            self.push_block(to, next.slot, message.clone(), None);
+            self.push_block(to, next.slot, message.clone(), Want::Block, None);
             next = parent;
         }
     }
@@ -79,13 +79,20 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub(super) fn send_grains(&mut self, to: NodeId, place: Place) {
         if let Some(message) = self.blocks.get(place).cloned() {
             let grains = self.asked;
-            self.push_block(to, place.slot, message, grains);
+            self.push_block(to, place.slot, message, Want::Block, grains);
         } else if self.core.digest_at(place.slot) == Some(place.digest) {
-            self.read_back(to, place.slot, false);
+            self.read_back(to, place.slot, Want::Block);
         }
     }
 
-    fn push_block(&mut self, to: NodeId, slot: Slot, message: Bu::Shared, grains: Option<Grains>) {
+    fn push_block(
+        &mut self,
+        to: NodeId,
+        slot: Slot,
+        message: Bu::Shared,
+        want: Want,
+        grains: Option<Grains>,
+    ) {
         if !self.is_started() {
             return;
         }
@@ -94,7 +101,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         };
         let (view, digest) = (prefix.header.view(), prefix.header.digest());
         let prefix = *prefix;
-        if !self.may_serve(Place { slot, digest }, &prefix) {
+        if !self.may_serve(Place { slot, digest }, &prefix, want) {
             reach("unsigned-copy-kept-back");
             return;
         }
@@ -109,27 +116,37 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         });
     }
 
-    /// Whether this copy may be given away: its requests hold and the leader signed it, for whoever is
-    /// sent another takes this replica for a liar. What this replica votes for, acknowledges and shows
-    /// in a view change it has judged, so that whatever must be found here is (V3).
-    /// The digest does not bind the leader's signature (R2), so a final block may lie here without one.
-    /// What nobody has looked at, as what a restart found decided, costs one verification, once: whoever
-    /// asks again, and for whatever, costs none.
-    fn may_serve(&mut self, place: Place, prefix: &BlockPrefix) -> bool {
-        let on_branch = self.core.digest_at(place.slot);
+    /// Whether this copy may be given away: its requests hold, as do those of what this replica votes
+    /// for, acknowledges and shows in a view change (V3); and the leader signed it, for whoever is sent
+    /// another takes this replica for a liar. The digest does not bind that signature (R2), so a block
+    /// may lie here without one. It goes to who asks for it by name, if something that is signed names it
+    /// here: that asker knows as much, now or the next time.
+    fn may_serve(&mut self, place: Place, prefix: &BlockPrefix, want: Want) -> bool {
+        let is_final =
+            place.slot <= self.core.summary().decided && self.is_of_branch(place).unwrap_or(true);
+        let holds = is_final || self.core.is_valid(place);
+        let by_name = |ordering: &Self| want == Want::Block && ordering.core.is_vouched(place);
+        holds && (self.copy_is_signed(place, prefix) || by_name(self))
+    }
+
+    /// Whether it is the block of its slot on the branch; `None` below what is remembered.
+    fn is_of_branch(&self, place: Place) -> Option<bool> {
+        let digest = self.core.digest_at(place.slot);
+        digest.map(|digest| digest == place.digest)
+    }
+
+    /// Whether the leader signed the copy that lies here. What nobody has looked at, as what a restart
+    /// found decided, costs one verification, once: whoever asks again, and for whatever, costs none.
+    fn copy_is_signed(&mut self, place: Place, prefix: &BlockPrefix) -> bool {
         // The noted copy is the one of the final block; rivals of it lie in memory alone.
-        let noted = on_branch.is_none_or(|digest| digest == place.digest);
-        let is_final = noted && place.slot <= self.core.summary().decided;
-        if !is_final && !self.core.is_valid(place) {
-            return false;
-        }
+        let noted = self.is_of_branch(place).unwrap_or(true);
         let in_log = self.ledger.is_signed(place.slot).filter(|_| noted);
         let known = in_log.or_else(|| self.blocks.is_signed(place));
-        if self.core.is_signed(place) || known == Some(true) {
+        if self.core.is_signed(place) {
             return true;
         }
-        if known == Some(false) {
-            return false;
+        if let Some(known) = known {
+            return known;
         }
         let leader = self.core.leader(prefix.header.view());
         let signed = check_leader(
@@ -147,7 +164,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     }
 
     /// Asks for a record of the log; bounded, the asker repeats itself.
-    fn read_back(&mut self, to: NodeId, slot: Slot, claim_only: bool) {
+    fn read_back(&mut self, to: NodeId, slot: Slot, want: Want) {
         if self.reads >= READS_MAX {
             return;
         }
@@ -164,7 +181,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             offset,
             bytes: sectors as usize * SECTOR_BYTES,
             to,
-            claim_only,
+            want,
         }));
     }
 
@@ -173,7 +190,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let Some((message_bytes, digest)) = blocks::message_in_record(record, read.slot) else {
             return;
         };
-        if read.claim_only {
+        if read.want == Want::Claim {
             let message = PeerMessage::Decided {
                 slot: read.slot,
                 digest,
@@ -181,7 +198,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.send(Recipient::One(read.to), message);
         } else {
             let message = record.slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + message_bytes);
-            self.push_block(read.to, read.slot, message, None);
+            self.push_block(read.to, read.slot, message, read.want, None);
         }
     }
 }

@@ -23,10 +23,16 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let digest = header.digest();
             let leads_on = self.judging.admit(now, from, header, digest)?;
             self.core.would_take(header, digest, leads_on)?;
-            Ok(self.judging.begin(from, header, digest))
+            let place = self.judging.begin(from, header, digest);
+            Ok((place, leads_on || self.core.is_vouched(place)))
         });
         match outcome {
-            Ok(place) => self.outputs.push_back(Output::Judge { from, place, raw }),
+            Ok((place, vouched)) => self.outputs.push_back(Output::Judge {
+                from,
+                place,
+                raw,
+                vouched,
+            }),
             Err(reject) => self.outputs.push_back(Output::Refused(reject)),
         }
     }

@@ -51,9 +51,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     self.drive(now, consensus::Input::Unsound { signed });
                 }
             }
-            Input::Fetched { from, place, raw } => {
+            Input::Fetched {
+                from,
+                place,
+                raw,
+                signed,
+            } => {
                 self.judging.fit(from, place);
-                self.on_block(now, from, Source::Fetched, raw.into_inner());
+                let source = if signed {
+                    Source::Fetched
+                } else {
+                    Source::Vouched
+                };
+                self.on_block(now, from, source, raw.into_inner());
             }
             Input::Agreement(input) => {
                 if let consensus::Input::CheckpointCertificate(found) = &input {

@@ -14,8 +14,8 @@ use wire::reject::Reject;
 use crate::allowance::{Allowance, Rate};
 
 /// Signatures that a peer may have checked for bad blocks. Debts are deep: an answer of bad blocks is
-/// judged before the first of them is paid for. Correct replicas hand on what a lying leader sent and
-/// they have not judged yet, a few at most.
+/// judged before the first of them is paid for. Correct replicas give away what they have judged, and
+/// copies that their leader did not sign only to who asks by name, whom a few may surprise.
 const BAD_BLOCKS: Rate = Rate {
     per_s: 4096,
     at_once: 1 << 17,

@@ -39,11 +39,19 @@ fn started(
     blocks: &[(Signature, &[u8])],
     decided: bool,
 ) -> (Ordering<HeapBuffers, Pen, Judge>, Vec<Place>) {
+    started_retaining(blocks, decided.then_some(Slot(blocks.len() as u64)))
+}
+
+/// The same; with a slot all are decided, and those below it were let go.
+fn started_retaining(
+    blocks: &[(Signature, &[u8])],
+    retained_from: Option<Slot>,
+) -> (Ordering<HeapBuffers, Pen, Judge>, Vec<Place>) {
     let mut log = restarted(blocks);
     let places: Vec<Place> = log.recovered.blocks.iter().map(|b| b.place()).collect();
-    if decided {
+    if let Some(retained_from) = retained_from {
         log.recovered.decided = *places.last().unwrap();
-        log.recovered.retained_from = log.recovered.decided.slot;
+        log.recovered.retained_from = retained_from;
     }
     let config = Config {
         me: IDENTITY.node,
@@ -121,6 +129,15 @@ fn served(
         have,
         grains: None,
     };
+    answers(ordering, at, message)
+}
+
+/// The same for another question.
+fn answers(
+    ordering: &mut Ordering<HeapBuffers, Pen, Judge>,
+    at: u64,
+    message: PeerMessage,
+) -> Vec<(u64, Signature)> {
     let from = NodeId(2);
     ordering.handle(Instant(at), Input::Peer { from, message });
     let mut blocks = Vec::new();
@@ -140,13 +157,24 @@ fn served(
 }
 
 /// N2, R2: a copy that its leader did not sign stays in the log. Whoever is sent it takes the sender
-/// for a liar, so it is kept back; the asker asks others.
+/// for a liar, so it is kept back; the asker asks others. Nobody may have another one: below a block that
+/// the leader signed it is given to who asks for it by name.
 #[test]
-fn copies_that_no_leader_signed_are_not_given_away() {
-    let (mut ordering, places) = started(&[EMPTY, UNSIGNED, EMPTY], false);
+fn copies_that_no_leader_signed_are_given_away_where_a_signed_block_names_them() {
+    let (mut ordering, places) = started(&[EMPTY, EMPTY, UNSIGNED], false);
     let given = served(&mut ordering, 1_000_000_000, places[2]);
-    assert_eq!(given, [(3, GOOD), (1, GOOD)]);
-    assert!(given.iter().all(|(_, signature)| *signature != BAD));
+    assert_eq!(given, [(2, GOOD), (1, GOOD)]);
+    for retained_from in [None, Some(Slot(1))] {
+        let (mut ordering, places) = started_retaining(&[EMPTY, UNSIGNED, EMPTY], retained_from);
+        let given = served(&mut ordering, 1_000_000_000, places[2]);
+        assert_eq!(given, [(3, GOOD), (2, BAD), (1, GOOD)]);
+        let (first, count) = (Slot(1), 3);
+        let message = PeerMessage::FetchRange { first, count };
+        let in_a_row = answers(&mut ordering, 2_000_000_000, message);
+        let expected = [(1, GOOD), (3, GOOD)];
+        let decided = retained_from.is_some();
+        assert_eq!(in_a_row, if decided { &expected[..] } else { &[] });
+    }
 }
 
 #[test]

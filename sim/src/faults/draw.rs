@@ -103,6 +103,8 @@ pub struct FaultPlan {
     pub damages: Vec<Damage>,
     /// No segments are granted before the network heals.
     pub disks_full: bool,
+    #[serde(default)]
+    pub few_buffers: bool,
     pub liars: Vec<(usize, LiarKind)>,
     #[serde(default)]
     pub clients: Vec<ClientKind>,
@@ -308,10 +310,13 @@ impl FaultPlan {
             return;
         }
         let drawn = random.within(1, stage.liars_max.max(1) as u64) as usize;
+        // A disk that is put back makes its replica one of them (R5).
+        let put_back = |damage: &&Damage| matches!(damage.harm, Harm::Rollback);
+        let faulty = self.damages.iter().filter(put_back).count();
         let count = if stage.beyond {
             stage.liars_max + 1
         } else {
-            drawn.min(stage.liars_max)
+            drawn.min(stage.liars_max.saturating_sub(faulty))
         };
         let mut seats = (0..stage.nodes).collect::<Vec<_>>();
         for _ in 0..count {
@@ -428,6 +433,7 @@ impl FaultPlan {
             self.damages.push(Damage { node, at_ns, harm });
         }
         self.disks_full = has(Fault::Full);
+        self.few_buffers = has(Fault::FewBuffers);
     }
 
     /// When the last of it has ended.
@@ -465,6 +471,7 @@ impl FaultPlan {
             Fault::DiskSlow => self.slow_disks.clear(),
             Fault::Rot | Fault::Misdirect | Fault::Rollback | Fault::Blank => self.damages.clear(),
             Fault::Full => self.disks_full = false,
+            Fault::FewBuffers => self.few_buffers = false,
             Fault::Stop => self.stops.clear(),
             // Links, cuts, blows and the disks' common manners are the plan's own.
             _ => {}

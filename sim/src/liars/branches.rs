@@ -81,22 +81,32 @@ impl Branches {
     }
 
     /// A signed view change that claims the other branch, as far as there is one.
-    pub fn view_change(&self, authentic: &Authentic, mut message: ViewChange) -> Option<Vec<u8>> {
+    pub fn view_change(&self, authentic: &Authentic, message: ViewChange) -> Option<Vec<u8>> {
         let rules = authentic.rules();
         let anchor = message.anchor(rules.genesis);
         let headers = message.headers(rules.epoch, anchor);
         let headers = headers.map(|(header, digest)| *self.others.get(&digest).unwrap_or(&header));
         let headers = headers.collect::<Vec<_>>();
-        let tip = headers.last()?;
-        message.tip_signature = authentic.sign(&Statement::Propose {
-            view: tip.view(),
-            slot: tip.slot(),
-            digest: tip.digest(),
-        });
-        message.suffix = headers.iter().map(CompactHeader::of).collect();
-        message.quorum = None;
-        Some(signed(authentic, &message))
+        claim(authentic, message, &headers)
     }
+}
+
+/// A signed view change that claims these blocks above its anchor, the last of which bears the liar's
+/// own signature; `None` if there are none.
+pub fn claim(
+    authentic: &Authentic,
+    mut message: ViewChange,
+    headers: &[BlockHeader],
+) -> Option<Vec<u8>> {
+    let tip = headers.last()?;
+    message.tip_signature = authentic.sign(&Statement::Propose {
+        view: tip.view(),
+        slot: tip.slot(),
+        digest: tip.digest(),
+    });
+    message.suffix = headers.iter().map(CompactHeader::of).collect();
+    message.quorum = None;
+    Some(signed(authentic, &message))
 }
 
 /// A view change under the liar's own signature.

@@ -92,7 +92,9 @@ impl World {
                 bytes,
             },
         )?;
-        if !spoiled || from.0 >= self.nodes.len() {
+        // A replica that has ended looks at nothing.
+        let ended = self.strikes.found_lost.contains(&to.0);
+        if !spoiled || from.0 >= self.nodes.len() || ended {
             return Ok(());
         }
         if let (Some(before), Some(after)) = (before, refused(self)) {

@@ -82,7 +82,7 @@ impl World {
         }
         self.note(b'S', &[node], &[]);
         self.mark(End(node), What::Starts);
-        self.do_harm(node);
+        self.do_harm(node)?;
         let now = self.nodes[node].clock.local(self.now);
         let started = self.nodes[node].start(now, &self.plan, &self.committee);
         started.map_err(|error| format!("replica {node} does not start: {error}"))?;

@@ -238,7 +238,7 @@ impl World {
     }
 
     /// What was to happen to this disk while its replica was down.
-    pub(super) fn do_harm(&mut self, node: usize) {
+    pub(super) fn do_harm(&mut self, node: usize) -> Result<(), String> {
         let damages = std::mem::take(&mut self.strikes.damages);
         let mut random = self.random.clone();
         for damage in damages {
@@ -257,11 +257,12 @@ impl World {
                     disk.roll_back();
                     // Its disk is lost: nothing it says counts, and it must notice.
                     self.strikes.rolled_back.push(node);
-                    self.judge.distrust(NodeId(node as u16));
+                    self.judge.turned(NodeId(node as u16))?;
                 }
                 Harm::Blank => disk.erase(),
             }
         }
+        Ok(())
     }
 
     /// Adds a mark to the record, if there is one.
