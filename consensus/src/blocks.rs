@@ -109,19 +109,39 @@ impl<S: Signer> Core<S> {
         held.find(|held| held.header.view() == view && held.place() != place)
     }
 
-    /// Whether a block that its leader did not sign, in the copies that there are, is named by something
-    /// that is signed: a block above it, the base of the installed view, what is final, or what a view
-    /// change shows (§11, R2).
-    pub fn is_vouched(&self, place: Place) -> bool {
+    /// Whether a block that its leader did not sign, in the copies that there are, is that leader's all the
+    /// same, or final (§11, R2): its digest stands in a block above it of its own view, which the same
+    /// leader signed; or below the base of the installed view, what is final, or what a view change shows,
+    /// all of which q replicas or a leader's signature stand for; or b + 1 replicas claim it.
+    /// A block of another view proves nothing: its leader could name whatever it likes.
+    pub fn is_vouched(&self, view: View, place: Place) -> bool {
         let mut above = self.tree.at(place.slot.next());
-        let is_signed = |held: &Entry| held.signature_good && held.parent() == place;
-        above.any(is_signed) || self.targets().any(|target| self.leads_to(target, place))
+        let names = |held: &Entry| {
+            let own = held.header.view() == view && held.validity == Validity::Valid;
+            own && held.parent() == place
+        };
+        let settled = self.decided.slot.max(match self.base_is_linked() {
+            true => self.base.slot,
+            false => Slot(0),
+        });
+        let is_settled = || place.slot <= settled && self.branch.holds(place);
+        let is_claimed = || !self.claimed(|claimed| *claimed == place).is_empty();
+        above.any(names)
+            || is_settled()
+            || self.targets().any(|target| self.leads_to(target, place))
+            || is_claimed()
     }
 
+    /// Whether `place` lies below `target`. That itself bears a signature at some replica.
     fn leads_to(&self, target: Place, place: Place) -> bool {
         let chain = self.tree.down_from(target);
         let mut chain = chain.take_while(|entry| entry.header.slot() > place.slot);
-        target == place || chain.any(|entry| entry.parent() == place)
+        chain.any(|entry| entry.parent() == place)
+    }
+
+    /// Whether a block is here, whatever is known of it.
+    pub fn knows(&self, place: Place) -> bool {
+        self.tree.get(place).is_some()
     }
 
     /// The planted bug `doublevote`: what was voted at the slot of a second block is forgotten.
@@ -151,7 +171,7 @@ impl<S: Signer> Core<S> {
         };
         // The walks above are for the rare slot with several blocks. Many rivals of one view are
         // the work of its leader; they keep out a proposal, and nothing that others named.
-        let wanted = entry.signature_good && self.is_sought(entry.place());
+        let wanted = entry.validity == Validity::Valid && self.is_sought(entry.place());
         let superseded = match self.tree.insert(entry, recent) {
             Err(Crowded) if wanted => self.tree.insert(entry, needs)?,
             outcome => outcome?,
@@ -294,7 +314,7 @@ impl<S: Signer> Core<S> {
         let rival = self.rival_of(entry);
         if source == Source::Vouched {
             // Its leader's word is what names it.
-            if !self.is_vouched(place) {
+            if !self.is_vouched(view, place) {
                 return Err(Reject::BadSignature);
             }
             reach("vouched-copy-taken");

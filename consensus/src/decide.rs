@@ -159,7 +159,10 @@ impl<S: Signer> Core<S> {
             claimants.count() >= self.config.quorums.one_correct()
         };
         let places = self.peers.iter().flat_map(off).flatten();
-        places.filter(equal).collect()
+        let mut places = places.filter(equal).collect::<Vec<_>>();
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     fn seek_final(&mut self, place: Place) {

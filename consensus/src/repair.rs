@@ -340,6 +340,8 @@ impl<S: Signer> Core<S> {
         // What is final is reached soonest from below; only a branch that turns out to be the wrong
         // one needs the other way.
         let far = agreed.0 > top.0 + 4;
+        // Every fourth question is for one block then: whom it goes to must not follow that beat.
+        let turns = self.repair.turns / if far { 4 } else { 1 };
         if far || attempts >= 2 {
             self.transfer_if_due(far, out);
         }
@@ -347,14 +349,14 @@ impl<S: Signer> Core<S> {
             && (!far || attempts % 4 == 3)
         {
             let have = self.decided.slot.min(Slot(place.slot.0 - 1));
-            let to = self.pick(self.repair.turns);
+            let to = self.pick(turns);
             out.push(Effect::FetchBlock { to, place, have });
             if !far && attempts.is_multiple_of(2) {
                 return;
             }
         }
         // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name.
-        let missing = self.missing_block();
+        let missing = self.missing_block(turns);
         let next = missing.filter(|place| place.slot == top.next());
         if far && (attempts % 4 != 1 || next.is_none()) {
             return self.ask_range(agreed, out);
@@ -371,7 +373,7 @@ impl<S: Signer> Core<S> {
             });
         }
         if let Some(place) = missing {
-            let to = self.pick(self.repair.turns);
+            let to = self.pick(turns);
             // A block at or below the top is another leader-signed one: only it is wanted.
             let have = top.min(Slot(place.slot.0 - 1));
             out.push(Effect::FetchBlock { to, place, have });
@@ -404,7 +406,7 @@ impl<S: Signer> Core<S> {
     /// A block that is named by claims, a child, a vote or a status and is not here. Statuses, votes
     /// of liars, and children whose signatures nobody checked may name blocks that do not exist: each
     /// candidate has its turn of one attempt with every replica, the one that is final first.
-    fn missing_block(&self) -> Option<Place> {
+    fn missing_block(&self, turns: usize) -> Option<Place> {
         let top = self.branch.top().slot;
         let horizon = top.0 + self.config.blocks_held_max;
         let parent_of_held = (top.0 + 1..=top.0 + 64).map(Slot).find_map(|slot| {
@@ -440,7 +442,7 @@ impl<S: Signer> Core<S> {
                 && self.tree.get(*place).is_none()
         };
         let candidates = candidates.filter(lacked).collect::<Vec<_>>();
-        let turn = self.repair.turns / self.config.quorums.n;
+        let turn = turns / self.config.quorums.n;
         candidates.get(turn % candidates.len().max(1)).copied()
     }
 

@@ -48,6 +48,10 @@ impl<S: Signer> Core<S> {
             entry.signature_good = true;
             return;
         }
+        if found == BlockCheck::ForeignSignature && entry.validity == Validity::Valid {
+            // It came again, for something signed names it.
+            return;
+        }
         if view == self.installed {
             self.accused = self.accused.max(Some(view));
         }

@@ -79,12 +79,13 @@ pub enum Input<Bu: Buffers> {
         from: NodeId,
         raw: Raw<Bu::Unique>,
     },
-    /// The same: every request holds, and the leader's signature if it is `signed`.
+    /// The same: every request holds, and the leader's signature. An `unsigned` copy was found to lack
+    /// that after so many checks.
     Fetched {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
-        signed: bool,
+        unsigned: Option<u64>,
     },
     /// The same: refused, after so many checks of signatures. Its leader signed this header of it, if
     /// there is one.

@@ -79,12 +79,12 @@ pub enum Job<Bu: Buffers> {
 /// What came of it.
 pub enum Verdict<Bu: Buffers> {
     Request(Verified<Bu::Shared>),
-    /// `signed`: by its leader, this copy.
+    /// `unsigned`: this copy bears no signature of its leader, which was found after so many checks.
     Fetched {
         from: NodeId,
         place: Place,
         raw: Verified<Raw<Bu::Unique>>,
-        signed: bool,
+        unsigned: Option<u64>,
     },
     /// A BLOCK that is refused, after so many checks of signatures.
     Unfit {
@@ -120,12 +120,12 @@ impl<Bu: Buffers> Verdict<Bu> {
                 from,
                 place,
                 raw,
-                signed,
+                unsigned,
             } => Told::Fetched {
                 from,
                 place,
                 raw,
-                signed,
+                unsigned,
             },
             Verdict::Unfit {
                 from,
@@ -226,7 +226,7 @@ impl<V: Verifier + Clone> Verifying<V> {
                         from,
                         place,
                         raw,
-                        signed: counted.leader_signed,
+                        unsigned: (!counted.leader_signed).then_some(counted.checks),
                     },
                     Err(reject) => Verdict::Unfit {
                         from,
@@ -676,7 +676,7 @@ mod tests {
             let verdict = self.verifying.handle(self.now, job);
             let checks = self.verifying.signatures() - before;
             match verdict {
-                Verdict::Fetched { signed: true, .. } => (checks, Fit::Good),
+                Verdict::Fetched { unsigned: None, .. } => (checks, Fit::Good),
                 Verdict::Fetched { .. } => (checks, Fit::Unsigned),
                 Verdict::Unfit {
                     checks: told,

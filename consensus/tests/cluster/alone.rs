@@ -12,6 +12,7 @@ use wire::ids::{Boot, Digest, Instant, NodeId, Position, Slot, View};
 use wire::messages::{Durability, SignedHeader, Status};
 use wire::seal::{FakeSeal, Signer, Statement};
 
+use crate::liars::unsigned;
 use crate::world::{FOUR, GENESIS, INVALID, K, MS, SECOND, STRICT, World, genesis, place_of};
 
 const ME: NodeId = NodeId(3);
@@ -473,6 +474,43 @@ fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
         [1, 2].iter().all(|id| asked.contains(&NodeId(*id))),
         "{asked:?}"
     );
+}
+
+/// N2: a block of the installed view is that of its leader. What the leader of another view signs above
+/// one that it made up itself proves nothing.
+#[test]
+fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
+    let mut world = World::new(FOUR, 532);
+    let recovered = Recovered {
+        stage: View(1),
+        installed: View(1),
+        certificate: Some(NewViewCertificate {
+            view: View(1),
+            base: genesis(),
+            acks: Signatures::new(),
+        }),
+        ..Recovered::blank(GENESIS)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    let takes = |alone: &mut Alone, signed: SignedHeader| {
+        let effects = alone.offer(Source::Vouched, signed);
+        !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Refuse { .. }))
+    };
+    let (old, new) = (NodeId(0), NodeId(1));
+    for (view, by, expected) in [(0, old, false), (1, new, true)] {
+        let below = world.forge(new, 1, genesis(), 10 + view as u8);
+        let above = world.forge(by, view, place_of(&below.header), 20 + view as u8);
+        // A liar names it, so that it has a use here.
+        alone.hear_vote(&world, 2, view, place_of(&above.header));
+        let place = place_of(&above.header);
+        let (from, Place { slot, digest }) = (NodeId(2), place);
+        alone.tell(MS, Input::Decided { from, slot, digest });
+        alone.offer(Source::Fetched, above);
+        assert!(alone.core.knows(place));
+        assert_eq!(takes(&mut alone, unsigned(below)), expected, "view {view}");
+    }
 }
 
 /// N7: claims alone show that the own branch lost, also when every block is here and nobody votes, as

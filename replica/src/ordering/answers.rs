@@ -125,7 +125,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         let is_final =
             place.slot <= self.core.summary().decided && self.is_of_branch(place).unwrap_or(true);
         let holds = is_final || self.core.is_valid(place);
-        let by_name = |ordering: &Self| want == Want::Block && ordering.core.is_vouched(place);
+        let view = prefix.header.view();
+        let by_name =
+            |ordering: &Self| want == Want::Block && ordering.core.is_vouched(view, place);
         holds && (self.copy_is_signed(place, prefix) || by_name(self))
     }
 

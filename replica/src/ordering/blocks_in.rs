@@ -24,7 +24,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let leads_on = self.judging.admit(now, from, header, digest)?;
             self.core.would_take(header, digest, leads_on)?;
             let place = self.judging.begin(from, header, digest);
-            Ok((place, leads_on || self.core.is_vouched(place)))
+            let named = leads_on || self.core.is_vouched(header.view(), place);
+            Ok((place, named && !self.core.knows(place)))
         });
         match outcome {
             Ok((place, vouched)) => self.outputs.push_back(Output::Judge {

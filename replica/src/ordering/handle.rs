@@ -55,15 +55,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 from,
                 place,
                 raw,
-                signed,
+                unsigned,
             } => {
                 self.judging.fit(from, place);
-                let source = if signed {
-                    Source::Fetched
-                } else {
-                    Source::Vouched
+                let source = match unsigned {
+                    None => Source::Fetched,
+                    Some(_) => Source::Vouched,
                 };
                 self.on_block(now, from, source, raw.into_inner());
+                if let Some(checks) = unsigned
+                    && !self.core.is_valid(place)
+                {
+                    self.judging.useless(from, checks);
+                }
             }
             Input::Agreement(input) => {
                 if let consensus::Input::CheckpointCertificate(found) = &input {

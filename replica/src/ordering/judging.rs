@@ -104,6 +104,12 @@ impl Judging {
         }
     }
 
+    /// A copy without its leader's signature was not taken. Its sender may have thought that this replica
+    /// knows what names it: this costs less than a bad one.
+    pub(super) fn useless(&mut self, from: NodeId, checks: u64) {
+        self.accounts[from.index()].charge(checks + COST_OF_BAD, BAD_BLOCKS);
+    }
+
     /// The verdict is here: it holds.
     pub(super) fn fit(&mut self, from: NodeId, place: Place) {
         self.end(from, place);
