@@ -111,8 +111,9 @@ impl<S: Signer> Core<S> {
 
     /// Whether a block that its leader did not sign, in the copies that there are, is that leader's all the
     /// same, or final (§11, R2): its digest stands in a block above it of its own view, which the same
-    /// leader signed; or below the base of the installed view, what is final, or what a view change shows,
-    /// all of which q replicas or a leader's signature stand for; or b + 1 replicas claim it.
+    /// leader signed; or it is the base of the installed view, final, what a new view is about to begin on,
+    /// or below one of these, for which q replicas stand or the leader's signature on the tip of the view
+    /// change that shows it (that may be a block above it, SELECT-5); or b + 1 replicas claim it.
     /// A block of another view proves nothing: its leader could name whatever it likes.
     pub fn is_vouched(&self, view: View, place: Place) -> bool {
         let mut above = self.tree.at(place.slot.next());
@@ -128,11 +129,13 @@ impl<S: Signer> Core<S> {
         let is_claimed = || !self.claimed(|claimed| *claimed == place).is_empty();
         above.any(names)
             || is_settled()
-            || self.targets().any(|target| self.leads_to(target, place))
+            || self
+                .targets()
+                .any(|target| target == place || self.leads_to(target, place))
             || is_claimed()
     }
 
-    /// Whether `place` lies below `target`. That itself bears a signature at some replica.
+    /// Whether `place` lies below `target`.
     fn leads_to(&self, target: Place, place: Place) -> bool {
         let chain = self.tree.down_from(target);
         let mut chain = chain.take_while(|entry| entry.header.slot() > place.slot);

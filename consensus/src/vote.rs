@@ -457,7 +457,8 @@ impl<S: Signer> Core<S> {
         }
         let signed = self.tree.get(place).is_some_and(|e| e.signature_good);
         if !transferred && !signed {
-            // The leader's good signature is asked for by repair; until then no jump.
+            // A view change could not show it by the leader's signature: the next decided block that
+            // bears one is jumped to, or the next view begins above it.
             return;
         }
         self.jump(place, out);

@@ -5,6 +5,7 @@ use consensus::{RecordAs, Source};
 use wire::certificates::Place;
 use wire::ids::{NodeId, Slot, View};
 use wire::messages::SignedHeader;
+use wire::seal::Statement;
 
 use crate::disk::Entry;
 use crate::liars::unsigned;
@@ -57,6 +58,40 @@ fn an_unsigned_copy_that_one_replica_restarted_with_can_be_below_the_base_of_the
         world.load = true;
         world.expect_progress(10, 30 * SECOND);
         assert_eq!(world.digest_of(1, 2), place_of(&y.header).digest);
+    }
+}
+
+/// SELECT-5, V3: two view changes show different blocks above one of which there are only unsigned copies;
+/// the base is that one.
+#[test]
+fn a_block_of_which_there_are_unsigned_copies_alone_can_be_the_base() {
+    for seed in 0..10 {
+        let mut world = World::new(FOUR, 330 + seed);
+        world.corrupt(LIAR);
+        // What would name the blocks above it to the third one is lost.
+        world.filter = Some(|_, to, message| {
+            let names = match message {
+                Message::Signed(said) => {
+                    matches!(said.statement, Statement::Vote { view, .. } if view == View(0))
+                }
+                Message::Status(status) => status.installed == View(0),
+                _ => false,
+            };
+            !(to == NodeId(1) && names)
+        });
+        let x = world.forge(LIAR, 0, genesis(), 1);
+        world.run(5 * MS);
+        for (id, mark) in [(2, 2), (3, 3)] {
+            let above = world.forge(LIAR, 0, place_of(&x.header), mark);
+            let disk = &mut world.replicas[id].disk;
+            disk.append(Entry::Block(RecordAs::Vote, unsigned(x)));
+            disk.durable = disk.append(Entry::Block(RecordAs::Vote, above)).0;
+            world.restart(NodeId(id as u16));
+            assert_eq!(tip(&world, NodeId(id as u16)), place_of(&above.header));
+        }
+        world.load = true;
+        world.expect_progress(10, 30 * SECOND);
+        assert_eq!(world.digest_of(1, 1), place_of(&x.header).digest);
     }
 }
 
