@@ -121,25 +121,22 @@ impl<S: Signer> Core<S> {
             let own = held.header.view() == view && held.validity == Validity::Valid;
             own && held.parent() == place
         };
-        let settled = self.decided.slot.max(match self.base_is_linked() {
-            true => self.base.slot,
-            false => Slot(0),
-        });
-        let is_settled = || place.slot <= settled && self.branch.holds(place);
+        let is_settled = || {
+            let below_base = place.slot <= self.base.slot && self.base_is_linked();
+            (place.slot <= self.decided.slot || below_base) && self.branch.holds(place)
+        };
         let is_claimed = || !self.claimed(|claimed| *claimed == place).is_empty();
         above.any(names)
             || is_settled()
-            || self
-                .targets()
-                .any(|target| target == place || self.leads_to(target, place))
+            || self.targets().any(|target| self.leads_to(target, place))
             || is_claimed()
     }
 
-    /// Whether `place` lies below `target`.
+    /// Whether `place` is `target` or lies below it.
     fn leads_to(&self, target: Place, place: Place) -> bool {
         let chain = self.tree.down_from(target);
         let mut chain = chain.take_while(|entry| entry.header.slot() > place.slot);
-        chain.any(|entry| entry.parent() == place)
+        target == place || chain.any(|entry| entry.parent() == place)
     }
 
     /// Whether a block is here, whatever is known of it.

@@ -138,7 +138,7 @@ impl<S: Signer> Core<S> {
         self.claimed(|place| between_views || place.slot <= top)
     }
 
-    /// Those of them that may be meant.
+    /// Blocks off the branch that b + 1 replicas claim, of those that are `meant`.
     pub(crate) fn claimed(&self, meant: impl Fn(&Place) -> bool) -> Vec<Place> {
         let off = |peer: &Peer| {
             let claims = [peer.claims.unlinked, peer.claims.lowest];

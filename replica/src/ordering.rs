@@ -39,6 +39,7 @@ use crate::ledger::Ledger;
 use crate::peer::{Grains, PeerMessage};
 use crate::pending::{Patience, Pending, Question};
 use crate::recorder::{Recorded, Tape};
+use crate::verifying::Offer;
 
 pub use handle::SCARCE_BUFFERS;
 use judging::Judging;
@@ -188,12 +189,7 @@ pub enum Output<Bu: Buffers> {
     },
     /// Check all requests of a block that another replica sent and the leader's signature, without
     /// which a `vouched` one may do, then answer with [`Input::Fetched`] or [`Input::Unfit`].
-    Judge {
-        from: NodeId,
-        place: Place,
-        raw: Raw<Bu::Unique>,
-        vouched: bool,
-    },
+    Judge(Offer<Bu>),
     /// Apply this decided block.
     Execute {
         slot: Slot,

@@ -447,20 +447,8 @@ where
                 // Bounded by the window of blocks whose bytes are held.
                 self.verify_queue.push(Job::Proposed { place, message });
             }
-            Output::Judge {
-                from,
-                place,
-                raw,
-                vouched,
-            } => {
-                // Bounded by the ordering half.
-                self.verify_queue.push(Job::Fetched {
-                    from,
-                    place,
-                    raw,
-                    vouched,
-                });
-            }
+            // Bounded by the ordering half.
+            Output::Judge(offer) => self.verify_queue.push(Job::Fetched(offer)),
             Output::Recheck(question) => {
                 let input = ordering::Input::Rechecked {
                     question,

@@ -54,7 +54,7 @@ impl<Bu: Buffers> VerifyQueue<Bu> {
     /// A block; the ordering half bounds how many there are.
     pub fn push(&mut self, job: Job<Bu>) {
         match &job {
-            Job::Fetched { from, .. } => self.fetched.push(from.index(), job),
+            Job::Fetched(offer) => self.fetched.push(offer.from.index(), job),
             _ => self.proposed.push_back(job),
         }
     }
@@ -113,6 +113,7 @@ mod tests {
 
     use super::*;
     use crate::blocks::Raw;
+    use crate::verifying::Offer;
 
     type Jobs = VerifyQueue<HeapBuffers>;
 
@@ -128,12 +129,12 @@ mod tests {
             buffer: buffers.take().unwrap(),
             message_bytes: 0,
         };
-        Job::Fetched {
+        Job::Fetched(Offer {
             from: NodeId(1),
             place: place(),
             raw,
             vouched: false,
-        }
+        })
     }
 
     fn bytes(buffers: &mut HeapBuffers) -> <HeapBuffers as Buffers>::Shared {
@@ -171,7 +172,7 @@ mod tests {
                 queue.push(fetched(&mut buffers));
             }
             match queue.next(|| Some(word(&mut buffers))) {
-                Some(Job::Fetched { .. }) => {
+                Some(Job::Fetched(_)) => {
                     queue.done(of_block);
                     blocks += 1;
                 }
@@ -215,7 +216,7 @@ mod tests {
             queue.push(fetched(&mut buffers));
             assert_eq!(queue.len(), 1);
             let job = queue.next(|| None);
-            assert!(matches!(job, Some(Job::Fetched { .. })));
+            assert!(matches!(job, Some(Job::Fetched(_))));
             queue.done(100);
             let job = queue.next(|| Some(word(&mut buffers)));
             assert!(matches!(job, Some(Job::Message { .. })));

@@ -4,7 +4,7 @@ use consensus::{
     BlockCheck, Config, Core, Effect, Input, Outbox, Record, RecordAs, Recovered, RecoveredBlock,
     Source,
 };
-use wire::block::{BlockHeader, BlockRef};
+use wire::block::BlockRef;
 use wire::certificates::{
     CheckpointCertificate, NewViewCertificate, Place, Signatures, Wish, WishCertificate,
 };
@@ -12,27 +12,26 @@ use wire::ids::{Boot, Digest, Instant, NodeId, Position, Slot, View};
 use wire::messages::{Durability, SignedHeader, Status};
 use wire::seal::{FakeSeal, Signer, Statement};
 
-use crate::liars::unsigned;
-use crate::world::{FOUR, GENESIS, INVALID, K, MS, SECOND, STRICT, World, genesis, place_of};
+use crate::world::{FOUR, GENESIS, K, MS, SECOND, STRICT, World, genesis, place_of};
 
 const ME: NodeId = NodeId(3);
-const LEADER: NodeId = NodeId(0);
+pub const LEADER: NodeId = NodeId(0);
 
-struct Alone {
-    core: Core<FakeSeal>,
+pub struct Alone {
+    pub core: Core<FakeSeal>,
     /// Of the one after the last record in the log.
     end: u64,
 }
 
 impl Alone {
-    fn new(world: &World, config: Config, recovered: Recovered) -> Alone {
+    pub fn new(world: &World, config: Config, recovered: Recovered) -> Alone {
         let end = recovered.durable_position.0;
         let seal = world.seals[ME.index()].clone();
         let core = Core::new(config, seal, recovered, Instant(0));
         Alone { core, end }
     }
 
-    fn tell(&mut self, now: u64, input: Input) -> Vec<Effect> {
+    pub fn tell(&mut self, now: u64, input: Input) -> Vec<Effect> {
         let mut out = Outbox::new();
         self.core.handle(Instant(now), input, &mut out);
         out.drain().collect()
@@ -56,7 +55,7 @@ impl Alone {
         more
     }
 
-    fn hear_vote(&mut self, world: &World, from: u16, view: u64, place: Place) -> Vec<Effect> {
+    pub fn hear_vote(&mut self, world: &World, from: u16, view: u64, place: Place) -> Vec<Effect> {
         let (from, view) = (NodeId(from), View(view));
         let Place { slot, digest } = place;
         let vote = BlockRef { view, slot, digest };
@@ -70,7 +69,7 @@ impl Alone {
         self.tell(MS, input)
     }
 
-    fn check(&mut self, block: &SignedHeader) {
+    pub fn check(&mut self, block: &SignedHeader) {
         let (place, signature) = (place_of(&block.header), block.signature);
         let found = BlockCheck::Good;
         let checked = Input::Checked {
@@ -81,7 +80,7 @@ impl Alone {
         self.tell(MS, checked);
     }
 
-    fn offer(&mut self, source: Source, signed: SignedHeader) -> Vec<Effect> {
+    pub fn offer(&mut self, source: Source, signed: SignedHeader) -> Vec<Effect> {
         let SignedHeader { header, signature } = signed;
         let input = Input::Block {
             from: LEADER,
@@ -94,7 +93,7 @@ impl Alone {
     }
 }
 
-fn chain(world: &mut World, length: u64) -> Vec<SignedHeader> {
+pub fn chain(world: &mut World, length: u64) -> Vec<SignedHeader> {
     let mut parent = genesis();
     let blocks = (0..length).map(|index| {
         let block = world.forge(LEADER, 0, parent, 1 + (index % 100) as u8);
@@ -105,7 +104,7 @@ fn chain(world: &mut World, length: u64) -> Vec<SignedHeader> {
 }
 
 /// A log with these blocks and nothing else; the tip is the last of them.
-fn log_of(blocks: &[SignedHeader], kind: RecordAs) -> Recovered {
+pub fn log_of(blocks: &[SignedHeader], kind: RecordAs) -> Recovered {
     let record = |(index, signed): (usize, &SignedHeader)| RecoveredBlock {
         header: signed.header,
         signature: signed.signature,
@@ -122,7 +121,21 @@ fn log_of(blocks: &[SignedHeader], kind: RecordAs) -> Recovered {
     }
 }
 
-fn config(world: &World) -> Config {
+/// The same log after view 1 was installed on this base.
+pub fn in_view_one(base: Place, log: Recovered) -> Recovered {
+    Recovered {
+        stage: View(1),
+        installed: View(1),
+        certificate: Some(NewViewCertificate {
+            view: View(1),
+            base,
+            acks: Signatures::new(),
+        }),
+        ..log
+    }
+}
+
+pub fn config(world: &World) -> Config {
     world.config(ME.0)
 }
 
@@ -132,7 +145,7 @@ fn is_skip(effect: &Effect) -> bool {
 
 /// A replica that was proposed these blocks; `placed` of them are on their way to the disk, the others
 /// wait for room in the log. Those of `checked` are verified. And where the records end.
-fn voter(
+pub fn voter(
     world: &World,
     blocks: &[SignedHeader],
     placed: u64,
@@ -164,7 +177,7 @@ fn certificate_of(block: &SignedHeader) -> CheckpointCertificate {
 }
 
 /// A quorum has the same state at this block.
-fn certified(world: &mut World, block: &SignedHeader) -> Input {
+pub fn certified(world: &mut World, block: &SignedHeader) -> Input {
     let mut certificate = certificate_of(block);
     for by in [0, 1, 2] {
         let signature = world.sign(NodeId(by), certificate.statement()).signature;
@@ -192,16 +205,7 @@ fn the_base_of_a_view_is_voted_for_wherever_it_lies() {
     let mut world = World::new(FOUR, 500);
     let blocks = chain(&mut world, 100);
     let base = place_of(&blocks[99].header);
-    let recovered = Recovered {
-        stage: View(1),
-        installed: View(1),
-        certificate: Some(NewViewCertificate {
-            view: View(1),
-            base,
-            acks: Signatures::new(),
-        }),
-        ..log_of(&blocks, RecordAs::Fetched)
-    };
+    let recovered = in_view_one(base, log_of(&blocks, RecordAs::Fetched));
     let few = Config {
         interval: 64,
         blocks_held_max: 128,
@@ -224,29 +228,6 @@ fn the_base_of_a_view_is_voted_for_wherever_it_lies() {
             |effect: &Effect| matches!(effect, Effect::Final { place, .. } if *place == base);
         assert_eq!(effects.iter().any(ends), from == 1);
     }
-}
-
-/// §11: a claim may cost a read of the log, so questions for claims are paced, by themselves: answers
-/// with blocks do not take their turns.
-#[test]
-fn claims_have_a_pace_of_their_own() {
-    let mut world = World::new(FOUR, 505);
-    let blocks = chain(&mut world, 5);
-    let recovered = Recovered {
-        decided: place_of(&blocks[4].header),
-        ..log_of(&blocks, RecordAs::Vote)
-    };
-    let config = config(&world);
-    let mut alone = Alone::new(&world, config, recovered);
-    let mut claims = |now: u64, count: u64| {
-        let (from, first) = (NodeId(1), Slot(2));
-        let answers = alone.tell(now, Input::FetchRange { from, first, count });
-        let claims = |effect: &&Effect| matches!(effect, Effect::Decided { .. });
-        answers.iter().filter(claims).count()
-    };
-    assert_eq!((claims(MS, 4), claims(MS, 4)), (1, 0));
-    assert_eq!((claims(MS, 0), claims(MS, 0)), (1, 0));
-    assert_eq!(claims(MS + SECOND, 0), 1);
 }
 
 /// R3, I3: a tip that jumped may lie above the lease that is held. A COMMIT stays within it until the
@@ -399,247 +380,6 @@ fn a_state_that_is_taken_over_signs_no_earlier_one() {
     assert!(!said.iter().any(signs), "{said:?} before {position:?}");
 }
 
-/// §11: far behind, the next block is asked for by its claims. They are heard beside those of the end
-/// of the range, so that a rival of it, which a liar sent before, keeps it not out.
-#[test]
-fn a_claim_below_another_one_is_heard() {
-    let mut world = World::new(FOUR, 518);
-    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
-    let mut alone = Alone::new(&world, config, blank);
-    let lost = world.forge(LEADER, 0, genesis(), 101);
-    let rival = world.forge(LEADER, 0, place_of(&lost.header), 102);
-    let first = world.forge(LEADER, 0, genesis(), 1);
-    let good = world.forge(LEADER, 0, place_of(&first.header), 2);
-    let far = world.forge(LEADER, 0, place_of(&good.header), 3);
-    let refused = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
-    assert!(!refused(&alone.offer(Source::Fetched, rival)));
-    assert!(
-        refused(&alone.offer(Source::Fetched, good)),
-        "nobody named it"
-    );
-    for block in [&far, &good] {
-        let Place { slot, digest } = place_of(&block.header);
-        let from = NodeId(1);
-        alone.tell(MS, Input::Decided { from, slot, digest });
-    }
-    assert!(!refused(&alone.offer(Source::Fetched, good)));
-}
-
-/// §11: what b + 1 replicas claim is asked for, though a block is here that its leader did not sign, whose
-/// parent does not exist, and votes of a liar name another.
-#[test]
-fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
-    let mut world = World::new(FOUR, 531);
-    let blocks = chain(&mut world, 3);
-    let recovered = Recovered {
-        decided: place_of(&blocks[0].header),
-        ..log_of(&blocks[..1], RecordAs::Vote)
-    };
-    let mut alone = Alone::new(&world, config(&world), recovered);
-    alone.core.set_started(true);
-    let lost = world.forge(LEADER, 0, place_of(&blocks[0].header), 77);
-    let orphan = world.forge(LEADER, 0, place_of(&lost.header), 78);
-    alone.offer(Source::Proposed, orphan);
-    alone.hear_vote(&world, 0, 0, place_of(&orphan.header));
-    let wanted = place_of(&blocks[1].header);
-    let status = Status {
-        stage: View(0),
-        installed: View(0),
-        committed: wanted.slot,
-        committed_digest: wanted.digest,
-        voted_slot: wanted.slot,
-        voted_digest: Digest([77; 32]),
-        checkpoint: Slot(0),
-        retained_from: Slot(1),
-        lease: Slot(0),
-        flags: 0,
-        held: None,
-    };
-    let mut asked = Vec::new();
-    for ms in 2..500 {
-        for from in [1, 2].map(NodeId) {
-            let Place { slot, digest } = wanted;
-            let mut effects = alone.tell(ms * MS, Input::Decided { from, slot, digest });
-            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
-            for effect in effects {
-                if let Effect::FetchBlock { to, place, .. } = effect
-                    && place == wanted
-                {
-                    asked.push(to);
-                }
-            }
-        }
-    }
-    assert!(
-        [1, 2].iter().all(|id| asked.contains(&NodeId(*id))),
-        "{asked:?}"
-    );
-}
-
-/// N2: a block of the installed view is that of its leader. What the leader of another view signs above
-/// one that it made up itself proves nothing.
-#[test]
-fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
-    let mut world = World::new(FOUR, 532);
-    let recovered = Recovered {
-        stage: View(1),
-        installed: View(1),
-        certificate: Some(NewViewCertificate {
-            view: View(1),
-            base: genesis(),
-            acks: Signatures::new(),
-        }),
-        ..Recovered::blank(GENESIS)
-    };
-    let mut alone = Alone::new(&world, config(&world), recovered);
-    let takes = |alone: &mut Alone, signed: SignedHeader| {
-        let effects = alone.offer(Source::Vouched, signed);
-        !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Refuse { .. }))
-    };
-    let (old, new) = (NodeId(0), NodeId(1));
-    for (view, by, expected) in [(0, old, false), (1, new, true)] {
-        let below = world.forge(new, 1, genesis(), 10 + view as u8);
-        let above = world.forge(by, view, place_of(&below.header), 20 + view as u8);
-        // A liar names it, so that it has a use here.
-        alone.hear_vote(&world, 2, view, place_of(&above.header));
-        let place = place_of(&above.header);
-        let (from, Place { slot, digest }) = (NodeId(2), place);
-        alone.tell(MS, Input::Decided { from, slot, digest });
-        alone.offer(Source::Fetched, above);
-        assert!(alone.core.knows(place));
-        assert_eq!(takes(&mut alone, unsigned(below)), expected, "view {view}");
-    }
-}
-
-/// N7: claims alone show that the own branch lost, also when every block is here and nobody votes, as
-/// between two views.
-#[test]
-fn claims_against_the_own_branch_are_enough() {
-    let mut world = World::new(FOUR, 522);
-    let blocks = chain(&mut world, 3);
-    let (mut alone, position) = voter(&world, &blocks, 3, 0..3);
-    alone.tell(MS, Input::Durable { position });
-    let rival = world.forge(LEADER, 0, genesis(), 101);
-    let place = place_of(&rival.header);
-    let Place { slot, digest } = place;
-    let mut effects = Vec::new();
-    for from in [1, 2].map(NodeId) {
-        effects.extend(alone.tell(MS, Input::Decided { from, slot, digest }));
-        if from == NodeId(1) {
-            effects.extend(alone.offer(Source::Fetched, rival));
-        }
-        let is_final = |effect: &Effect| matches!(effect, Effect::Final { place: found, .. } if *found == place);
-        let found = effects.iter().any(is_final);
-        assert_eq!(found, from == NodeId(2), "{effects:?}");
-    }
-}
-
-/// N7: whoever missed a view and is beyond it already learns from claims alone what was decided there,
-/// for no block of it links by itself. Otherwise its acknowledgement of a base that lies further up
-/// than it can hold blocks would be missing for ever.
-#[test]
-fn what_a_missed_view_decided_is_learned_from_claims() {
-    learns_from_claims(1);
-    // Also beyond the window: a replica whose checkpoint is old decides and executes there, too.
-    learns_from_claims(2 * K);
-    learns_from_claims(2 * K + 5);
-}
-
-/// The own log ends with so many blocks, all decided, and no checkpoint.
-fn learns_from_claims(own: u64) {
-    let mut world = World::new(FOUR, 523);
-    let own = chain(&mut world, own);
-    let last = place_of(&own.last().unwrap().header);
-    let recovered = Recovered {
-        stage: View(3),
-        decided: last,
-        ..log_of(&own, RecordAs::Vote)
-    };
-    let mut alone = Alone::new(&world, config(&world), recovered);
-    alone.tell(MS, Input::Executed { slot: last.slot });
-    let mut parent = last;
-    let missed = [2, 3, 4].map(|mark| {
-        let block = world.forge(NodeId(1), 1, parent, mark);
-        parent = place_of(&block.header);
-        block
-    });
-    let Place { slot, digest } = parent;
-    for from in [1, 2].map(NodeId) {
-        alone.tell(MS, Input::Decided { from, slot, digest });
-    }
-    let mut effects = Vec::new();
-    for block in missed {
-        effects.extend(alone.offer(Source::Fetched, block));
-        alone.check(&block);
-    }
-    let is_final =
-        |effect: &Effect| matches!(effect, Effect::Final { place, .. } if *place == parent);
-    assert!(effects.iter().any(is_final), "{effects:?}");
-}
-
-/// K4: a replica that lacks few blocks takes the state over all the same when nobody has them any more.
-#[test]
-fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
-    let mut world = World::new(FOUR, 524);
-    let blocks = chain(&mut world, K + 2);
-    let recovered = Recovered {
-        decided: place_of(&blocks[K as usize - 3].header),
-        ..log_of(&blocks[..K as usize - 2], RecordAs::Vote)
-    };
-    let mut alone = Alone::new(&world, config(&world), recovered);
-    alone.core.set_started(true);
-    alone.tell(MS, certified(&mut world, &blocks[K as usize - 1]));
-    let slot = Slot(K - 2);
-    alone.tell(MS, Input::Executed { slot });
-    let last = place_of(&blocks[K as usize + 1].header);
-    let status = Status {
-        stage: View(0),
-        installed: View(0),
-        committed: last.slot,
-        committed_digest: last.digest,
-        voted_slot: last.slot,
-        voted_digest: last.digest,
-        checkpoint: Slot(K),
-        retained_from: Slot(K + 1),
-        lease: Slot(0),
-        flags: 0,
-        held: None,
-    };
-    let mut effects = Vec::new();
-    for ms in 2..500 {
-        for from in [0, 1].map(NodeId) {
-            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
-        }
-    }
-    let transfers = effects.iter().filter(|e| matches!(e, Effect::Transfer(_)));
-    assert_eq!(transfers.count(), 1);
-}
-
-/// §11: ancestors come newest first. One whose child is being judged is wanted though nothing names it
-/// yet; out of reach, or held, it is not.
-#[test]
-fn the_parent_of_a_block_that_is_judged_is_wanted() {
-    let mut world = World::new(FOUR, 526);
-    let own = chain(&mut world, 2);
-    let recovered = Recovered {
-        stage: View(1),
-        installed: View(1),
-        decided: place_of(&own[0].header),
-        ..log_of(&own[..1], RecordAs::Vote)
-    };
-    let alone = Alone::new(&world, config(&world), recovered);
-    let old = world.forge(LEADER, 0, place_of(&own[1].header), 9).header;
-    let takes = |header: &BlockHeader, leads_on| {
-        let taken = alone.core.would_take(header, header.digest(), leads_on);
-        taken.is_ok()
-    };
-    assert!(!takes(&old, false), "of an older view, above the base");
-    assert!(takes(&old, true));
-    assert!(!takes(&own[0].header, true), "decided");
-}
-
 /// K2: a replica that executes as fast as the others, and an interval behind them, moves its window too,
 /// though there is always a newer certificate.
 #[test]
@@ -667,17 +407,11 @@ fn what_a_missed_view_decided_is_no_own_vote() {
     let mut world = World::new(FOUR, 530);
     let blocks = chain(&mut world, K);
     let base = place_of(&blocks[3].header);
-    let recovered = Recovered {
-        stage: View(1),
-        installed: View(1),
-        certificate: Some(NewViewCertificate {
-            view: View(1),
-            base,
-            acks: Signatures::new(),
-        }),
+    let log = Recovered {
         decided: base,
         ..log_of(&blocks[..4], RecordAs::Vote)
     };
+    let recovered = in_view_one(base, log);
     let mut alone = Alone::new(&world, config(&world), recovered);
     alone.core.set_started(true);
     let last = certified(&mut world, &blocks[K as usize - 1]);
@@ -695,67 +429,6 @@ fn what_a_missed_view_decided_is_no_own_vote() {
     let fetched = [8, 5, 6, 7].map(|slot| (slot, RecordAs::Fetched));
     assert_eq!(kinds, fetched);
     assert_eq!(alone.core.summary().decided, Slot(K));
-}
-
-/// N2, R2: a proposal is written before its leader's signature is checked, so that a leader that signs
-/// badly could fill the log of one replica, which wishes for another view alone.
-#[test]
-fn after_a_copy_that_its_leader_did_not_sign_no_further_proposal_is_written() {
-    let mut world = World::new(FOUR, 527);
-    let blocks = chain(&mut world, 2);
-    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
-    let appends = |effects: &[Effect]| {
-        let appends = |effect: &&Effect| matches!(effect, Effect::Append { .. });
-        effects.iter().filter(appends).count()
-    };
-    assert_eq!(appends(&alone.offer(Source::Proposed, blocks[0])), 1);
-    let (place, signature) = (place_of(&blocks[0].header), blocks[0].signature);
-    let found = BlockCheck::ForeignSignature;
-    let end = Position(4096);
-    alone.tell(MS, Input::Appended { place, end });
-    let checked = Input::Checked {
-        place,
-        signature,
-        found,
-    };
-    alone.tell(MS, checked);
-    assert_eq!(appends(&alone.offer(Source::Proposed, blocks[0])), 0);
-    let rival = world.forge(LEADER, 0, genesis(), 77);
-    assert_eq!(appends(&alone.offer(Source::Proposed, rival)), 0);
-    // What others have of it is judged first, and taken.
-    assert_eq!(appends(&alone.offer(Source::Fetched, blocks[0])), 1);
-}
-
-/// N9, V2: what its leader signed and is invalid is judged once, takes nobody's room and ends the view.
-#[test]
-fn an_invalid_block_that_another_replica_sends_is_known_from_then_on() {
-    let mut world = World::new(FOUR, 528);
-    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
-    alone.core.set_started(true);
-    let takes = |alone: &Alone, signed: &SignedHeader| {
-        let header = &signed.header;
-        let taken = alone.core.would_take(header, header.digest(), true);
-        taken.is_ok()
-    };
-    let wishes = |effects: &[Effect]| {
-        let is_wish = |effect: &Effect| matches!(effect, Effect::Say { signed, .. } if matches!(signed.statement, Statement::Wish { .. }));
-        effects.iter().any(is_wish)
-    };
-    let bad = world.forge(LEADER, 0, genesis(), INVALID);
-    assert!(takes(&alone, &bad));
-    let said = alone.tell(MS, Input::Unsound { signed: bad });
-    assert!(wishes(&said), "{said:?}");
-    assert!(!takes(&alone, &bad));
-    // As many as there is room for, and then none; one that others vote for finds room.
-    for mark in 100..120 {
-        let signed = world.forge(LEADER, 0, genesis(), mark);
-        alone.tell(MS, Input::Unsound { signed });
-    }
-    let good = world.forge(LEADER, 0, genesis(), 1);
-    alone.hear_vote(&world, 1, 0, place_of(&good.header));
-    let effects = alone.offer(Source::Fetched, good);
-    let appends = |effect: &Effect| matches!(effect, Effect::Append { place, .. } if *place == place_of(&good.header));
-    assert!(effects.iter().any(appends), "{effects:?}");
 }
 
 /// V3: what is recorded as voted may be the base of the next view, and all must hold it then. A leader

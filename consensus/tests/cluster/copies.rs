@@ -18,6 +18,17 @@ fn propose(world: &mut World, to: u16, signed: SignedHeader) {
     world.send(LIAR, NodeId(to), Message::Block(Source::Proposed, signed));
 }
 
+/// A crash after these votes were written, before the first was checked.
+fn restart_with(world: &mut World, id: NodeId, votes: &[SignedHeader]) {
+    let disk = &mut world.replicas[id.index()].disk;
+    for signed in votes {
+        disk.durable = disk.append(Entry::Block(RecordAs::Vote, *signed)).0;
+    }
+    world.restart(id);
+    let last = votes.last().expect("there are some");
+    assert_eq!(tip(world, id), place_of(&last.header));
+}
+
 fn tip(world: &World, id: NodeId) -> Place {
     world.replicas[id.index()].core.as_ref().unwrap().tip()
 }
@@ -48,13 +59,8 @@ fn an_unsigned_copy_that_one_replica_restarted_with_can_be_below_the_base_of_the
         world.corrupt(LIAR);
         let x = world.forge(LIAR, 0, genesis(), 1);
         let y = world.forge(LIAR, 0, place_of(&x.header), 2);
-        // Both were written before either was checked.
         world.run(5 * MS);
-        let disk = &mut world.replicas[VICTIM.index()].disk;
-        disk.append(Entry::Block(RecordAs::Vote, unsigned(x)));
-        disk.durable = disk.append(Entry::Block(RecordAs::Vote, y)).0;
-        world.restart(VICTIM);
-        assert_eq!(tip(&world, VICTIM), place_of(&y.header));
+        restart_with(&mut world, VICTIM, &[unsigned(x), y]);
         world.load = true;
         world.expect_progress(10, 30 * SECOND);
         assert_eq!(world.digest_of(1, 2), place_of(&y.header).digest);
@@ -83,11 +89,7 @@ fn a_block_of_which_there_are_unsigned_copies_alone_can_be_the_base() {
         world.run(5 * MS);
         for (id, mark) in [(2, 2), (3, 3)] {
             let above = world.forge(LIAR, 0, place_of(&x.header), mark);
-            let disk = &mut world.replicas[id].disk;
-            disk.append(Entry::Block(RecordAs::Vote, unsigned(x)));
-            disk.durable = disk.append(Entry::Block(RecordAs::Vote, above)).0;
-            world.restart(NodeId(id as u16));
-            assert_eq!(tip(&world, NodeId(id as u16)), place_of(&above.header));
+            restart_with(&mut world, NodeId(id), &[unsigned(x), above]);
         }
         world.load = true;
         world.expect_progress(10, 30 * SECOND);

@@ -5,6 +5,7 @@
 //! own quorum numbers, what is final. Liars are scripted; they can sign as themselves only.
 
 mod alone;
+mod asking;
 mod attacks;
 mod caller;
 mod changes;

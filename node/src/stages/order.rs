@@ -130,32 +130,13 @@ impl Order {
                     _ => unreachable!("the job that was pushed"),
                 })
             }
-            Output::Judge {
-                from,
-                place,
-                raw,
-                vouched,
-            } => {
-                let job = Job::Fetched {
-                    from,
-                    place,
-                    raw,
-                    vouched,
-                };
-                self.to_verify.push(job).map_err(|back| match back {
-                    Job::Fetched {
-                        from,
-                        place,
-                        raw,
-                        vouched,
-                    } => Output::Judge {
-                        from,
-                        place,
-                        raw,
-                        vouched,
-                    },
-                    _ => unreachable!("the job that was pushed"),
-                })
+            Output::Judge(offer) => {
+                self.to_verify
+                    .push(Job::Fetched(offer))
+                    .map_err(|back| match back {
+                        Job::Fetched(offer) => Output::Judge(offer),
+                        _ => unreachable!("the job that was pushed"),
+                    })
             }
             Output::Execute { slot, message } => self
                 .to_execute

@@ -13,6 +13,7 @@ use wire::seal::{Signer, Verifier};
 
 use super::{DECIDED_RECORD_EVERY, Ordering, Output};
 use crate::blocks::{self, RETAINED_BLOCKS, Raw};
+use crate::verifying::Offer;
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A BLOCK takes as many signatures to judge as it has requests, so only one that has a use here
@@ -28,12 +29,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Ok((place, named && !self.core.knows(place)))
         });
         match outcome {
-            Ok((place, vouched)) => self.outputs.push_back(Output::Judge {
+            Ok((place, vouched)) => self.outputs.push_back(Output::Judge(Offer {
                 from,
                 place,
                 raw,
                 vouched,
-            }),
+            })),
             Err(reject) => self.outputs.push_back(Output::Refused(reject)),
         }
     }

@@ -254,8 +254,8 @@ fn to_be_judged(
     ordering.handle(Instant(2_000), input);
     let mut found = None;
     while let Some(output) = ordering.next_output() {
-        if let Output::Judge { place, .. } = output {
-            found = Some(place);
+        if let Output::Judge(offer) = output {
+            found = Some(offer.place);
         }
     }
     found

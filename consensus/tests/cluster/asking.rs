@@ -1,0 +1,328 @@
+//! What one core asks for, believes and takes in of others' blocks; by hand, as in `alone`.
+
+use consensus::{BlockCheck, Effect, Input, RecordAs, Recovered, Source};
+use wire::block::BlockHeader;
+use wire::certificates::Place;
+use wire::ids::{Digest, NodeId, Position, Slot, View};
+use wire::messages::{SignedHeader, Status};
+use wire::seal::Statement;
+
+use crate::alone::{Alone, LEADER, certified, chain, config, in_view_one, log_of, voter};
+use crate::liars::unsigned;
+use crate::world::{FOUR, GENESIS, INVALID, K, MS, SECOND, World, genesis, place_of};
+
+/// §11: a claim may cost a read of the log, so questions for claims are paced, by themselves: answers
+/// with blocks do not take their turns.
+#[test]
+fn claims_have_a_pace_of_their_own() {
+    let mut world = World::new(FOUR, 505);
+    let blocks = chain(&mut world, 5);
+    let recovered = Recovered {
+        decided: place_of(&blocks[4].header),
+        ..log_of(&blocks, RecordAs::Vote)
+    };
+    let config = config(&world);
+    let mut alone = Alone::new(&world, config, recovered);
+    let mut claims = |now: u64, count: u64| {
+        let (from, first) = (NodeId(1), Slot(2));
+        let answers = alone.tell(now, Input::FetchRange { from, first, count });
+        let claims = |effect: &&Effect| matches!(effect, Effect::Decided { .. });
+        answers.iter().filter(claims).count()
+    };
+    assert_eq!((claims(MS, 4), claims(MS, 4)), (1, 0));
+    assert_eq!((claims(MS, 0), claims(MS, 0)), (1, 0));
+    assert_eq!(claims(MS + SECOND, 0), 1);
+}
+
+/// §11: far behind, the next block is asked for by its claims. They are heard beside those of the end
+/// of the range, so that a rival of it, which a liar sent before, keeps it not out.
+#[test]
+fn a_claim_below_another_one_is_heard() {
+    let mut world = World::new(FOUR, 518);
+    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, blank);
+    let lost = world.forge(LEADER, 0, genesis(), 101);
+    let rival = world.forge(LEADER, 0, place_of(&lost.header), 102);
+    let first = world.forge(LEADER, 0, genesis(), 1);
+    let good = world.forge(LEADER, 0, place_of(&first.header), 2);
+    let far = world.forge(LEADER, 0, place_of(&good.header), 3);
+    let refused = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
+    assert!(!refused(&alone.offer(Source::Fetched, rival)));
+    assert!(
+        refused(&alone.offer(Source::Fetched, good)),
+        "nobody named it"
+    );
+    for block in [&far, &good] {
+        let Place { slot, digest } = place_of(&block.header);
+        let from = NodeId(1);
+        alone.tell(MS, Input::Decided { from, slot, digest });
+    }
+    assert!(!refused(&alone.offer(Source::Fetched, good)));
+}
+
+/// §11: what b + 1 replicas claim is asked for, though a block is here that its leader did not sign, whose
+/// parent does not exist, and votes of a liar name another.
+#[test]
+fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
+    let mut world = World::new(FOUR, 531);
+    let blocks = chain(&mut world, 3);
+    let recovered = Recovered {
+        decided: place_of(&blocks[0].header),
+        ..log_of(&blocks[..1], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    let lost = world.forge(LEADER, 0, place_of(&blocks[0].header), 77);
+    let orphan = world.forge(LEADER, 0, place_of(&lost.header), 78);
+    alone.offer(Source::Proposed, orphan);
+    alone.hear_vote(&world, 0, 0, place_of(&orphan.header));
+    let wanted = place_of(&blocks[1].header);
+    let status = Status {
+        stage: View(0),
+        installed: View(0),
+        committed: wanted.slot,
+        committed_digest: wanted.digest,
+        voted_slot: wanted.slot,
+        voted_digest: Digest([77; 32]),
+        checkpoint: Slot(0),
+        retained_from: Slot(1),
+        lease: Slot(0),
+        flags: 0,
+        held: None,
+    };
+    let mut asked = Vec::new();
+    for ms in 2..500 {
+        for from in [1, 2].map(NodeId) {
+            let Place { slot, digest } = wanted;
+            let mut effects = alone.tell(ms * MS, Input::Decided { from, slot, digest });
+            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
+            for effect in effects {
+                if let Effect::FetchBlock { to, place, .. } = effect
+                    && place == wanted
+                {
+                    asked.push(to);
+                }
+            }
+        }
+    }
+    assert!(
+        [1, 2].iter().all(|id| asked.contains(&NodeId(*id))),
+        "{asked:?}"
+    );
+}
+
+/// N2: a block of the installed view is that of its leader. What the leader of another view signs above
+/// one that it made up itself proves nothing.
+#[test]
+fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
+    let mut world = World::new(FOUR, 532);
+    let recovered = in_view_one(genesis(), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    let takes = |alone: &mut Alone, signed: SignedHeader| {
+        let effects = alone.offer(Source::Vouched, signed);
+        !effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Refuse { .. }))
+    };
+    let (old, new) = (NodeId(0), NodeId(1));
+    for (view, by, expected) in [(0, old, false), (1, new, true)] {
+        let below = world.forge(new, 1, genesis(), 10 + view as u8);
+        let above = world.forge(by, view, place_of(&below.header), 20 + view as u8);
+        // A liar names it, so that it has a use here.
+        alone.hear_vote(&world, 2, view, place_of(&above.header));
+        let place = place_of(&above.header);
+        let (from, Place { slot, digest }) = (NodeId(2), place);
+        alone.tell(MS, Input::Decided { from, slot, digest });
+        alone.offer(Source::Fetched, above);
+        assert!(alone.core.knows(place));
+        assert_eq!(takes(&mut alone, unsigned(below)), expected, "view {view}");
+    }
+}
+
+/// N7: claims alone show that the own branch lost, also when every block is here and nobody votes, as
+/// between two views.
+#[test]
+fn claims_against_the_own_branch_are_enough() {
+    let mut world = World::new(FOUR, 522);
+    let blocks = chain(&mut world, 3);
+    let (mut alone, position) = voter(&world, &blocks, 3, 0..3);
+    alone.tell(MS, Input::Durable { position });
+    let rival = world.forge(LEADER, 0, genesis(), 101);
+    let place = place_of(&rival.header);
+    let Place { slot, digest } = place;
+    let mut effects = Vec::new();
+    for from in [1, 2].map(NodeId) {
+        effects.extend(alone.tell(MS, Input::Decided { from, slot, digest }));
+        if from == NodeId(1) {
+            effects.extend(alone.offer(Source::Fetched, rival));
+        }
+        let is_final = |effect: &Effect| matches!(effect, Effect::Final { place: found, .. } if *found == place);
+        let found = effects.iter().any(is_final);
+        assert_eq!(found, from == NodeId(2), "{effects:?}");
+    }
+}
+
+/// N7: whoever missed a view and is beyond it already learns from claims alone what was decided there,
+/// for no block of it links by itself. Otherwise its acknowledgement of a base that lies further up
+/// than it can hold blocks would be missing for ever.
+#[test]
+fn what_a_missed_view_decided_is_learned_from_claims() {
+    learns_from_claims(1);
+    // Also beyond the window: a replica whose checkpoint is old decides and executes there, too.
+    learns_from_claims(2 * K);
+    learns_from_claims(2 * K + 5);
+}
+
+/// The own log ends with so many blocks, all decided, and no checkpoint.
+fn learns_from_claims(own: u64) {
+    let mut world = World::new(FOUR, 523);
+    let own = chain(&mut world, own);
+    let last = place_of(&own.last().unwrap().header);
+    let recovered = Recovered {
+        stage: View(3),
+        decided: last,
+        ..log_of(&own, RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.tell(MS, Input::Executed { slot: last.slot });
+    let mut parent = last;
+    let missed = [2, 3, 4].map(|mark| {
+        let block = world.forge(NodeId(1), 1, parent, mark);
+        parent = place_of(&block.header);
+        block
+    });
+    let Place { slot, digest } = parent;
+    for from in [1, 2].map(NodeId) {
+        alone.tell(MS, Input::Decided { from, slot, digest });
+    }
+    let mut effects = Vec::new();
+    for block in missed {
+        effects.extend(alone.offer(Source::Fetched, block));
+        alone.check(&block);
+    }
+    let is_final =
+        |effect: &Effect| matches!(effect, Effect::Final { place, .. } if *place == parent);
+    assert!(effects.iter().any(is_final), "{effects:?}");
+}
+
+/// K4: a replica that lacks few blocks takes the state over all the same when nobody has them any more.
+#[test]
+fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
+    let mut world = World::new(FOUR, 524);
+    let blocks = chain(&mut world, K + 2);
+    let recovered = Recovered {
+        decided: place_of(&blocks[K as usize - 3].header),
+        ..log_of(&blocks[..K as usize - 2], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    alone.tell(MS, certified(&mut world, &blocks[K as usize - 1]));
+    let slot = Slot(K - 2);
+    alone.tell(MS, Input::Executed { slot });
+    let last = place_of(&blocks[K as usize + 1].header);
+    let status = Status {
+        stage: View(0),
+        installed: View(0),
+        committed: last.slot,
+        committed_digest: last.digest,
+        voted_slot: last.slot,
+        voted_digest: last.digest,
+        checkpoint: Slot(K),
+        retained_from: Slot(K + 1),
+        lease: Slot(0),
+        flags: 0,
+        held: None,
+    };
+    let mut effects = Vec::new();
+    for ms in 2..500 {
+        for from in [0, 1].map(NodeId) {
+            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
+        }
+    }
+    let transfers = effects.iter().filter(|e| matches!(e, Effect::Transfer(_)));
+    assert_eq!(transfers.count(), 1);
+}
+
+/// §11: ancestors come newest first. One whose child is being judged is wanted though nothing names it
+/// yet; out of reach, or held, it is not.
+#[test]
+fn the_parent_of_a_block_that_is_judged_is_wanted() {
+    let mut world = World::new(FOUR, 526);
+    let own = chain(&mut world, 2);
+    let recovered = Recovered {
+        stage: View(1),
+        installed: View(1),
+        decided: place_of(&own[0].header),
+        ..log_of(&own[..1], RecordAs::Vote)
+    };
+    let alone = Alone::new(&world, config(&world), recovered);
+    let old = world.forge(LEADER, 0, place_of(&own[1].header), 9).header;
+    let takes = |header: &BlockHeader, leads_on| {
+        let taken = alone.core.would_take(header, header.digest(), leads_on);
+        taken.is_ok()
+    };
+    assert!(!takes(&old, false), "of an older view, above the base");
+    assert!(takes(&old, true));
+    assert!(!takes(&own[0].header, true), "decided");
+}
+
+/// N2, R2: a proposal is written before its leader's signature is checked, so that a leader that signs
+/// badly could fill the log of one replica, which wishes for another view alone.
+#[test]
+fn after_a_copy_that_its_leader_did_not_sign_no_further_proposal_is_written() {
+    let mut world = World::new(FOUR, 527);
+    let blocks = chain(&mut world, 2);
+    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
+    let appends = |effects: &[Effect]| {
+        let appends = |effect: &&Effect| matches!(effect, Effect::Append { .. });
+        effects.iter().filter(appends).count()
+    };
+    assert_eq!(appends(&alone.offer(Source::Proposed, blocks[0])), 1);
+    let (place, signature) = (place_of(&blocks[0].header), blocks[0].signature);
+    let found = BlockCheck::ForeignSignature;
+    let end = Position(4096);
+    alone.tell(MS, Input::Appended { place, end });
+    let checked = Input::Checked {
+        place,
+        signature,
+        found,
+    };
+    alone.tell(MS, checked);
+    assert_eq!(appends(&alone.offer(Source::Proposed, blocks[0])), 0);
+    let rival = world.forge(LEADER, 0, genesis(), 77);
+    assert_eq!(appends(&alone.offer(Source::Proposed, rival)), 0);
+    // What others have of it is judged first, and taken.
+    assert_eq!(appends(&alone.offer(Source::Fetched, blocks[0])), 1);
+}
+
+/// N9, V2: what its leader signed and is invalid is judged once, takes nobody's room and ends the view.
+#[test]
+fn an_invalid_block_that_another_replica_sends_is_known_from_then_on() {
+    let mut world = World::new(FOUR, 528);
+    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
+    alone.core.set_started(true);
+    let takes = |alone: &Alone, signed: &SignedHeader| {
+        let header = &signed.header;
+        let taken = alone.core.would_take(header, header.digest(), true);
+        taken.is_ok()
+    };
+    let wishes = |effects: &[Effect]| {
+        let is_wish = |effect: &Effect| matches!(effect, Effect::Say { signed, .. } if matches!(signed.statement, Statement::Wish { .. }));
+        effects.iter().any(is_wish)
+    };
+    let bad = world.forge(LEADER, 0, genesis(), INVALID);
+    assert!(takes(&alone, &bad));
+    let said = alone.tell(MS, Input::Unsound { signed: bad });
+    assert!(wishes(&said), "{said:?}");
+    assert!(!takes(&alone, &bad));
+    // As many as there is room for, and then none; one that others vote for finds room.
+    for mark in 100..120 {
+        let signed = world.forge(LEADER, 0, genesis(), mark);
+        alone.tell(MS, Input::Unsound { signed });
+    }
+    let good = world.forge(LEADER, 0, genesis(), 1);
+    alone.hear_vote(&world, 1, 0, place_of(&good.header));
+    let effects = alone.offer(Source::Fetched, good);
+    let appends = |effect: &Effect| matches!(effect, Effect::Append { place, .. } if *place == place_of(&good.header));
+    assert!(effects.iter().any(appends), "{effects:?}");
+}
