@@ -43,7 +43,7 @@ struct Said {
 pub struct Agreement {
     shape: &'static Shape,
     genesis: Digest,
-    /// Votes leave within leases: before they are on the disk (R3).
+    /// Votes leave before they are on the disk: within leases (R3), or without durability.
     leases: bool,
     honest: Vec<bool>,
     said: Vec<Said>,

@@ -101,7 +101,7 @@ impl Judge {
     pub fn new(shape: &'static Shape, seal: Seal, rules: Rules, plan: &Plan) -> Judge {
         Judge {
             known: vec![Known::default(); shape.n],
-            agreement: Agreement::new(shape, rules.genesis, plan.leases),
+            agreement: Agreement::new(shape, rules.genesis, plan.leases || plan.careless),
             bases: Bases::new(shape, seal, rules),
             window: rules.window,
             blocks: BTreeMap::new(),

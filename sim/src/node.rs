@@ -184,10 +184,10 @@ impl Node {
             recalls: self.honest,
             sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
             transfer_beyond: plan.transfer_beyond,
-            durability: if plan.leases {
-                Durability::Lease
-            } else {
-                Durability::Sync
+            durability: match (plan.careless, plan.leases) {
+                (true, _) => Durability::None,
+                (false, true) => Durability::Lease,
+                (false, false) => Durability::Sync,
             },
             snapshot_log_bytes: plan.disk.snapshot_log_bytes,
             datagram_bytes: plan.datagram_bytes,

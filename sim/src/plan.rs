@@ -178,6 +178,9 @@ pub struct Plan {
     /// Votes leave within leases, without the disk.
     #[serde(default)]
     pub leases: bool,
+    /// Nothing waits for the disk (`durability = none`); an unclean end is a lost disk (R5).
+    #[serde(default)]
+    pub careless: bool,
     /// Slots between checkpoints.
     pub interval: u64,
     /// S_max: sessions of clients.
@@ -329,6 +332,7 @@ impl Plan {
             votes_by_mac: shape.votes_by_mac,
             held_blocks,
             leases,
+            careless: false,
             interval,
             sessions_max: sessions_max(),
             transfer_beyond,

@@ -11,6 +11,12 @@ impl Scenario {
         self
     }
 
+    /// Votes leave without the disk, and without a promise: `durability = none` (R5).
+    pub fn without_durability(mut self) -> Scenario {
+        self.careless = true;
+        self
+    }
+
     /// A replica's process is stopped cleanly, and starts again `down_ms` after its end.
     pub fn stop_for_ms(mut self, node: usize, down_ms: u64) -> Scenario {
         self.stops.push(Stop {

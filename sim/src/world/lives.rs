@@ -1,6 +1,7 @@
 //! How processes end and start again.
 
-use replica::replica::Input;
+use replica::recovery::RestartError;
+use replica::replica::{Input, StartError};
 use wire::ids::NodeId;
 
 use super::{Event, World};
@@ -85,7 +86,9 @@ impl World {
         self.do_harm(node)?;
         let now = self.nodes[node].clock.local(self.now);
         let started = self.nodes[node].start(now, &self.plan, &self.committee);
-        started.map_err(|error| format!("replica {node} does not start: {error}"))?;
+        if let Err(error) = started {
+            return self.does_not_start(node, error);
+        }
         let whole = self.plan.options.canary != Some(Canary::Blankvotes);
         self.judge.started(&self.nodes[node], whole)?;
         let verdict = self.nodes[node]
@@ -99,5 +102,19 @@ impl World {
         self.take_seat(node);
         self.feed(node, Input::Tick)?;
         Ok(true)
+    }
+
+    /// Only who ran without durability, and ended as nobody asked it to, may refuse its own disk (R5).
+    fn does_not_start(&mut self, node: usize, why: StartError) -> Result<bool, String> {
+        let lost = matches!(
+            why,
+            StartError::Log(RestartError::LostWithoutDurability { .. })
+        );
+        if !(lost && self.plan.careless) {
+            return Err(format!("replica {node} does not start: {why}"));
+        }
+        self.strikes.found_lost.push(node);
+        self.judge.turned(NodeId(node as u16))?;
+        Ok(false)
     }
 }

@@ -130,3 +130,22 @@ fn everyone_crashes_with_leases() {
     let scenario = scenario.at_ms(80).expect_no_progress_for_ms(3_000);
     scenario.run().unwrap();
 }
+
+/// R5: without durability no word waits for the disk; whoever ends uncleanly has lost his, and the
+/// one who was stopped has not.
+#[test]
+fn without_durability_an_unclean_end_is_a_lost_disk() {
+    let slow = || Scenario::new(4).writes_take_us(50_000);
+    let asked = |scenario: Scenario| scenario.at_ms(200).client(0).put("key", "value");
+    let by_now = |scenario: Scenario| asked(scenario).at_ms(220).expect_answered(0);
+    by_now(slow()).run().unwrap_err();
+    let scenario = by_now(slow().without_durability());
+
+    let scenario = scenario.at_ms(300).stop_for_ms(1, 5);
+    let scenario = scenario.at_ms(1_000).crash(3).at_ms(1_010).restart(3);
+    let scenario = scenario.at_ms(1_020).expect_lost(3);
+    // Three are left, and the one that was stopped is one of them.
+    let scenario = load(scenario, 1_100, 1_200, 10);
+    let scenario = scenario.at_ms(2_000).expect_answered(0).expect_answered(1);
+    scenario.run().unwrap();
+}
