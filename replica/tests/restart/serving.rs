@@ -6,6 +6,7 @@ use replica::batch::BatchLimits;
 use replica::blocks::Raw;
 use replica::ordering::{Input, Ordering, OrderingConfig, Output};
 use replica::peer::PeerMessage;
+use replica::verifying::{Job, Verifying};
 use storage::Writer;
 use storage::wal::{Journal, JournalLimits};
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
@@ -18,7 +19,7 @@ use wire::messages::{Durability, Status};
 use wire::seal::{Signer, Statement};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, buffers, judged};
+use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, buffers, judged};
 use crate::{EMPTY, UNSIGNED, restarted};
 
 struct Pen;
@@ -236,7 +237,11 @@ fn blocks_are_given_away_once_their_requests_are_known_to_hold() {
 fn block(view: u64, slot: u64, parent: Digest, time_ns: u64) -> Raw<HeapUnique> {
     let payload = payload_digest(&[]);
     let header = BlockHeader::new(Epoch(0), View(view), Slot(slot), time_ns, parent, payload);
-    let prefix = BlockPrefix::new(header, GOOD, 0);
+    message_of(header, GOOD)
+}
+
+fn message_of(header: BlockHeader, signature: Signature) -> Raw<HeapUnique> {
+    let prefix = BlockPrefix::new(header, signature, 0);
     let mut buffer = buffers().take().unwrap();
     let message_bytes = prefix.as_bytes().len();
     buffer[RECORD_HEADER_BYTES..][..message_bytes].copy_from_slice(prefix.as_bytes());
@@ -298,6 +303,45 @@ fn blocks_that_have_no_use_here_are_not_judged() {
         judged += u64::from(to_be_judged(&mut ordering, offered).is_some());
     }
     assert_eq!(judged, 1, "of a view and slot, of one peer");
+}
+
+/// A copy that its leader did not sign is judged for the child that is being judged. A liar whose child
+/// then comes to nothing has had it judged in vain, and pays for it.
+#[test]
+fn unsigned_copies_for_which_nothing_vouches_in_the_end_are_judged_so_often() {
+    let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
+    let (from, now) = (NodeId(3), Instant(2_000));
+    let mut verifying = Verifying::new(Judge, RULES);
+    let mut judged = 0;
+    for time in 0..1_000 {
+        let none = payload_digest(&[]);
+        let header =
+            |slot, parent| BlockHeader::new(Epoch(0), View(0), Slot(slot), time, parent, none);
+        let parent = header(4, places[2].digest);
+        let child = message_of(header(5, parent.digest()), GOOD);
+        let raw = message_of(parent, BAD);
+        let Some(place) = to_be_judged(&mut ordering, Input::Offered { from, raw: child }) else {
+            break;
+        };
+        ordering.handle(now, Input::Offered { from, raw });
+        let unfit = Input::Unfit {
+            from,
+            place,
+            checks: 0,
+            unsound: None,
+        };
+        let Some(Output::Judge(offer)) = ordering.next_output() else {
+            break;
+        };
+        assert!(offer.vouched, "by the child that is being judged");
+        judged += 1;
+        assert_eq!(to_be_judged(&mut ordering, unfit), None);
+        let verdict = verifying.handle::<HeapBuffers>(now, Job::Fetched(offer));
+        let (told, refused) = verdict.told();
+        assert!(refused.is_none(), "it is the core that does not take it");
+        assert_eq!(to_be_judged(&mut ordering, told.unwrap()), None);
+    }
+    assert!((2..400).contains(&judged), "{judged} were judged");
 }
 
 /// Whether checkpoints are kept whole follows what peers say of themselves, at most once in an
