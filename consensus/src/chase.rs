@@ -5,6 +5,7 @@ use wire::certificates::Place;
 use wire::ids::Slot;
 use wire::seal::Signer;
 
+use crate::change::Change;
 use crate::core::Core;
 use crate::input::Outbox;
 use crate::tree::{Entry, RecordAs, Validity};
@@ -73,8 +74,8 @@ impl<S: Signer> Core<S> {
             .final_place
             .filter(|place| place.slot > self.decided.slot && place.slot <= near)
             .filter(|place| !self.branch.holds(*place));
-        let candidate = self.change.as_ref().and_then(|change| change.candidate);
-        [base, elsewhere, candidate].into_iter().flatten()
+        let acked = self.change.as_ref().and_then(Change::acked);
+        [base, elsewhere, acked].into_iter().flatten()
     }
 
     /// Whether a block lies, or may lie, on the chain that is chased.

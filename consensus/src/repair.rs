@@ -355,10 +355,11 @@ impl<S: Signer> Core<S> {
                 return;
             }
         }
-        // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name.
+        // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name, and
+        // what is below it comes along.
         let missing = self.missing_block(turns);
-        let next = missing.filter(|place| place.slot == top.next());
-        if far && (attempts % 4 != 1 || next.is_none()) {
+        let close = missing.filter(|place| place.slot.0 <= top.0 + REPAIR_BLOCKS_MAX);
+        if far && (attempts % 4 != 1 || close.is_none()) {
             return self.ask_range(agreed, out);
         }
         if agreed > self.decided.slot && attempts >= 2 {
@@ -515,7 +516,10 @@ impl<S: Signer> Core<S> {
         grains: bool,
         out: &mut Outbox,
     ) {
-        if self.tree.get(place).is_none() || !self.may_answer(now, from) {
+        // What is final and not remembered any more lies in the log, by its slot.
+        let retained = self.retained_from.max(Slot(1))..=self.decided.slot;
+        let has = self.knows(place) || retained.contains(&place.slot);
+        if !has || !self.may_answer(now, from) {
             return;
         }
         if grains {

@@ -5,11 +5,28 @@ use wire::block::BlockHeader;
 use wire::certificates::Place;
 use wire::ids::{Digest, NodeId, Position, Slot, View};
 use wire::messages::{SignedHeader, Status};
-use wire::seal::Statement;
+use wire::seal::{Statement, sign};
 
 use crate::alone::{Alone, LEADER, certified, chain, config, in_view_one, log_of, voter};
 use crate::liars::unsigned;
 use crate::world::{FOUR, GENESIS, INVALID, K, MS, SECOND, World, genesis, place_of};
+
+/// What a replica says that has done nothing yet.
+fn idle() -> Status {
+    Status {
+        stage: View(0),
+        installed: View(0),
+        committed: Slot(0),
+        committed_digest: GENESIS,
+        voted_slot: Slot(0),
+        voted_digest: GENESIS,
+        checkpoint: Slot(0),
+        retained_from: Slot(1),
+        lease: Slot(0),
+        flags: 0,
+        held: None,
+    }
+}
 
 /// §11: a claim may cost a read of the log, so questions for claims are paced, by themselves: answers
 /// with blocks do not take their turns.
@@ -78,17 +95,11 @@ fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
     alone.hear_vote(&world, 0, 0, place_of(&orphan.header));
     let wanted = place_of(&blocks[1].header);
     let status = Status {
-        stage: View(0),
-        installed: View(0),
         committed: wanted.slot,
         committed_digest: wanted.digest,
         voted_slot: wanted.slot,
         voted_digest: Digest([77; 32]),
-        checkpoint: Slot(0),
-        retained_from: Slot(1),
-        lease: Slot(0),
-        flags: 0,
-        held: None,
+        ..idle()
     };
     let mut asked = Vec::new();
     for ms in 2..500 {
@@ -109,6 +120,55 @@ fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
         [1, 2].iter().all(|id| asked.contains(&NodeId(*id))),
         "{asked:?}"
     );
+}
+
+/// §11: a leader may have signed no copy of a whole stretch but of its end. Ranges leave such blocks out;
+/// who is far behind asks for the end by name, of every replica in turn, and all below comes along.
+#[test]
+fn far_behind_the_end_of_a_range_is_asked_for_by_name() {
+    let mut world = World::new(FOUR, 533);
+    let blocks = chain(&mut world, 60);
+    let recovered = Recovered {
+        decided: place_of(&blocks[0].header),
+        ..log_of(&blocks[..1], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    let place_at = |slot: Slot| place_of(&blocks[slot.0 as usize - 1].header);
+    let newest = place_at(Slot(60));
+    let status = Status {
+        committed: newest.slot,
+        committed_digest: newest.digest,
+        ..idle()
+    };
+    let mut asked = std::collections::BTreeSet::new();
+    let mut claims = Vec::new();
+    for ms in 2..2_000 {
+        let mut effects = Vec::new();
+        for from in [1, 2].map(NodeId) {
+            effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
+        }
+        for (from, slot) in claims.drain(..) {
+            let digest = place_at(slot).digest;
+            effects.extend(alone.tell(ms * MS, Input::Decided { from, slot, digest }));
+        }
+        for effect in effects {
+            match effect {
+                // They claim the end, and there is no block to give.
+                Effect::FetchRange { to, first, count } if [1, 2].contains(&to.0) => {
+                    claims.push((to, Slot(first.0 + count.max(1) - 1)));
+                }
+                Effect::FetchBlock { to, place, have } => {
+                    assert_eq!(place, place_at(place.slot));
+                    asked.insert((to, place.slot.0 > 2, have));
+                }
+                _ => {}
+            }
+        }
+    }
+    for to in [1, 2].map(NodeId) {
+        assert!(asked.contains(&(to, true, Slot(1))), "{asked:?}");
+    }
 }
 
 /// N2: a block of the installed view is that of its leader. What the leader of another view signs above
@@ -136,6 +196,72 @@ fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
         alone.offer(Source::Fetched, above);
         assert!(alone.core.knows(place));
         assert_eq!(takes(&mut alone, unsigned(below)), expected, "view {view}");
+    }
+}
+
+/// R2, §11: what shows that a block is one's own leader's, or final, though no copy bears a signature.
+#[test]
+fn what_is_settled_claimed_or_has_a_checked_child_is_vouched_for() {
+    let mut world = World::new(FOUR, 535);
+    let blocks = chain(&mut world, 3);
+    let places = [0, 1, 2].map(|at: usize| place_of(&blocks[at].header));
+    let log = || log_of(&blocks, RecordAs::Vote);
+    let config = config(&world);
+    // Of another view than their children, which say nothing then.
+    let vouched = |recovered| {
+        let alone = Alone::new(&world, config, recovered);
+        places.map(|place| alone.core.is_vouched(View(7), place))
+    };
+    assert_eq!(vouched(log()), [false; 3]);
+    let decided = Recovered {
+        decided: places[1],
+        ..log()
+    };
+    assert_eq!(vouched(decided), [true, true, false]);
+    assert_eq!(
+        vouched(in_view_one(places[1], log())),
+        [true, true, false],
+        "the base"
+    );
+
+    let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
+    let Place { slot, digest } = places[2];
+    for (from, vouched) in [(1, false), (1, false), (2, true)] {
+        let from = NodeId(from);
+        alone.tell(MS, Input::Decided { from, slot, digest });
+        assert_eq!(alone.core.is_vouched(View(0), places[2]), vouched);
+    }
+    for (source, vouched) in [(Source::Proposed, false), (Source::Fetched, true)] {
+        let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
+        alone.offer(source, blocks[1]);
+        assert!(alone.core.knows(places[1]));
+        assert_eq!(alone.core.is_vouched(View(0), places[0]), vouched);
+        assert!(!alone.core.is_vouched(View(1), places[0]));
+    }
+}
+
+/// V3: a base that was acknowledged stays retrievable here, also after a restart.
+#[test]
+fn a_base_that_was_acknowledged_before_a_restart_is_vouched_for() {
+    let mut world = World::new(FOUR, 534);
+    let block = world.forge(LEADER, 0, genesis(), 1);
+    let place = place_of(&block.header);
+    let statement = Statement::NewViewAck {
+        view: View(1),
+        base_slot: place.slot,
+        base: place.digest,
+    };
+    let config = config(&world);
+    let ack = sign(&world.seals[config.me.index()], statement);
+    for (ack, vouched) in [(None, false), (Some(ack), true)] {
+        let recovered = Recovered {
+            stage: View(1),
+            tip: genesis(),
+            ack,
+            ..log_of(&[block], RecordAs::Fetched)
+        };
+        let alone = Alone::new(&world, config, recovered);
+        assert_eq!(alone.core.is_vouched(View(0), place), vouched);
     }
 }
 
@@ -221,17 +347,13 @@ fn few_blocks_that_nobody_retains_are_replaced_by_the_state() {
     alone.tell(MS, Input::Executed { slot });
     let last = place_of(&blocks[K as usize + 1].header);
     let status = Status {
-        stage: View(0),
-        installed: View(0),
         committed: last.slot,
         committed_digest: last.digest,
         voted_slot: last.slot,
         voted_digest: last.digest,
         checkpoint: Slot(K),
         retained_from: Slot(K + 1),
-        lease: Slot(0),
-        flags: 0,
-        held: None,
+        ..idle()
     };
     let mut effects = Vec::new();
     for ms in 2..500 {

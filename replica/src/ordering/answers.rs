@@ -55,9 +55,9 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         while next.slot > have && bytes <= REPAIR_BYTES_MAX {
             let Some(message) = self.blocks.get(next).cloned() else {
                 // Final ones lie in the log, by slot.
-                let known = self.core.digest_at(next.slot) == Some(next.digest);
+                let is_final = self.is_final(next);
                 let below = (have.0 + 1..=next.slot.0).rev().map(Slot);
-                for slot in below.take_while(|_| known) {
+                for slot in below.take_while(|_| is_final) {
                     self.read_back(to, slot, Want::Block);
                 }
                 return;
@@ -80,7 +80,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         if let Some(message) = self.blocks.get(place).cloned() {
             let grains = self.asked;
             self.push_block(to, place.slot, message, Want::Block, grains);
-        } else if self.core.digest_at(place.slot) == Some(place.digest) {
+        } else if self.is_final(place) {
             self.read_back(to, place.slot, Want::Block);
         }
     }
@@ -119,16 +119,19 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// Whether this copy may be given away: its requests hold, as do those of what this replica votes
     /// for, acknowledges and shows in a view change (V3); and the leader signed it, for whoever is sent
     /// another takes this replica for a liar. The digest does not bind that signature (R2), so a block
-    /// may lie here without one. It goes to who asks for it by name, if something that is signed names it
-    /// here: that asker knows as much, now or the next time.
+    /// may lie here without one. It goes to who asks for it by name, if it is final or something that is
+    /// signed names it here: that asker knows as much, now or the next time.
     fn may_serve(&mut self, place: Place, prefix: &BlockPrefix, want: Want) -> bool {
-        let is_final =
-            place.slot <= self.core.summary().decided && self.is_of_branch(place).unwrap_or(true);
+        let is_final = self.is_final(place);
         let holds = is_final || self.core.is_valid(place);
         let view = prefix.header.view();
-        let by_name =
-            |ordering: &Self| want == Want::Block && ordering.core.is_vouched(view, place);
-        holds && (self.copy_is_signed(place, prefix) || by_name(self))
+        let vouched = |ordering: &Self| is_final || ordering.core.is_vouched(view, place);
+        holds && (self.copy_is_signed(place, prefix) || want == Want::Block && vouched(self))
+    }
+
+    /// Whether it is the final block of its slot; below what is remembered the log holds no other.
+    fn is_final(&self, place: Place) -> bool {
+        place.slot <= self.core.summary().decided && self.is_of_branch(place).unwrap_or(true)
     }
 
     /// Whether it is the block of its slot on the branch; `None` below what is remembered.

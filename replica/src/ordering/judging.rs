@@ -15,7 +15,7 @@ use crate::allowance::{Allowance, Rate};
 
 /// Signatures that a peer may have checked for bad blocks. Debts are deep: an answer of bad blocks is
 /// judged before the first of them is paid for. Correct replicas give away what they have judged, and
-/// copies that their leader did not sign only to who asks by name, whom a few may surprise.
+/// copies that their leader did not sign only to who asks by name, whom an answer may surprise.
 const BAD_BLOCKS: Rate = Rate {
     per_s: 4096,
     at_once: 1 << 17,
@@ -23,7 +23,7 @@ const BAD_BLOCKS: Rate = Rate {
 };
 /// A bad block costs so many times what was checked of it, and this.
 const TIMES_OF_BAD: u64 = 16;
-const COST_OF_BAD: u64 = 512;
+const COST_OF_BAD: u64 = 16;
 /// So many are judged at a time, an answer of one replica; and [`of_each`] one whatever others sent.
 const JUDGED_MAX: usize = REPAIR_BLOCKS_MAX as usize;
 

@@ -30,6 +30,11 @@ const MALFORMED: (Signature, &[u8]) = (GOOD, b"no request");
 /// A restart on a chain of blocks with these signatures of the leader and payloads, none known to be
 /// decided.
 fn restarted(blocks: &[(Signature, &[u8])]) -> Restarted<HeapBuffers> {
+    restarted_on(blocks).0
+}
+
+/// The same, and its disk.
+fn restarted_on(blocks: &[(Signature, &[u8])]) -> (Restarted<HeapBuffers>, Disk) {
     let mut disk = Disk(vec![vec![0; GEOMETRY.segment_bytes as usize]; 2]);
     let blank = recover(&mut disk, &GEOMETRY, &IDENTITY, &mut |_| {}).unwrap();
     let mut writer = Writer::new(GEOMETRY, IDENTITY, blank.tail);
@@ -48,7 +53,7 @@ fn restarted(blocks: &[(Signature, &[u8])]) -> Restarted<HeapBuffers> {
         disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
             .copy_from_slice(&sealed.shared);
     }
-    restart(
+    let restarted = restart(
         IDENTITY.node,
         &QUORUMS,
         &mut disk,
@@ -59,8 +64,8 @@ fn restarted(blocks: &[(Signature, &[u8])]) -> Restarted<HeapBuffers> {
         &mut Verifying::new(Judge, RULES),
         &mut buffers(),
         None,
-    )
-    .unwrap()
+    );
+    (restarted.unwrap(), disk)
 }
 
 #[test]

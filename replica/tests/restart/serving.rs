@@ -5,22 +5,23 @@ use consensus::{BlockCheck, Config, Core};
 use replica::batch::BatchLimits;
 use replica::blocks::Raw;
 use replica::ordering::{Input, Ordering, OrderingConfig, Output};
-use replica::peer::PeerMessage;
+use replica::peer::{Grains, PeerMessage};
+use replica::recovery::Restarted;
 use replica::verifying::{Job, Verifying};
 use storage::Writer;
 use storage::wal::{Journal, JournalLimits};
-use wire::block::{BlockHeader, BlockPrefix, payload_digest};
-use wire::bytes::{Buffers, HeapBuffers, HeapUnique};
+use wire::block::{BlockHeader, BlockPrefix, BlockView, payload_digest};
+use wire::bytes::{Buffers, HeapBuffers, HeapUnique, SharedBytes, UniqueBytes};
 use wire::certificates::Place;
 use wire::header::Kind;
 use wire::ids::{Digest, Epoch, Instant, NodeId, Signature, Slot, View};
 use wire::limits::RECORD_HEADER_BYTES;
-use wire::messages::{Durability, Status};
+use wire::messages::{Durability, GRAIN_WORDS, Status};
 use wire::seal::{Signer, Statement};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, buffers, judged};
-use crate::{EMPTY, UNSIGNED, restarted};
+use crate::{EMPTY, UNSIGNED, restarted, restarted_on};
 
 struct Pen;
 
@@ -54,6 +55,10 @@ fn started_retaining(
         log.recovered.decided = *places.last().unwrap();
         log.recovered.retained_from = retained_from;
     }
+    (start(log), places)
+}
+
+fn start(log: Restarted<HeapBuffers>) -> Ordering<HeapBuffers, Pen, Judge> {
     let config = Config {
         me: IDENTITY.node,
         quorums: Quorums::new(4, 1, 1, 1, true),
@@ -112,7 +117,7 @@ fn started_retaining(
     ordering.handle(now, Input::Durable(durable));
     assert!(ordering.is_started());
     while ordering.next_output().is_some() {}
-    (ordering, places)
+    ordering
 }
 
 /// Slots of the blocks that peer 2 is sent when it asks for this one and all below, with the
@@ -175,6 +180,63 @@ fn copies_that_no_leader_signed_are_given_away_where_a_signed_block_names_them()
         let expected = [(1, GOOD), (3, GOOD)];
         let decided = retained_from.is_some();
         assert_eq!(in_a_row, if decided { &expected[..] } else { &[] });
+    }
+}
+
+/// §11: what is final and so old that the core has forgotten it lies in the log by its slot. Whoever asks
+/// for it by name is given it, whether its leader signed this copy or not: there may be no other.
+#[test]
+fn blocks_older_than_what_is_remembered_are_read_back() {
+    let (mut log, disk) = restarted_on(&[EMPTY, UNSIGNED, EMPTY, EMPTY]);
+    let places: Vec<Place> = log.recovered.blocks.iter().map(|b| b.place()).collect();
+    log.recovered.decided = places[3];
+    log.recovered.blocks.drain(..3);
+    for (place, _, (start, sectors)) in log.undecided.drain(..) {
+        log.ledger.note(place.slot, start, sectors);
+    }
+    let mut ordering = start(log);
+    assert_eq!(ordering.core().digest_at(Slot(2)), None);
+    let asked = |slot: Slot, digest, grains| PeerMessage::FetchBlock {
+        slot,
+        digest,
+        have: Slot(0),
+        grains,
+    };
+    let all = Grains {
+        count: 1,
+        missing: [u64::MAX; GRAIN_WORDS],
+    };
+    let Place { slot, digest } = places[1];
+    let questions = [
+        (asked(slot, digest, None), &[(2, BAD), (1, GOOD)][..]),
+        (asked(slot, digest, Some(all)), &[(2, BAD)]),
+        (asked(Slot(0), digest, None), &[]),
+        (asked(Slot(5), digest, None), &[]),
+        (asked(Slot(4), digest, None), &[]),
+    ];
+    for (turn, (message, expected)) in questions.into_iter().enumerate() {
+        let now = Instant((turn as u64 + 1) * 1_000_000_000);
+        let from = NodeId(2);
+        ordering.handle(now, Input::Peer { from, message });
+        let mut given = Vec::new();
+        while let Some(output) = ordering.next_output() {
+            match output {
+                Output::Read(read) => {
+                    let segment = &disk.0[read.segment as usize];
+                    let bytes = &segment[read.offset as usize..][..read.bytes];
+                    let mut buffer = buffers().take().unwrap();
+                    buffer[..read.bytes].copy_from_slice(bytes);
+                    let record = UniqueBytes::freeze(buffer).slice(0..read.bytes);
+                    ordering.handle(now, Input::Record { read, record });
+                }
+                Output::SendLong { slot, message, .. } => {
+                    let (prefix, _) = BlockPrefix::ref_from_prefix(&message).expect("a block");
+                    given.push((slot.0, prefix.signature));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(given, expected, "question {turn}");
     }
 }
 
@@ -313,7 +375,7 @@ fn unsigned_copies_for_which_nothing_vouches_in_the_end_are_judged_so_often() {
     let (from, now) = (NodeId(3), Instant(2_000));
     let mut verifying = Verifying::new(Judge, RULES);
     let mut judged = 0;
-    for time in 0..1_000 {
+    for time in 0..20_000 {
         let none = payload_digest(&[]);
         let header =
             |slot, parent| BlockHeader::new(Epoch(0), View(0), Slot(slot), time, parent, none);
@@ -341,7 +403,41 @@ fn unsigned_copies_for_which_nothing_vouches_in_the_end_are_judged_so_often() {
         assert!(refused.is_none(), "it is the core that does not take it");
         assert_eq!(to_be_judged(&mut ordering, told.unwrap()), None);
     }
-    assert!((2..400).contains(&judged), "{judged} were judged");
+    assert!((2..10_000).contains(&judged), "{judged} were judged");
+}
+
+/// One that is here, unsigned or with a signature that nobody has checked, gives way to a signed copy alone.
+#[test]
+fn a_second_unsigned_copy_is_not_judged_to_the_end() {
+    let (mut ordering, _) = started(&[EMPTY, EMPTY, EMPTY], false);
+    let (leader, from) = (NodeId(0), NodeId(3));
+    let orphan = || block(0, 5, Digest([7; 32]), 0);
+    let header = BlockView::parse(orphan().message()).unwrap().prefix.header;
+    for (held, vouched) in [(false, true), (true, false)] {
+        if held {
+            let raw = orphan();
+            let proposed = Input::Proposed { from: leader, raw };
+            assert_eq!(to_be_judged(&mut ordering, proposed), None);
+        }
+        let raw = block(0, 6, header.digest(), 0);
+        let child = to_be_judged(&mut ordering, Input::Offered { from, raw });
+        let raw = orphan();
+        ordering.handle(Instant(2_000), Input::Offered { from, raw });
+        let Some(Output::Judge(offer)) = ordering.next_output() else {
+            panic!("its child is being judged");
+        };
+        assert_eq!(offer.vouched, vouched, "held: {held}");
+        for place in [child.unwrap(), offer.place] {
+            let (checks, unsound) = (0, None);
+            let unfit = Input::Unfit {
+                from,
+                place,
+                checks,
+                unsound,
+            };
+            assert_eq!(to_be_judged(&mut ordering, unfit), None);
+        }
+    }
 }
 
 /// Whether checkpoints are kept whole follows what peers say of themselves, at most once in an
