@@ -356,9 +356,10 @@ impl<S: Signer> Core<S> {
             }
         }
         // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name, and
-        // what is below it comes along.
+        // what is below it comes along. A range that takes its time is no reason for all of that.
         let missing = self.missing_block(turns);
-        let close = missing.filter(|place| place.slot.0 <= top.0 + REPAIR_BLOCKS_MAX);
+        let reach = if attempts > 4 { REPAIR_BLOCKS_MAX } else { 1 };
+        let close = missing.filter(|place| place.slot.0 <= top.0 + reach);
         if far && (attempts % 4 != 1 || close.is_none()) {
             return self.ask_range(agreed, out);
         }

@@ -33,10 +33,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let message = place.and_then(|place| self.blocks.get(place)).cloned();
             bytes += match &message {
                 Some(message) => message.len(),
-                None => self
-                    .ledger
-                    .locate(slot)
-                    .map_or(0, |(_, n)| n as usize * SECTOR_BYTES),
+                None => self.bytes_in_log(slot),
             };
             if slot > first && bytes > REPAIR_BYTES_MAX {
                 return;
@@ -58,6 +55,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 let is_final = self.is_final(next);
                 let below = (have.0 + 1..=next.slot.0).rev().map(Slot);
                 for slot in below.take_while(|_| is_final) {
+                    bytes += self.bytes_in_log(slot);
+                    if slot < place.slot && bytes > REPAIR_BYTES_MAX {
+                        return;
+                    }
                     self.read_back(to, slot, Want::Block);
                 }
                 return;
@@ -73,6 +74,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             self.push_block(to, next.slot, message.clone(), Want::Block, None);
             next = parent;
         }
+    }
+
+    fn bytes_in_log(&self, slot: Slot) -> usize {
+        let located = self.ledger.locate(slot);
+        located.map_or(0, |(_, sectors)| sectors as usize * SECTOR_BYTES)
     }
 
     /// The fragments of one block that the request at hand names.

@@ -20,7 +20,7 @@ use wire::messages::{Durability, GRAIN_WORDS, Status};
 use wire::seal::{Signer, Statement};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::world::{BAD, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, buffers, judged};
+use crate::world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, buffers, judged};
 use crate::{EMPTY, UNSIGNED, restarted, restarted_on};
 
 struct Pen;
@@ -183,19 +183,48 @@ fn copies_that_no_leader_signed_are_given_away_where_a_signed_block_names_them()
     }
 }
 
-/// §11: what is final and so old that the core has forgotten it lies in the log by its slot. Whoever asks
-/// for it by name is given it, whether its leader signed this copy or not: there may be no other.
-#[test]
-fn blocks_older_than_what_is_remembered_are_read_back() {
+/// A replica whose core remembers the last of four decided blocks alone; the others lie in its log, each
+/// so many times as long as it is. And its disk.
+fn forgetful(times: u32) -> (Ordering<HeapBuffers, Pen, Judge>, Vec<Place>, Disk) {
     let (mut log, disk) = restarted_on(&[EMPTY, UNSIGNED, EMPTY, EMPTY]);
     let places: Vec<Place> = log.recovered.blocks.iter().map(|b| b.place()).collect();
     log.recovered.decided = places[3];
     log.recovered.blocks.drain(..3);
     for (place, _, (start, sectors)) in log.undecided.drain(..) {
-        log.ledger.note(place.slot, start, sectors);
+        log.ledger.note(place.slot, start, times * sectors);
     }
-    let mut ordering = start(log);
+    let ordering = start(log);
     assert_eq!(ordering.core().digest_at(Slot(2)), None);
+    (ordering, places, disk)
+}
+
+/// An answer has an end, wherever its blocks come from: what is asked for, and what else fits.
+#[test]
+fn an_answer_from_the_log_is_no_longer_than_another_one() {
+    for (times, expected) in [(1, 2), (100, 2), (150, 1)] {
+        let (mut ordering, places, _) = forgetful(times);
+        let Place { slot, digest } = places[1];
+        let message = PeerMessage::FetchBlock {
+            slot,
+            digest,
+            have: Slot(0),
+            grains: None,
+        };
+        let from = NodeId(2);
+        ordering.handle(Instant(1_000_000_000), Input::Peer { from, message });
+        let mut reads = 0;
+        while let Some(output) = ordering.next_output() {
+            reads += u32::from(matches!(output, Output::Read(_)));
+        }
+        assert_eq!(reads, expected, "{times} sectors each");
+    }
+}
+
+/// §11: what is final and so old that the core has forgotten it lies in the log by its slot. Whoever asks
+/// for it by name is given it, whether its leader signed this copy or not: there may be no other.
+#[test]
+fn blocks_older_than_what_is_remembered_are_read_back() {
+    let (mut ordering, places, disk) = forgetful(1);
     let asked = |slot: Slot, digest, grains| PeerMessage::FetchBlock {
         slot,
         digest,
