@@ -223,6 +223,15 @@ fn what_is_settled_claimed_or_has_a_checked_child_is_vouched_for() {
         [true, true, false],
         "the base"
     );
+    let elsewhere = Place {
+        slot: Slot(3),
+        digest: Digest([77; 32]),
+    };
+    assert_eq!(
+        vouched(in_view_one(elsewhere, log())),
+        [false; 3],
+        "the base is on another chain, for all that is known"
+    );
 
     let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
     let Place { slot, digest } = places[2];
@@ -262,6 +271,91 @@ fn a_base_that_was_acknowledged_before_a_restart_is_vouched_for() {
         };
         let alone = Alone::new(&world, config, recovered);
         assert_eq!(alone.core.is_vouched(View(0), place), vouched);
+    }
+}
+
+/// N9: an invalid block of which only the header was kept keeps out no other one, which may be what the
+/// others have; two of one slot are evidence, whichever was found first.
+#[test]
+fn an_invalid_block_and_another_one_of_its_slot_are_evidence() {
+    let mut world = World::new(FOUR, 539);
+    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let bad = world.forge(LEADER, 0, genesis(), INVALID);
+    let other = world.forge(LEADER, 0, genesis(), 2);
+    let is_evidence = |effect: &Effect| matches!(effect, Effect::Evidence(_));
+    let is_refusal = |effect: &Effect| matches!(effect, Effect::Refuse { .. });
+    for bad_first in [false, true] {
+        let mut alone = Alone::new(&world, config, blank.clone());
+        let mut said = Vec::new();
+        for turn in [bad_first, !bad_first] {
+            assert!(!said.iter().any(is_evidence), "of one block");
+            if turn {
+                said.extend(alone.tell(MS, Input::Unsound { signed: bad }));
+            } else {
+                let digest = other.header.digest();
+                let taken = alone.core.would_take(&other.header, digest, false);
+                assert_eq!(taken, Ok(()));
+                said.extend(alone.offer(Source::Fetched, other));
+            }
+        }
+        assert!(!said.iter().any(is_refusal), "{said:?}");
+        assert!(said.iter().any(is_evidence), "{said:?}");
+    }
+}
+
+/// §11: the parent of a block that does not hold is nothing to ask for; what others vote for is.
+#[test]
+fn the_parent_of_an_invalid_block_is_not_asked_for() {
+    let mut world = World::new(FOUR, 536);
+    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, blank);
+    alone.core.set_started(true);
+    let lost = place_of(&world.forge(LEADER, 0, genesis(), 77).header);
+    let signed = world.forge(LEADER, 0, lost, INVALID);
+    alone.tell(MS, Input::Unsound { signed });
+    let wanted = place_of(&world.forge(LEADER, 0, genesis(), 1).header);
+    let mut asked = std::collections::BTreeSet::new();
+    for ms in 2..500 {
+        let mut effects = alone.hear_vote(&world, 1, 0, wanted);
+        effects.extend(alone.tell(ms * MS, Input::Tick));
+        for effect in effects {
+            if let Effect::FetchBlock { place, .. } = effect {
+                asked.insert(place);
+            }
+        }
+    }
+    assert_eq!(asked.into_iter().collect::<Vec<_>>(), [wanted]);
+}
+
+/// A slot of which more blocks are here than there is room for makes room for the one that is final.
+#[test]
+fn a_final_block_takes_the_room_of_its_rivals() {
+    let mut world = World::new(FOUR, 538);
+    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, blank);
+    let refused = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
+    for mark in 0..4 {
+        let rival = world.forge(LEADER, 0, genesis(), 10 + mark);
+        let place = place_of(&rival.header);
+        let Place { slot, digest } = place;
+        // Each but the first is named by somebody, and has a use for that.
+        match mark {
+            0 => {}
+            3 => {
+                let from = NodeId(2);
+                alone.tell(MS, Input::Decided { from, slot, digest });
+            }
+            from => drop(alone.hear_vote(&world, from.into(), 0, place)),
+        }
+        assert!(!refused(&alone.offer(Source::Fetched, rival)), "{mark}");
+    }
+    let last = world.forge(LEADER, 0, genesis(), 20);
+    let Place { slot, digest } = place_of(&last.header);
+    for (from, taken) in [(0, false), (1, true)] {
+        let from = NodeId(from);
+        alone.tell(MS, Input::Decided { from, slot, digest });
+        let effects = alone.offer(Source::Fetched, last);
+        assert_eq!(!refused(&effects), taken, "{effects:?}");
     }
 }
 

@@ -157,6 +157,11 @@ mod tests {
         let other = NodeId(1);
         let of_other = (1..200).filter(|slot| admits(&mut judging, 1, other, &block(0, *slot, 0)));
         assert_eq!(of_other.count(), of_each(4));
+        for id in [0, 2].map(NodeId) {
+            let room = (1..200).filter(|slot| admits(&mut judging, 1, id, &block(0, *slot, 0)));
+            assert_eq!(room.count(), of_each(4));
+        }
+        assert!(judging.judged.len() <= judged_max(4), "each has a buffer");
         let first = place(&block(0, 1, 0));
         judging.unfit(other, first, 0);
         assert!(admits(&mut judging, 1, other, &block(0, 1, 0)));
