@@ -1,5 +1,7 @@
-//! CLI7: huge scans, ordered and as plain reads, whose replies nobody takes.
+//! CLI7: huge scans, ordered and as plain reads, whose replies nobody takes; and more reads at once than
+//! may wait.
 
+use replica::reads::WAITING_PER_CLIENT_MAX;
 use wire::header::Kind;
 use wire::ids::{Epoch, PublicKey};
 use wire::limits::SCAN_ENTRIES_MAX;
@@ -12,6 +14,9 @@ use crate::random::Random;
 
 /// Values that are written before the scans.
 const VALUES: u64 = 8;
+
+/// Fenced reads of one turn in ten.
+const READS: usize = WAITING_PER_CLIENT_MAX + 50;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -45,20 +50,36 @@ impl LyingClient for Scanner {
             let frame = line.request(self.sequence, self.sequence - 1, &scans);
             self.sequence += scans.len() as u64 - 1;
             line.send_all(Kind::Request, &frame);
+        } else if random.chance(100) {
+            for _ in 0..READS {
+                let read = plain_read(&Operation::Get { key: b"s" }, Freshness::Fenced, random);
+                line.send_all(Kind::Read, &read);
+            }
         } else {
-            let mut builder = OperationsBuilder::new();
-            builder.push(&everything);
-            let (operation, _) = builder.finish();
             let freshness = if random.chance(500) {
                 Freshness::Fenced
             } else {
                 Freshness::Stale
             };
-            let mut read = Vec::new();
-            let number = random.draw();
-            encode_read(&mut read, number, Epoch(0), freshness, true, &operation);
+            let read = plain_read(&everything, freshness, random);
             line.send_all(Kind::Read, &read);
         }
         random.within(2, 20) * MS
     }
+}
+
+fn plain_read(operation: &Operation<'_>, freshness: Freshness, random: &mut Random) -> Vec<u8> {
+    let mut builder = OperationsBuilder::new();
+    builder.push(operation);
+    let (operation, _) = builder.finish();
+    let mut read = Vec::new();
+    encode_read(
+        &mut read,
+        random.draw(),
+        Epoch(0),
+        freshness,
+        true,
+        &operation,
+    );
+    read
 }
