@@ -108,6 +108,7 @@ faults! {
     ClientScanner, "client-scanner", true, "huge scans whose replies nobody takes";
     Stop, "proc-stop", true, "a process is stopped cleanly: it leaves its marker, and starts again";
     FewBuffers, "few-buffers", false, "block buffers for little more than one chain: rivals must make room";
+    LiarEndSigner, "liar-end-signer", false, "a leader signs the last block of each stretch alone";
 }
 
 const _: () = assert!(Fault::ALL.len() <= 64);

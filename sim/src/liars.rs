@@ -23,6 +23,7 @@ mod branches;
 mod censor;
 pub mod clients;
 mod double_voter;
+mod end_signer;
 mod equivocator;
 mod extremes;
 mod false_changes;
@@ -48,6 +49,7 @@ pub use authentic::{Authentic, Origin};
 pub use bad_batch::BadBatch;
 pub use branches::Branches;
 pub use censor::Censor;
+pub use end_signer::EndSigner;
 pub use equivocator::Equivocator;
 pub use false_changes::FalseChanges;
 pub use false_leader::{FalseLeader, Way};
@@ -115,6 +117,7 @@ liars! {
     HalfHeard, "half-heard", |n, _, r| Box::new(half_heard::HalfHeard::draw(n, r));
     Twin, "twin", |n, me, r| Box::new(Twin::draw(n, me, r));
     Amnesiac, "amnesiac", |_, _, _| Box::new(amnesiac::Amnesiac);
+    EndSigner, "end-signer", |n, _, r| Box::new(EndSigner::draw(n, r));
 }
 
 impl LiarKind {
