@@ -326,6 +326,8 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     /// Stage named by START.
     started_in: View,
     reads: usize,
+    /// What each asker is still to be sent from the log.
+    from_log: Vec<Option<answers::FromLog>>,
     /// What each peer says of own statements is looked at so often more (R6): a liar's word costs a
     /// signature check, and nobody else's.
     recalls_left: Vec<u32>,
@@ -362,6 +364,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             release::keeps_newest_from_start(retained_from, &writer, config.interval);
         let recalls_left = vec![RECALLS_MAX; core.replicas()];
         let judging = Judging::new(core.replicas());
+        let from_log = vec![None; core.replicas()];
         let batch = Batch::new(config.batch, config.me, core.replicas());
         let mut ordering = Ordering {
             config,
@@ -402,6 +405,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             keeps_until: Slot(0),
             started_in: summary.stage,
             reads: 0,
+            from_log,
             recalls_left,
             disk_lost: false,
             evidence_in: None,

@@ -15,6 +15,15 @@ use super::{Ordering, Output, READS_MAX, REPAIR_BYTES_MAX, ReadBack, Want};
 use crate::blocks;
 use crate::peer::{Grains, PeerMessage};
 
+/// The rest of an answer that lies in the log, from `next` down to above `have`; so many bytes of the answer
+/// have left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FromLog {
+    next: Slot,
+    have: Slot,
+    bytes: usize,
+}
+
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub(super) fn send_decided(&mut self, to: NodeId, slot: Slot) {
         if let Some(digest) = self.core.digest_at(slot) {
@@ -52,14 +61,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         while next.slot > have && bytes <= REPAIR_BYTES_MAX {
             let Some(message) = self.blocks.get(next).cloned() else {
                 // Final ones lie in the log, by slot.
-                let is_final = self.is_final(next);
-                let below = (have.0 + 1..=next.slot.0).rev().map(Slot);
-                for slot in below.take_while(|_| is_final) {
-                    bytes += self.bytes_in_log(slot);
-                    if slot < place.slot && bytes > REPAIR_BYTES_MAX {
-                        return;
-                    }
-                    self.read_back(to, slot, Want::Block);
+                if self.is_final(next) {
+                    let next = next.slot;
+                    self.from_log[to.index()] = Some(FromLog { next, have, bytes });
+                    self.read_on(to);
                 }
                 return;
             };
@@ -73,6 +78,22 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             bytes += message.len();
             self.push_block(to, next.slot, message.clone(), Want::Block, None);
             next = parent;
+        }
+    }
+
+    /// Reads the next block of an answer: one at a time, for a block vouches for those below it where its
+    /// asker gets it before them.
+    fn read_on(&mut self, to: NodeId) {
+        let Some(FromLog { next, have, bytes }) = self.from_log[to.index()].take() else {
+            return;
+        };
+        if next > have && bytes <= REPAIR_BYTES_MAX {
+            self.from_log[to.index()] = Some(FromLog {
+                next: Slot(next.0 - 1),
+                have,
+                bytes: bytes + self.bytes_in_log(next),
+            });
+            self.read_back(to, next, Want::Block);
         }
     }
 
@@ -210,6 +231,10 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         } else {
             let message = record.slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + message_bytes);
             self.push_block(read.to, read.slot, message, read.want, None);
+            let answer = self.from_log[read.to.index()];
+            if read.want == Want::Block && answer.is_some_and(|a| a.next.next() == read.slot) {
+                self.read_on(read.to);
+            }
         }
     }
 }
