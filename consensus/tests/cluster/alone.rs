@@ -69,6 +69,11 @@ impl Alone {
         self.tell(MS, input)
     }
 
+    pub fn hear_claim(&mut self, now: u64, from: u16, place: Place) -> Vec<Effect> {
+        let (from, Place { slot, digest }) = (NodeId(from), place);
+        self.tell(now, Input::Decided { from, slot, digest })
+    }
+
     pub fn check(&mut self, block: &SignedHeader) {
         let (place, signature) = (place_of(&block.header), block.signature);
         let found = BlockCheck::Good;
@@ -479,9 +484,7 @@ fn no_more_is_claimed_than_others_can_hold() {
         assert_eq!(votes(&effects), 0, "{effects:?}");
     }
     // A third: this replica itself, by their claims.
-    let Place { slot, digest } = place;
-    let claims = [0, 1].map(NodeId);
-    let decided = claims.map(|from| alone.tell(MS, Input::Decided { from, slot, digest }));
+    let decided = [0, 1].map(|from| alone.hear_claim(MS, from, place));
     let more = decided.iter().map(|effects| votes(effects)).sum::<u64>();
     assert_eq!(more, 20);
 }

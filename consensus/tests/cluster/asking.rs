@@ -28,6 +28,11 @@ fn idle() -> Status {
     }
 }
 
+fn refused(effects: &[Effect]) -> bool {
+    let is_refusal = |effect: &Effect| matches!(effect, Effect::Refuse { .. });
+    effects.iter().any(is_refusal)
+}
+
 /// §11: a claim may cost a read of the log, so questions for claims are paced, by themselves: answers
 /// with blocks do not take their turns.
 #[test]
@@ -63,16 +68,13 @@ fn a_claim_below_another_one_is_heard() {
     let first = world.forge(LEADER, 0, genesis(), 1);
     let good = world.forge(LEADER, 0, place_of(&first.header), 2);
     let far = world.forge(LEADER, 0, place_of(&good.header), 3);
-    let refused = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
     assert!(!refused(&alone.offer(Source::Fetched, rival)));
     assert!(
         refused(&alone.offer(Source::Fetched, good)),
         "nobody named it"
     );
     for block in [&far, &good] {
-        let Place { slot, digest } = place_of(&block.header);
-        let from = NodeId(1);
-        alone.tell(MS, Input::Decided { from, slot, digest });
+        alone.hear_claim(MS, 1, place_of(&block.header));
     }
     assert!(!refused(&alone.offer(Source::Fetched, good)));
 }
@@ -103,9 +105,9 @@ fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
     };
     let mut asked = Vec::new();
     for ms in 2..500 {
-        for from in [1, 2].map(NodeId) {
-            let Place { slot, digest } = wanted;
-            let mut effects = alone.tell(ms * MS, Input::Decided { from, slot, digest });
+        for from in [1, 2] {
+            let mut effects = alone.hear_claim(ms * MS, from, wanted);
+            let from = NodeId(from);
             effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
             for effect in effects {
                 if let Effect::FetchBlock { to, place, .. } = effect
@@ -149,14 +151,13 @@ fn far_behind_the_end_of_a_range_is_asked_for_by_name() {
             effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
         }
         for (from, slot) in claims.drain(..) {
-            let digest = place_at(slot).digest;
-            effects.extend(alone.tell(ms * MS, Input::Decided { from, slot, digest }));
+            effects.extend(alone.hear_claim(ms * MS, from, place_at(slot)));
         }
         for effect in effects {
             match effect {
                 // They claim the end, and there is no block to give.
                 Effect::FetchRange { to, first, count } if [1, 2].contains(&to.0) => {
-                    claims.push((to, Slot(first.0 + count.max(1) - 1)));
+                    claims.push((to.0, Slot(first.0 + count.max(1) - 1)));
                 }
                 Effect::FetchBlock { to, place, have } => {
                     assert_eq!(place, place_at(place.slot));
@@ -178,12 +179,8 @@ fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
     let mut world = World::new(FOUR, 532);
     let recovered = in_view_one(genesis(), Recovered::blank(GENESIS));
     let mut alone = Alone::new(&world, config(&world), recovered);
-    let takes = |alone: &mut Alone, signed: SignedHeader| {
-        let effects = alone.offer(Source::Vouched, signed);
-        !effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Refuse { .. }))
-    };
+    let takes =
+        |alone: &mut Alone, signed: SignedHeader| !refused(&alone.offer(Source::Vouched, signed));
     let (old, new) = (NodeId(0), NodeId(1));
     for (view, by, expected) in [(0, old, false), (1, new, true)] {
         let below = world.forge(new, 1, genesis(), 10 + view as u8);
@@ -191,8 +188,7 @@ fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
         // A liar names it, so that it has a use here.
         alone.hear_vote(&world, 2, view, place_of(&above.header));
         let place = place_of(&above.header);
-        let (from, Place { slot, digest }) = (NodeId(2), place);
-        alone.tell(MS, Input::Decided { from, slot, digest });
+        alone.hear_claim(MS, 2, place);
         alone.offer(Source::Fetched, above);
         assert!(alone.core.knows(place));
         assert_eq!(takes(&mut alone, unsigned(below)), expected, "view {view}");
@@ -234,10 +230,8 @@ fn what_is_settled_claimed_or_has_a_checked_child_is_vouched_for() {
     );
 
     let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
-    let Place { slot, digest } = places[2];
     for (from, vouched) in [(1, false), (1, false), (2, true)] {
-        let from = NodeId(from);
-        alone.tell(MS, Input::Decided { from, slot, digest });
+        alone.hear_claim(MS, from, places[2]);
         assert_eq!(alone.core.is_vouched(View(0), places[2]), vouched);
     }
     for (source, vouched) in [(Source::Proposed, false), (Source::Fetched, true)] {
@@ -283,7 +277,6 @@ fn an_invalid_block_and_another_one_of_its_slot_are_evidence() {
     let bad = world.forge(LEADER, 0, genesis(), INVALID);
     let other = world.forge(LEADER, 0, genesis(), 2);
     let is_evidence = |effect: &Effect| matches!(effect, Effect::Evidence(_));
-    let is_refusal = |effect: &Effect| matches!(effect, Effect::Refuse { .. });
     for bad_first in [false, true] {
         let mut alone = Alone::new(&world, config, blank.clone());
         let mut said = Vec::new();
@@ -298,7 +291,7 @@ fn an_invalid_block_and_another_one_of_its_slot_are_evidence() {
                 said.extend(alone.offer(Source::Fetched, other));
             }
         }
-        assert!(!said.iter().any(is_refusal), "{said:?}");
+        assert!(!refused(&said), "{said:?}");
         assert!(said.iter().any(is_evidence), "{said:?}");
     }
 }
@@ -333,27 +326,20 @@ fn a_final_block_takes_the_room_of_its_rivals() {
     let mut world = World::new(FOUR, 538);
     let (config, blank) = (config(&world), Recovered::blank(GENESIS));
     let mut alone = Alone::new(&world, config, blank);
-    let refused = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
     for mark in 0..4 {
         let rival = world.forge(LEADER, 0, genesis(), 10 + mark);
         let place = place_of(&rival.header);
-        let Place { slot, digest } = place;
         // Each but the first is named by somebody, and has a use for that.
         match mark {
             0 => {}
-            3 => {
-                let from = NodeId(2);
-                alone.tell(MS, Input::Decided { from, slot, digest });
-            }
+            3 => drop(alone.hear_claim(MS, 2, place)),
             from => drop(alone.hear_vote(&world, from.into(), 0, place)),
         }
         assert!(!refused(&alone.offer(Source::Fetched, rival)), "{mark}");
     }
     let last = world.forge(LEADER, 0, genesis(), 20);
-    let Place { slot, digest } = place_of(&last.header);
     for (from, taken) in [(0, false), (1, true)] {
-        let from = NodeId(from);
-        alone.tell(MS, Input::Decided { from, slot, digest });
+        alone.hear_claim(MS, from, place_of(&last.header));
         let effects = alone.offer(Source::Fetched, last);
         assert_eq!(!refused(&effects), taken, "{effects:?}");
     }
@@ -369,16 +355,15 @@ fn claims_against_the_own_branch_are_enough() {
     alone.tell(MS, Input::Durable { position });
     let rival = world.forge(LEADER, 0, genesis(), 101);
     let place = place_of(&rival.header);
-    let Place { slot, digest } = place;
     let mut effects = Vec::new();
-    for from in [1, 2].map(NodeId) {
-        effects.extend(alone.tell(MS, Input::Decided { from, slot, digest }));
-        if from == NodeId(1) {
+    for from in [1, 2] {
+        effects.extend(alone.hear_claim(MS, from, place));
+        if from == 1 {
             effects.extend(alone.offer(Source::Fetched, rival));
         }
         let is_final = |effect: &Effect| matches!(effect, Effect::Final { place: found, .. } if *found == place);
         let found = effects.iter().any(is_final);
-        assert_eq!(found, from == NodeId(2), "{effects:?}");
+        assert_eq!(found, from == 2, "{effects:?}");
     }
 }
 
@@ -411,9 +396,8 @@ fn learns_from_claims(own: u64) {
         parent = place_of(&block.header);
         block
     });
-    let Place { slot, digest } = parent;
-    for from in [1, 2].map(NodeId) {
-        alone.tell(MS, Input::Decided { from, slot, digest });
+    for from in [1, 2] {
+        alone.hear_claim(MS, from, parent);
     }
     let mut effects = Vec::new();
     for block in missed {

@@ -407,7 +407,8 @@ fn blocks_that_have_no_use_here_are_not_judged() {
 }
 
 /// A copy that its leader did not sign is judged for the child that is being judged. A liar whose child
-/// then comes to nothing has had it judged in vain, and pays for it.
+/// then comes to nothing has had it judged in vain, and pays for it: a little more than the time it took, for
+/// a correct sender may be in that place.
 #[test]
 fn unsigned_copies_for_which_nothing_vouches_in_the_end_are_judged_so_often() {
     let (mut ordering, places) = started(&[EMPTY, EMPTY, EMPTY], false);
@@ -442,7 +443,7 @@ fn unsigned_copies_for_which_nothing_vouches_in_the_end_are_judged_so_often() {
         assert!(refused.is_none(), "it is the core that does not take it");
         assert_eq!(to_be_judged(&mut ordering, told.unwrap()), None);
     }
-    assert!((2..10_000).contains(&judged), "{judged} were judged");
+    assert!((4_000..10_000).contains(&judged), "{judged} were judged");
 }
 
 /// One that is here, unsigned or with a signature that nobody has checked, gives way to a signed copy alone.

@@ -1,7 +1,7 @@
 //! Leaders that serve badly.
 
 use sim::canaries::Canary;
-use sim::liars::{BadBatch, Censor, HalfHeard, SlowLeader, Starver, Timestamps, Twin};
+use sim::liars::{BadBatch, Censor, EndSigner, HalfHeard, SlowLeader, Starver, Timestamps, Twin};
 use sim::network::End;
 use sim::scenario::{Scenario, any};
 
@@ -30,6 +30,20 @@ fn a12_one_replica_is_starved() {
             .expect_view(2, 0)
     };
     borne(attack, &[]);
+}
+
+/// R2, §11: of most blocks there is no copy that their leader signed. They are decided all the same, and who
+/// was sent none of them has them in the end.
+#[test]
+fn blocks_that_no_leader_signed_are_decided_and_found() {
+    for left_out in [None, Some(2)] {
+        let attack = || {
+            let scenario = Scenario::new(4).seat(0, EndSigner::of(2, left_out));
+            let scenario = load(scenario, 2, 100, 4);
+            scenario.at_ms(101).expect_settled_within_ms(20_000)
+        };
+        borne(attack, &[]);
+    }
 }
 
 /// A17: slower than anybody, yet within T1 at first: progress goes on.
