@@ -40,7 +40,11 @@ fn blocks_that_no_leader_signed_are_decided_and_found() {
         let attack = || {
             let scenario = Scenario::new(4).seat(0, EndSigner::of(2, left_out));
             let scenario = load(scenario, 2, 100, 4);
-            scenario.at_ms(101).expect_settled_within_ms(20_000)
+            let scenario = scenario
+                .at_ms(101)
+                .expect_decided_by(1, 8)
+                .expect_view(1, 0);
+            scenario.expect_settled_within_ms(20_000)
         };
         borne(attack, &[]);
     }
