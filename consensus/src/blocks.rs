@@ -54,7 +54,7 @@ impl<S: Signer> Core<S> {
             return;
         }
         if source != Source::Proposed {
-            self.repair.helper = Some(from);
+            self.repair.helped(now, from);
         }
         if planted("doublevote") && header.view() == self.installed {
             self.vote_anew(place);

@@ -78,7 +78,7 @@ impl<S: Signer> Core<S> {
             .expect("counted words lie on the branch");
         let entry = self.tree.get(place).expect("undecided blocks are known");
         let latency_ns = now.since_ns(entry.linked_at);
-        self.repair.measure(latency_ns);
+        self.repair.measure(entry.linked_at, now);
         self.timers.decided(now, latency_ns);
         for slot in (self.decided.slot.0 + 1..=slot.0).map(Slot) {
             let final_digest = self.branch.digest_at(slot);

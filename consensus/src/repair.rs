@@ -27,6 +27,8 @@ const ACTIVITY_NS: u64 = 200_000_000;
 const RTO_NS_MIN: u64 = 300_000;
 const RTO_NS_START: u64 = 5_000_000;
 const RTO_NS_MAX: u64 = 64_000_000;
+/// From [`RTO_NS_MIN`] to [`RTO_NS_MAX`].
+const DOUBLINGS_MAX: u32 = 8;
 
 /// Nothing is missing.
 const NEVER: Instant = Instant(u64::MAX);
@@ -43,13 +45,15 @@ pub(crate) struct Repair {
     pub(crate) progress_at: Instant,
     progress_mark: (Place, Slot, Slot),
     ask_due: Instant,
-    /// Doublings of the timeout since the last progress.
+    /// Doublings of the timeout since the last progress, or since a block came that was asked for.
+    doublings: u32,
+    /// Questions since the last progress, and whose turn it is.
     attempts: u32,
-    /// Questions since the last progress: whose turn it is.
     turns: usize,
     /// Who answered last: asked first the next time. A leader that leaves this replica out would
     /// otherwise cost it a question in vain for every block.
-    pub(crate) helper: Option<NodeId>,
+    helper: Option<NodeId>,
+    helped_at: Option<Instant>,
 }
 image!(Repair {
     latency_ns,
@@ -58,9 +62,11 @@ image!(Repair {
     progress_at,
     progress_mark,
     ask_due,
+    doublings,
     attempts,
     turns,
-    helper
+    helper,
+    helped_at
 });
 
 impl Repair {
@@ -72,14 +78,22 @@ impl Repair {
             progress_at: now,
             progress_mark: (top, Slot(0), Slot(0)),
             ask_due: NEVER,
+            doublings: 0,
             attempts: 0,
             turns: 0,
             helper: None,
+            helped_at: None,
         }
     }
 
-    /// Takes one time from first sight to decision in: an average over about eight.
-    pub(crate) fn measure(&mut self, latency_ns: u64) {
+    /// Takes one time from first sight to decision in: an average over about eight. What had to be asked
+    /// for meanwhile says how long this replica waits before it asks; each such time would make the next
+    /// one longer, as a leader that leaves blocks out may want.
+    pub(crate) fn measure(&mut self, seen_at: Instant, now: Instant) {
+        if self.helped_at.is_some_and(|at| at >= seen_at) {
+            return;
+        }
+        let latency_ns = now.since_ns(seen_at);
         self.latency_ns = if self.latency_ns == 0 {
             latency_ns
         } else {
@@ -97,7 +111,15 @@ impl Repair {
     }
 
     fn backoff_ns(&self) -> u64 {
-        (self.rto_ns() << self.attempts.min(8)).min(RTO_NS_MAX)
+        (self.rto_ns() << self.doublings).min(RTO_NS_MAX)
+    }
+
+    /// A block came that others sent again and that has a use here: what is missing now is another one,
+    /// and was not asked for in vain yet. Each block has a use once.
+    pub(crate) fn helped(&mut self, now: Instant, by: NodeId) {
+        (self.helper, self.helped_at) = (Some(by), Some(now));
+        self.doublings = 0;
+        self.ask_due = self.ask_due.min(now.after_ns(self.rto_ns()));
     }
 }
 
@@ -112,6 +134,7 @@ impl<S: Signer> Core<S> {
             self.repair.progress_mark = mark;
             self.repair.progress_at = now;
             (self.repair.attempts, self.repair.turns) = (0, 0);
+            self.repair.doublings = 0;
             self.repair.ask_due = NEVER;
         }
         let mut status_to_all = false;
@@ -128,6 +151,7 @@ impl<S: Signer> Core<S> {
             } else {
                 9
             };
+            self.repair.doublings = (self.repair.doublings + 1).min(DOUBLINGS_MAX);
             self.repair.ask_due = now.after_ns(self.repair.backoff_ns());
         }
         // Others vote no further above than this lets them ([`Core::claim_limit`]).
@@ -356,9 +380,11 @@ impl<S: Signer> Core<S> {
             }
         }
         // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name, and
-        // what is below it comes along. A range that takes its time is no reason for all of that.
+        // what is below it comes along: where others are held above it, or when nothing else helped. A
+        // range that takes its time is no reason for all of that.
         let missing = self.missing_block(turns);
-        let reach = if attempts > 4 { REPAIR_BLOCKS_MAX } else { 1 };
+        let all = attempts > 4 || self.holds_above(top);
+        let reach = if all { REPAIR_BLOCKS_MAX } else { 1 };
         let close = missing.filter(|place| place.slot.0 <= top.0 + reach);
         if far && (attempts % 4 != 1 || close.is_none()) {
             return self.ask_range(agreed, out);
@@ -431,9 +457,15 @@ impl<S: Signer> Core<S> {
                 digest: status.voted_digest,
             })
         });
+        // An answer holds what is below as well.
         let final_ones = self.claimed(|place| place.slot > top);
-        let candidates = final_ones
+        let (close, beyond): (Vec<_>, Vec<_>) = final_ones
             .into_iter()
+            .partition(|place| place.slot.0 <= top.0 + REPAIR_BLOCKS_MAX);
+        let candidates = close
+            .into_iter()
+            .rev()
+            .chain(beyond)
             .chain(parent_of_held)
             .chain(self.current_votes_unlinked())
             .chain(by_status);
@@ -446,6 +478,12 @@ impl<S: Signer> Core<S> {
         let candidates = candidates.filter(lacked).collect::<Vec<_>>();
         let turn = turns / self.config.quorums.n;
         candidates.get(turn % candidates.len().max(1)).copied()
+    }
+
+    /// Whether a block is here, within one answer's reach, that does not link for want of what is below.
+    fn holds_above(&self, top: Slot) -> bool {
+        let mut above = (top.0 + 2..=top.0 + REPAIR_BLOCKS_MAX).map(Slot);
+        above.any(|slot| self.tree.at(slot).next().is_some())
     }
 
     /// Far behind: blocks from one replica, the claim on the last of them from all.

@@ -72,7 +72,7 @@ fn blocks_are_faster_than_a_state() {
     world.restart(NodeId(2));
     world.expect_progress(10, 5 * SECOND);
     world.isolate(NodeId(2));
-    let goal = world.highest() + 2 * K;
+    let goal = world.highest() + K + K / 2;
     assert!(world.run_until(5 * SECOND, |w| w.highest() >= goal));
     world.heal();
     world.expect_progress(30, 5 * SECOND);
