@@ -60,6 +60,7 @@ mod select;
 mod signing;
 mod speak;
 mod standing;
+mod status;
 mod timers;
 mod tree;
 mod vote;

@@ -172,6 +172,52 @@ fn far_behind_the_end_of_a_range_is_asked_for_by_name() {
     }
 }
 
+/// §11: a range brings the signed ends of stretches alone. That they are held is enough to ask for what is
+/// below them by name, the highest first, for its answer holds all the others.
+#[test]
+fn what_a_range_leaves_out_is_asked_for_at_once() {
+    let mut world = World::new(FOUR, 539);
+    let blocks = chain(&mut world, 90);
+    let place_at = |slot: u64| place_of(&blocks[slot as usize - 1].header);
+    let recovered = Recovered {
+        decided: place_at(1),
+        ..log_of(&blocks[..1], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    let status = Status {
+        committed: Slot(90),
+        committed_digest: place_at(90).digest,
+        ..idle()
+    };
+    let mut questions = Vec::new();
+    for ms in 2..100 {
+        for from in [1, 2].map(NodeId) {
+            questions.extend(alone.tell(ms * MS, Input::Status { from, status }));
+        }
+        if ms == 2 {
+            // What answers the first question: the end of the range, and those claims that are known.
+            for slot in [5, 9] {
+                alone.offer(Source::Fetched, blocks[slot - 1]);
+            }
+            for (from, slot) in [(1, 65), (2, 65), (1, 2), (2, 2)] {
+                alone.hear_claim(ms * MS, from, place_at(slot));
+            }
+        }
+    }
+    let named = questions.iter().filter_map(|effect| match effect {
+        Effect::FetchBlock { place, have, .. } => Some((place.slot.0, have.0)),
+        _ => None,
+    });
+    assert_eq!(named.collect::<Vec<_>>().first(), Some(&(65, 1)));
+    let is_range =
+        |effect: &&Effect| matches!(effect, Effect::FetchRange { count, .. } if *count > 0);
+    let before = questions
+        .iter()
+        .take_while(|effect| !matches!(effect, Effect::FetchBlock { .. }));
+    assert_eq!(before.filter(is_range).count(), 1);
+}
+
 /// N2: a block of the installed view is that of its leader. What the leader of another view signs above
 /// one that it made up itself proves nothing.
 #[test]
