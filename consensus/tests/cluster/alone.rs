@@ -86,6 +86,10 @@ impl Alone {
     }
 
     pub fn offer(&mut self, source: Source, signed: SignedHeader) -> Vec<Effect> {
+        self.offer_at(MS, source, signed)
+    }
+
+    pub fn offer_at(&mut self, now: u64, source: Source, signed: SignedHeader) -> Vec<Effect> {
         let SignedHeader { header, signature } = signed;
         let input = Input::Block {
             from: LEADER,
@@ -94,7 +98,7 @@ impl Alone {
             signature,
             digest: header.digest(),
         };
-        self.tell(MS, input)
+        self.tell(now, input)
     }
 }
 

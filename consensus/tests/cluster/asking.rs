@@ -176,46 +176,107 @@ fn far_behind_the_end_of_a_range_is_asked_for_by_name() {
 /// below them by name, the highest first, for its answer holds all the others.
 #[test]
 fn what_a_range_leaves_out_is_asked_for_at_once() {
-    let mut world = World::new(FOUR, 539);
-    let blocks = chain(&mut world, 90);
-    let place_at = |slot: u64| place_of(&blocks[slot as usize - 1].header);
-    let recovered = Recovered {
-        decided: place_at(1),
-        ..log_of(&blocks[..1], RecordAs::Vote)
-    };
-    let mut alone = Alone::new(&world, config(&world), recovered);
-    alone.core.set_started(true);
-    let status = Status {
-        committed: Slot(90),
-        committed_digest: place_at(90).digest,
-        ..idle()
-    };
-    let mut questions = Vec::new();
-    for ms in 2..100 {
-        for from in [1, 2].map(NodeId) {
-            questions.extend(alone.tell(ms * MS, Input::Status { from, status }));
+    // What is claimed further away than one answer reaches comes later.
+    for (highest, expected) in [(65, 65), (66, 2)] {
+        let mut world = World::new(FOUR, 539);
+        let blocks = chain(&mut world, 90);
+        let mut behind = Behind::new(&world, &blocks);
+        behind.ask_until(2);
+        for slot in [5, 9] {
+            behind.alone.offer(Source::Fetched, blocks[slot - 1]);
         }
-        if ms == 2 {
-            // What answers the first question: the end of the range, and those claims that are known.
-            for slot in [5, 9] {
-                alone.offer(Source::Fetched, blocks[slot - 1]);
-            }
-            for (from, slot) in [(1, 65), (2, 65), (1, 2), (2, 2)] {
-                alone.hear_claim(ms * MS, from, place_at(slot));
+        for (from, slot) in [(1, highest), (2, highest), (1, 2), (2, 2)] {
+            let place = place_of(&blocks[slot - 1].header);
+            behind.alone.hear_claim(2 * MS, from, place);
+        }
+        behind.ask_until(100);
+        let mut named = behind.asked.iter().filter_map(|(_, effect)| match effect {
+            Effect::FetchBlock { place, have, .. } => Some((place.slot.0, have.0)),
+            _ => None,
+        });
+        assert_eq!(named.next(), Some((expected, 1)));
+        let is_name = |effect: &Effect| matches!(effect, Effect::FetchBlock { .. });
+        let ranges = behind.asked.iter().take_while(|(_, e)| !is_name(e));
+        assert_eq!(ranges.filter(|(_, e)| is_range(e)).count(), 1);
+    }
+}
+
+/// §11: questions become rare while nothing comes of them. After a block of use they do not wait.
+#[test]
+fn a_block_of_use_hastens_the_next_question() {
+    for links in [false, true] {
+        let mut world = World::new(FOUR, 540);
+        let blocks = chain(&mut world, 90);
+        let mut behind = Behind::new(&world, &blocks);
+        behind.ask_until(1000);
+        let before = behind.last_at();
+        behind.ask_until(before + 2);
+        // It links, which is progress, or is held above a gap.
+        let block = blocks[if links { 1 } else { 8 }];
+        assert!(!refused(&behind.alone.offer_at(
+            behind.now * MS,
+            Source::Fetched,
+            block
+        )));
+        let came = behind.now;
+        behind.asked.clear();
+        behind.ask_until(came + 30);
+        let first = behind.asked.first().expect("a question").0;
+        assert!((5..8).contains(&(first - came)), "{links} {}", first - came);
+    }
+}
+
+fn is_range(effect: &Effect) -> bool {
+    matches!(effect, Effect::FetchRange { count, .. } if *count > 0)
+}
+
+/// A replica that has decided the first of these blocks, and hears from two others that all are.
+struct Behind {
+    alone: Alone,
+    status: Status,
+    now: u64,
+    /// Milliseconds, and what was asked.
+    asked: Vec<(u64, Effect)>,
+}
+
+impl Behind {
+    fn new(world: &World, blocks: &[SignedHeader]) -> Behind {
+        let last = place_of(&blocks.last().unwrap().header);
+        let recovered = Recovered {
+            decided: place_of(&blocks[0].header),
+            ..log_of(&blocks[..1], RecordAs::Vote)
+        };
+        let mut alone = Alone::new(world, config(world), recovered);
+        alone.core.set_started(true);
+        Behind {
+            alone,
+            status: Status {
+                committed: last.slot,
+                committed_digest: last.digest,
+                ..idle()
+            },
+            now: 1,
+            asked: Vec::new(),
+        }
+    }
+
+    fn ask_until(&mut self, ms: u64) {
+        for now in self.now + 1..=ms {
+            self.now = now;
+            for from in [1, 2].map(NodeId) {
+                let status = self.status;
+                let effects = self.alone.tell(now * MS, Input::Status { from, status });
+                let questions = effects.into_iter().filter(|effect| {
+                    matches!(effect, Effect::FetchBlock { .. }) || is_range(effect)
+                });
+                self.asked.extend(questions.map(|effect| (now, effect)));
             }
         }
     }
-    let named = questions.iter().filter_map(|effect| match effect {
-        Effect::FetchBlock { place, have, .. } => Some((place.slot.0, have.0)),
-        _ => None,
-    });
-    assert_eq!(named.collect::<Vec<_>>().first(), Some(&(65, 1)));
-    let is_range =
-        |effect: &&Effect| matches!(effect, Effect::FetchRange { count, .. } if *count > 0);
-    let before = questions
-        .iter()
-        .take_while(|effect| !matches!(effect, Effect::FetchBlock { .. }));
-    assert_eq!(before.filter(is_range).count(), 1);
+
+    fn last_at(&self) -> u64 {
+        self.asked.last().expect("a question").0
+    }
 }
 
 /// N2: a block of the installed view is that of its leader. What the leader of another view signs above
