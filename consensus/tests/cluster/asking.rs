@@ -204,25 +204,25 @@ fn what_a_range_leaves_out_is_asked_for_at_once() {
 /// §11: questions become rare while nothing comes of them. After a block of use they do not wait.
 #[test]
 fn a_block_of_use_hastens_the_next_question() {
-    for links in [false, true] {
+    for (source, at) in [(Source::Fetched, 8), (Source::Proposed, 1)] {
         let mut world = World::new(FOUR, 540);
         let blocks = chain(&mut world, 90);
         let mut behind = Behind::new(&world, &blocks);
         behind.ask_until(1000);
         let before = behind.last_at();
         behind.ask_until(before + 2);
-        // It links, which is progress, or is held above a gap.
-        let block = blocks[if links { 1 } else { 8 }];
-        assert!(!refused(&behind.alone.offer_at(
-            behind.now * MS,
-            Source::Fetched,
-            block
-        )));
+        // It is held above a gap, or links.
+        let effects = behind.alone.offer_at(behind.now * MS, source, blocks[at]);
+        assert!(!refused(&effects));
         let came = behind.now;
         behind.asked.clear();
         behind.ask_until(came + 30);
         let first = behind.asked.first().expect("a question").0;
-        assert!((5..8).contains(&(first - came)), "{links} {}", first - came);
+        assert!(
+            (5..8).contains(&(first - came)),
+            "{source:?} {}",
+            first - came
+        );
     }
 }
 
