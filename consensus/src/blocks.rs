@@ -236,6 +236,7 @@ impl<S: Signer> Core<S> {
     pub fn would_take(
         &self,
         header: &BlockHeader,
+        signature: &Signature,
         digest: Digest,
         leads_on: bool,
     ) -> Result<(), Reject> {
@@ -243,7 +244,10 @@ impl<S: Signer> Core<S> {
         let place = Place { slot, digest };
         self.in_reach(Source::Fetched, header)?;
         let held = self.tree.get(place);
-        if held.is_some_and(|held| held.signature_good || held.record.is_some()) {
+        // A copy that was taken because something vouches for it may still be replaced by a signed one.
+        let same = |held: &Entry| held.validity == Validity::Valid && held.signature == *signature;
+        let kept = |held: &Entry| held.signature_good || held.record.is_some() || same(held);
+        if held.is_some_and(kept) {
             return Err(Reject::AlreadyHeld);
         }
         if leads_on {

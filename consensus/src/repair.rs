@@ -1,6 +1,7 @@
 //! §11: asking for what is missing. UDP loses, doubles and reorders; everything here is idempotent and
 //! paced by the measured commit latency.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use wire::certificates::Place;
@@ -8,6 +9,7 @@ use wire::ids::{Instant, NodeId, Slot};
 use wire::limits::{IN_FLIGHT, REPAIR_BLOCKS_MAX};
 use wire::seal::Signer;
 
+use crate::chase::Chain;
 use crate::core::Core;
 use crate::image::image;
 use crate::input::{Effect, Outbox, Recipient};
@@ -29,6 +31,9 @@ const RTO_NS_MAX: u64 = 64_000_000;
 /// From [`RTO_NS_MIN`] to [`RTO_NS_MAX`].
 const DOUBLINGS_MAX: u32 = 8;
 
+/// Whoever is so many slots behind asks for ranges.
+const FAR_SLOTS: u64 = 4;
+
 /// Nothing is missing.
 const NEVER: Instant = Instant(u64::MAX);
 
@@ -44,11 +49,19 @@ pub(crate) struct Repair {
     pub(crate) progress_at: Instant,
     progress_mark: (Place, Slot, Slot),
     ask_due: Instant,
+    /// When the last question left, or something began to be missing.
+    waits_since: Instant,
     /// Doublings of the timeout since the last progress, or since a block came that was asked for.
     doublings: u32,
     /// Questions since the last progress, and whose turn it is.
     attempts: u32,
     turns: usize,
+    /// Questions from far behind, and those of them for a block by its name. A liar that feeds this
+    /// replica block by block must not make it begin anew with the same ones each time.
+    rounds: usize,
+    named: usize,
+    /// A final block of which ranges left out something below, until it is on the branch.
+    aim: Option<Place>,
     /// Who answered last: asked first the next time. A leader that leaves this replica out would
     /// otherwise cost it a question in vain for every block.
     helper: Option<NodeId>,
@@ -61,9 +74,13 @@ image!(Repair {
     progress_at,
     progress_mark,
     ask_due,
+    waits_since,
     doublings,
     attempts,
     turns,
+    rounds,
+    named,
+    aim,
     helper,
     helped_at
 });
@@ -77,9 +94,13 @@ impl Repair {
             progress_at: now,
             progress_mark: (top, Slot(0), Slot(0)),
             ask_due: NEVER,
+            waits_since: now,
             doublings: 0,
             attempts: 0,
             turns: 0,
+            rounds: 0,
+            named: 0,
+            aim: None,
             helper: None,
             helped_at: None,
         }
@@ -87,12 +108,13 @@ impl Repair {
 
     /// Takes one time from first sight to decision in: an average over about eight. What had to be asked
     /// for meanwhile says how long this replica waits before it asks; each such time would make the next
-    /// one longer, as a leader that leaves blocks out may want.
+    /// one longer, as a leader that leaves blocks out may want. Nor does one long stop of all.
     pub(crate) fn measure(&mut self, seen_at: Instant, now: Instant) {
-        if self.helped_at.is_some_and(|at| at >= seen_at) {
+        let latency_ns = now.since_ns(seen_at).min(RTO_NS_MAX / 2);
+        let helped = self.helped_at.is_some_and(|at| at >= seen_at);
+        if helped && latency_ns >= self.latency_ns {
             return;
         }
-        let latency_ns = now.since_ns(seen_at);
         self.latency_ns = if self.latency_ns == 0 {
             latency_ns
         } else {
@@ -117,8 +139,16 @@ impl Repair {
     /// and was not asked for in vain yet. Each block has a use once.
     pub(crate) fn helped(&mut self, now: Instant, by: NodeId) {
         (self.helper, self.helped_at) = (Some(by), Some(now));
+        self.wait_on(now);
+    }
+
+    /// Something came: the rest of the answer may be on its way. It is not waited for for ever.
+    fn wait_on(&mut self, now: Instant) {
         self.doublings = 0;
-        self.ask_due = self.ask_due.min(now.after_ns(self.rto_ns()));
+        if self.ask_due != NEVER {
+            let longest = self.waits_since.after_ns(RTO_NS_MAX);
+            self.ask_due = now.after_ns(self.rto_ns()).min(longest);
+        }
     }
 }
 
@@ -133,17 +163,21 @@ impl<S: Signer> Core<S> {
             self.repair.progress_mark = mark;
             self.repair.progress_at = now;
             (self.repair.attempts, self.repair.turns) = (0, 0);
-            self.repair.doublings = 0;
-            self.repair.ask_due = NEVER;
+            self.repair.wait_on(now);
+            if self.far_goal().is_none() {
+                self.repair.ask_due = NEVER;
+            }
         }
         let mut status_to_all = false;
         if !self.lacks_something() {
             self.repair.ask_due = NEVER;
         } else if self.repair.ask_due == NEVER {
             self.repair.ask_due = now.after_ns(self.repair.rto_ns());
+            self.repair.waits_since = now;
         } else if now >= self.repair.ask_due {
             status_to_all = self.undecided() > 0;
             self.ask(out);
+            self.repair.waits_since = now;
             self.repair.turns = self.repair.turns.wrapping_add(1);
             self.repair.attempts = if self.repair.attempts < 16 {
                 self.repair.attempts + 1
@@ -205,46 +239,48 @@ impl<S: Signer> Core<S> {
             .filter(move |place| place.slot > decided)
     }
 
+    /// What b + 1 replicas have decided at least.
+    fn agreed(&self) -> Slot {
+        let committed = |peer: &Peer| peer.status.map_or(0, |s| s.committed.0);
+        let one_correct = self.config.quorums.one_correct();
+        Slot(reached_by(one_correct, self.peers.iter().map(committed)))
+    }
+
+    /// The same where this replica is far behind. What is final is reached soonest from below then; only a
+    /// branch that turns out to be the wrong one needs the other way.
+    fn far_goal(&self) -> Option<Slot> {
+        let agreed = self.agreed();
+        (agreed.0 > self.branch.top().slot.0 + FAR_SLOTS).then_some(agreed)
+    }
+
     /// Asks for the most useful missing thing; whom changes with every attempt.
     fn ask(&mut self, out: &mut Outbox) {
-        let top = self.branch.top().slot;
-        let attempts = self.repair.attempts as usize;
-        let committed = |peer: &Peer| peer.status.map_or(0, |s| s.committed.0);
-        let agreed = Slot(reached_by(
-            self.config.quorums.one_correct(),
-            self.peers.iter().map(committed),
-        ));
-        // What is final is reached soonest from below; only a branch that turns out to be the wrong
-        // one needs the other way.
-        let far = agreed.0 > top.0 + 4;
-        // Every fourth question is for one block then: whom it goes to must not follow that beat.
-        let turns = self.repair.turns / if far { 4 } else { 1 };
-        if far || attempts >= 2 {
-            self.transfer_if_due(far, out);
+        if let Some(agreed) = self.far_goal() {
+            return self.ask_from_far(agreed, out);
         }
-        if let Some((_, Some(place))) = self.sought()
-            && (!far || attempts % 4 == 3)
-        {
+        let top = self.branch.top().slot;
+        let (attempts, turns) = (self.repair.attempts as usize, self.repair.turns);
+        if attempts >= 2 {
+            self.transfer_if_due(false, out);
+        }
+        if let Some((_, Some(place))) = self.sought() {
             let have = self.decided.slot.min(Slot(place.slot.0 - 1));
             let to = self.pick(turns);
             out.push(Effect::FetchBlock { to, place, have });
-            if !far && attempts.is_multiple_of(2) {
+            if attempts.is_multiple_of(2) {
                 return;
             }
         }
-        // What ranges leave out, for no copy of it bears its leader's signature, is asked for by name, and
-        // what is below it comes along: where others are held above it, or when nothing else helped. A
-        // range that takes its time is no reason for all of that.
-        let missing = self.missing_block(turns);
-        let all = attempts > 4 || self.holds_above(top);
-        let reach = if all { REPAIR_BLOCKS_MAX } else { 1 };
-        let close = missing.filter(|place| place.slot.0 <= top.0 + reach);
-        if far && (attempts % 4 != 1 || close.is_none()) {
-            return self.ask_range(agreed, out);
-        }
+        let agreed = self.agreed();
         if agreed > self.decided.slot && attempts >= 2 {
             // Blocks may be here, yet the votes lie on another branch or were lost for good.
-            let first = self.decided.slot.next();
+            let next = self.decided.slot.next();
+            let highest = agreed.min(top).max(next);
+            let first = if attempts.is_multiple_of(2) {
+                highest
+            } else {
+                next
+            };
             self.each_other(|to| {
                 out.push(Effect::FetchRange {
                     to,
@@ -253,11 +289,77 @@ impl<S: Signer> Core<S> {
                 })
             });
         }
-        if let Some(place) = missing {
+        if let Some(place) =
+            self.missing_block(turns / self.config.quorums.n, self.config.blocks_held_max)
+        {
             let to = self.pick(turns);
             // A block at or below the top is another leader-signed one: only it is wanted.
             let have = top.min(Slot(place.slot.0 - 1));
             out.push(Effect::FetchBlock { to, place, have });
+        }
+    }
+
+    /// Far behind: a range of one replica, claims of the others; and beside it, of another one, a block by
+    /// its name. Everyone has its turn with every question, whatever moves the branch meanwhile.
+    fn ask_from_far(&mut self, agreed: Slot, out: &mut Outbox) {
+        self.transfer_if_due(true, out);
+        let others = self.config.quorums.n - 1;
+        let (round, named) = (self.repair.rounds, self.repair.named);
+        let by_name = self.by_name(named / 2 / others);
+        let kinds = by_name.len().max(1);
+        let asked = by_name.get(named % kinds).map(|&(place, have)| {
+            self.repair.named = named.wrapping_add(1);
+            let to = self.other(named / kinds % others);
+            out.push(Effect::FetchBlock { to, place, have });
+            to
+        });
+        let serving = self.other(round % others);
+        let serving = if Some(serving) == asked {
+            self.other((round + 1) % others)
+        } else {
+            serving
+        };
+        self.repair.rounds = round.wrapping_add(1);
+        self.ask_range(agreed, serving, round / others, out);
+    }
+
+    /// What to ask for by name from far behind, and what is below it and here: on the chain that is chased;
+    /// and what ranges leave out, for no copy of it bears its leader's signature. What is below comes
+    /// along. Ranges alone do while they bring something that links: all would come twice.
+    fn by_name(&mut self, turn: usize) -> Vec<(Place, Slot)> {
+        let top = self.branch.top().slot;
+        let in_vain = self.repair.attempts >= 2 || self.repair.rounds % 4 == 3;
+        let left_out = if in_vain || self.holds_above(top) {
+            self.left_out(turn)
+        } else {
+            None
+        };
+        let sought = self.sought().and_then(|(_, missing)| missing);
+        let left_out = left_out.map(|place| (place, top));
+        let sought = sought.map(|place| (place, self.decided.slot));
+        let both = left_out.into_iter().chain(sought);
+        both.map(|(place, have)| (place, have.min(Slot(place.slot.0 - 1))))
+            .collect()
+    }
+
+    /// A block that ranges leave out: on the way down from one that is final, from the highest that one
+    /// answer may join to the branch. It is stuck to, for what others claim moves on all the time.
+    fn left_out(&mut self, turn: usize) -> Option<Place> {
+        let top = self.branch.top().slot;
+        let highest = (top.0 + REPAIR_BLOCKS_MAX).min(self.near().0);
+        let claimed = || {
+            let within = |place: &Place| (top.0 + 1..=highest).contains(&place.slot.0);
+            self.claimed(within).pop()
+        };
+        let aim = self.repair.aim.filter(|aim| aim.slot > top);
+        self.repair.aim = aim.or_else(claimed);
+        let gap = self.repair.aim.map(|aim| self.chain_of(aim));
+        match gap {
+            Some(Chain::Lacks(place)) if place.slot > self.decided.slot => Some(place),
+            _ => {
+                self.repair.aim = None;
+                self.missing_block(turn, REPAIR_BLOCKS_MAX)
+            }
         }
     }
 
@@ -287,9 +389,8 @@ impl<S: Signer> Core<S> {
     /// A block that is named by claims, a child, a vote or a status and is not here. Statuses, votes
     /// of liars, and children whose signatures nobody checked may name blocks that do not exist: each
     /// candidate has its turn of one attempt with every replica, the one that is final first.
-    fn missing_block(&self, turns: usize) -> Option<Place> {
+    fn missing_block(&self, turn: usize, reach: u64) -> Option<Place> {
         let top = self.branch.top().slot;
-        let horizon = top.0 + self.config.blocks_held_max;
         let parent_of_held = (top.0 + 1..=top.0 + 64).map(Slot).find_map(|slot| {
             let mut held = self.tree.at(slot);
             let orphan = held.find(|entry| {
@@ -312,24 +413,21 @@ impl<S: Signer> Core<S> {
         });
         // An answer holds what is below as well.
         let final_ones = self.claimed(|place| place.slot > top);
-        let (close, beyond): (Vec<_>, Vec<_>) = final_ones
-            .into_iter()
-            .partition(|place| place.slot.0 <= top.0 + REPAIR_BLOCKS_MAX);
-        let candidates = close
+        let candidates = final_ones
             .into_iter()
             .rev()
-            .chain(beyond)
             .chain(parent_of_held)
             .chain(self.current_votes_unlinked())
             .chain(by_status);
         let lacked = |place: &Place| {
             place.slot > self.decided.slot
-                && place.slot.0 <= horizon
+                && place.slot.0 <= top.0 + reach
                 && !self.branch.holds(*place)
                 && self.tree.get(*place).is_none()
         };
-        let candidates = candidates.filter(lacked).collect::<Vec<_>>();
-        let turn = turns / self.config.quorums.n;
+        let mut seen = BTreeSet::new();
+        let candidates = candidates.filter(|place| lacked(place) && seen.insert(*place));
+        let candidates = candidates.collect::<Vec<_>>();
         candidates.get(turn % candidates.len().max(1)).copied()
     }
 
@@ -339,19 +437,17 @@ impl<S: Signer> Core<S> {
         above.any(|slot| self.tree.at(slot).next().is_some())
     }
 
-    /// Far behind: blocks from one replica, the claim on the last of them from all.
-    fn ask_range(&mut self, agreed: Slot, out: &mut Outbox) {
+    /// Blocks from one replica, and claims of the others, `turn` by turn: on the last of the range, on the
+    /// highest block of the branch, and on the next one, where the branch may be the wrong one.
+    fn ask_range(&mut self, agreed: Slot, serving: NodeId, turn: usize, out: &mut Outbox) {
+        let (top, next) = (self.branch.top().slot, self.decided.slot.next());
         let stuck = self.repair.attempts >= 3 && self.repair.attempts % 2 == 1;
-        let first = if stuck {
-            self.decided.slot.next()
-        } else {
-            self.branch.top().slot.next()
-        };
+        let first = if stuck { next } else { top.next() };
         let span = REPAIR_BLOCKS_MAX
             .min(self.config.blocks_held_max / 2)
             .max(1);
         let last = Slot(agreed.0.min(first.0 + span - 1));
-        let serving = self.pick(self.repair.turns);
+        let claimed = [last, top.max(next), next][turn % 3];
         self.each_other(|to| {
             let message = if to == serving {
                 Effect::FetchRange {
@@ -359,16 +455,10 @@ impl<S: Signer> Core<S> {
                     first,
                     count: last.0 + 1 - first.0,
                 }
-            } else if stuck {
-                Effect::FetchRange {
-                    to,
-                    first,
-                    count: 0,
-                }
             } else {
                 Effect::FetchRange {
                     to,
-                    first: last,
+                    first: claimed,
                     count: 0,
                 }
             };
@@ -382,6 +472,12 @@ impl<S: Signer> Core<S> {
                 act(NodeId(id));
             }
         }
+    }
+
+    /// The other replica of this number, counted without this one.
+    fn other(&self, number: usize) -> NodeId {
+        let own = self.config.me.index();
+        NodeId((number + usize::from(number >= own)) as u16)
     }
 
     /// Whoever helped last, then the leader, then the others in turn.
@@ -518,6 +614,13 @@ mod tests {
             repair.measure(Instant(now + 1), Instant(now + 1 + 20 * MS));
         }
         assert_eq!(repair.rto_ns() / MS, 39, "a slow network does");
+        repair.measure(Instant(now + 1), Instant(now + 1000 * MS));
+        assert!(repair.rto_ns() < 50 * MS, "and one long stop hardly");
+        for _ in 0..100 {
+            repair.helped(Instant(now), NodeId(1));
+            repair.measure(Instant(now), Instant(now + 2 * MS));
+        }
+        assert_eq!(repair.rto_ns() / MS, 4, "it comes down in any case");
     }
 
     #[test]
@@ -531,10 +634,8 @@ mod tests {
         assert_eq!(repair.backoff_ns(), 4 * MS);
         assert_eq!(repair.ask_due, Instant(14 * MS));
         repair.helped(Instant(12 * MS), NodeId(1));
-        assert_eq!(
-            repair.ask_due,
-            Instant(14 * MS),
-            "and is waited for no longer"
-        );
+        assert_eq!(repair.ask_due, Instant(16 * MS), "the rest is on its way");
+        repair.helped(Instant(RTO_NS_MAX - MS), NodeId(1));
+        assert_eq!(repair.ask_due, Instant(RTO_NS_MAX), "or not");
     }
 }

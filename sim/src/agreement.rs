@@ -250,9 +250,12 @@ impl Agreement {
         if !self.shape.has_slow_path() {
             return Err(format!("{id} sends COMMIT in a committee without them"));
         }
-        let votes = self.said[id.index()].votes.get(&view);
-        let own = votes.into_iter().flatten();
-        if !{ own }.any(|voted| self.extends(*voted, place)) {
+        let said = &self.said[id.index()];
+        let own = said.votes.get(&view).into_iter().flatten();
+        // The tip is what the log can be read to have voted for: a vote may have reached nobody, as right
+        // after a start, when no peer was known yet.
+        let written = said.durable_votes.contains(&place.1);
+        if !written && !{ own }.any(|voted| self.extends(*voted, place)) {
             return Err(format!(
                 "N5: {id} commits slot {} of view {view} off its own chain",
                 place.0

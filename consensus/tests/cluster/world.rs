@@ -417,7 +417,8 @@ impl World {
                 let SignedHeader { header, signature } = signed;
                 let core = self.replicas[to.index()].core.as_ref().expect("it is up");
                 let (fetched, digest) = (source == Source::Fetched, header.digest());
-                if fetched && core.would_take(&header, digest, false).is_err() {
+                let taken = core.would_take(&header, &signature, digest, false);
+                if fetched && taken.is_err() {
                     return;
                 }
                 match check(seal, self.shape.n, &signed) {

@@ -33,24 +33,30 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
-    /// Final blocks, ascending, until the answer is long enough; the asker asks again.
+    /// Final blocks, ascending, until the answer is long enough; the asker asks again. What is known to be
+    /// kept back takes no part of it.
     pub(super) fn send_blocks(&mut self, to: NodeId, first: Slot, last: Slot) {
         let mut bytes = 0;
         for slot in (first.0..=last.0).map(Slot) {
             let digest = self.core.digest_at(slot);
             let place = digest.map(|digest| Place { slot, digest });
             let message = place.and_then(|place| self.blocks.get(place)).cloned();
-            bytes += match &message {
+            let length = match &message {
                 Some(message) => message.len(),
+                None if self.ledger.is_signed(slot) == Some(false) => continue,
                 None => self.bytes_in_log(slot),
             };
-            if slot > first && bytes > REPAIR_BYTES_MAX {
+            if bytes > 0 && bytes + length > REPAIR_BYTES_MAX {
                 return;
             }
-            match message {
+            let sent = match message {
                 Some(message) => self.push_block(to, slot, message, Want::Range, None),
-                None => self.read_back(to, slot, Want::Range),
-            }
+                None => {
+                    self.read_back(to, slot, Want::Range);
+                    true
+                }
+            };
+            bytes += if sent { length } else { 0 };
         }
     }
 
@@ -112,6 +118,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         }
     }
 
+    /// Whether it may be given away, and is.
     fn push_block(
         &mut self,
         to: NodeId,
@@ -119,18 +126,18 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         message: Bu::Shared,
         want: Want,
         grains: Option<Grains>,
-    ) {
+    ) -> bool {
         if !self.is_started() {
-            return;
+            return false;
         }
         let Ok((prefix, _)) = BlockPrefix::ref_from_prefix(&message) else {
-            return;
+            return false;
         };
         let (view, digest) = (prefix.header.view(), prefix.header.digest());
         let prefix = *prefix;
         if !self.may_serve(Place { slot, digest }, &prefix, want) {
             reach("unsigned-copy-kept-back");
-            return;
+            return false;
         }
         self.outputs.push_back(Output::SendLong {
             to: Recipient::One(to),
@@ -141,6 +148,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             message: message.clone(),
             grains,
         });
+        true
     }
 
     /// Whether this copy may be given away: its requests hold, as do those of what this replica votes

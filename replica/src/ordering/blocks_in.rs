@@ -23,7 +23,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             let header = &view.prefix.header;
             let digest = header.digest();
             let leads_on = self.judging.admit(now, from, header, digest)?;
-            self.core.would_take(header, digest, leads_on)?;
+            let signature = &view.prefix.signature;
+            self.core.would_take(header, signature, digest, leads_on)?;
             let place = self.judging.begin(from, header, digest);
             let named = leads_on || self.core.is_vouched(header.view(), place);
             Ok((place, named && !self.core.knows(place)))
