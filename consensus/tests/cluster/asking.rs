@@ -231,20 +231,74 @@ fn a_block_of_use_hastens_the_next_question() {
 /// the same questions to the same replica again.
 #[test]
 fn a_liar_that_feeds_block_by_block_does_not_hold_a_replica_back() {
-    for every_ms in [3, 20, 60, 150] {
-        let mut world = World::new(FOUR, 541);
-        let blocks = chain(&mut world, 90);
-        let mut behind = Behind::new(&world, &blocks);
-        while behind.linked() < 90 {
-            assert!(behind.now < 500, "{every_ms}: {}", behind.linked());
-            behind.ask_until(behind.now + 1);
-            if behind.now.is_multiple_of(every_ms) {
-                let next = blocks[behind.linked() as usize];
-                behind.take(Source::Fetched, next);
-            }
-            behind.answer(&blocks);
-        }
+    assert_eq!(catches_up(4, &[1, 2], 64, 300), 90);
+    for every_ms in [8, 20, 60, 150] {
+        // Only one of the others has blocks to give.
+        assert_eq!(catches_up(every_ms, &[2], 64, 500), 90, "{every_ms}");
     }
+}
+
+/// §11: an answer holds few large blocks, and what is claimed moves on while the way down from it is long.
+#[test]
+fn a_block_that_is_asked_for_by_name_is_stuck_to() {
+    assert_eq!(catches_up(20, &[1, 2], 4, 600), 90);
+}
+
+/// What is linked within so long: the liar sends the next block every so often, and those that `serve`
+/// give so many blocks in an answer.
+fn catches_up(every_ms: u64, serve: &[u16], most: u64, within_ms: u64) -> u64 {
+    let mut world = World::new(FOUR, 541);
+    let blocks = chain(&mut world, 90);
+    let mut behind = Behind::new(&world, &blocks);
+    while behind.linked() < 90 && behind.now < within_ms {
+        behind.ask_until(behind.now + 1);
+        if behind.now.is_multiple_of(every_ms) {
+            let next = blocks[behind.linked() as usize];
+            behind.take(Source::Fetched, next);
+        }
+        behind.answer(&blocks, serve, most);
+    }
+    behind.linked()
+}
+
+/// §11: blocks are here, words for them were lost for good, and nobody gives a further one. One claim of
+/// enough replicas on the highest block that they share decides all below.
+#[test]
+fn the_highest_block_that_may_be_final_is_asked_for() {
+    for further in [0, 20] {
+        let mut world = World::new(FOUR, 542);
+        let blocks = chain(&mut world, 14 + further);
+        let mut behind = Behind::new(&world, &blocks);
+        for block in &blocks[1..14] {
+            behind.take(Source::Proposed, *block);
+            behind.alone.check(block);
+        }
+        assert_eq!(behind.linked(), 14);
+        while behind.now < 250 {
+            behind.ask_until(behind.now + 1);
+            behind.answer(&blocks, &[], 0);
+        }
+        let decided = behind.alone.core.summary().decided;
+        assert_eq!(decided, Slot(14), "{further}");
+    }
+}
+
+/// §11: correct replicas have the same copy of a block that its leader did not sign. It is judged once,
+/// and makes room for one that is signed.
+#[test]
+fn the_copy_that_is_held_is_not_judged_again() {
+    let mut world = World::new(FOUR, 543);
+    let blocks = chain(&mut world, 9);
+    let mut behind = Behind::new(&world, &blocks);
+    behind.take(Source::Fetched, blocks[5]);
+    behind.take(Source::Vouched, unsigned(blocks[4]));
+    let takes = |signed: SignedHeader| {
+        let SignedHeader { header, signature } = signed;
+        let core = &behind.alone.core;
+        core.would_take(&header, &signature, header.digest(), true)
+    };
+    assert!(takes(unsigned(blocks[4])).is_err());
+    assert_eq!(takes(blocks[4]), Ok(()));
 }
 
 /// A replica that has decided the first of these blocks, and hears from two others that all are.
@@ -303,21 +357,28 @@ impl Behind {
         self.alone.offer_at(self.now * MS, source, signed);
     }
 
-    /// Replicas 1 and 2 give what they have: of each eighth block a copy that is signed.
-    fn answer(&mut self, blocks: &[SignedHeader]) {
+    /// Replicas 1 and 2 say what is final; those that `serve` give blocks, so many in an answer: copies of
+    /// each eighth one are signed.
+    fn answer(&mut self, blocks: &[SignedHeader], serve: &[u16], most: u64) {
         let signed = |slot: u64| slot.is_multiple_of(8);
+        let mut busy = Vec::new();
         for (_, effect) in std::mem::take(&mut self.asked) {
             match effect {
                 Effect::FetchRange { to, first, count } if to != LEADER => {
                     let last = (first.0 + count.max(1) - 1).min(blocks.len() as u64);
-                    for slot in (first.0..first.0 + count).filter(|slot| signed(*slot)) {
-                        self.take(Source::Fetched, blocks[slot as usize - 1]);
-                    }
                     let place = place_of(&blocks[last as usize - 1].header);
                     self.alone.hear_claim(self.now * MS, to.0, place);
+                    if count == 0 || !serve.contains(&to.0) {
+                        continue;
+                    }
+                    busy.push(to);
+                    for slot in (first.0..=last).filter(|slot| signed(*slot)) {
+                        self.take(Source::Fetched, blocks[slot as usize - 1]);
+                    }
                 }
-                Effect::FetchBlock { to, place, have } if to != LEADER => {
-                    let lowest = have.0.max(place.slot.0.saturating_sub(64));
+                Effect::FetchBlock { to, place, have } if serve.contains(&to.0) => {
+                    busy.push(to);
+                    let lowest = have.0.max(place.slot.0.saturating_sub(most));
                     for slot in (lowest + 1..=place.slot.0).rev() {
                         let block = blocks[slot as usize - 1];
                         if signed(slot) {
@@ -330,6 +391,8 @@ impl Behind {
                 _ => {}
             }
         }
+        busy.sort_unstable();
+        assert!(busy.windows(2).all(|two| two[0] != two[1]), "one at a time");
     }
 
     fn last_at(&self) -> u64 {
