@@ -60,8 +60,6 @@ pub(crate) struct Repair {
     /// replica block by block must not make it begin anew with the same ones each time.
     rounds: usize,
     named: usize,
-    /// A final block of which ranges left out something below, until it is on the branch.
-    aim: Option<Place>,
     /// Who answered last: asked first the next time. A leader that leaves this replica out would
     /// otherwise cost it a question in vain for every block.
     helper: Option<NodeId>,
@@ -80,7 +78,6 @@ image!(Repair {
     turns,
     rounds,
     named,
-    aim,
     helper,
     helped_at
 });
@@ -100,7 +97,6 @@ impl Repair {
             turns: 0,
             rounds: 0,
             named: 0,
-            aim: None,
             helper: None,
             helped_at: None,
         }
@@ -326,7 +322,7 @@ impl<S: Signer> Core<S> {
     /// What to ask for by name from far behind, and what is below it and here: on the chain that is chased;
     /// and what ranges leave out, for no copy of it bears its leader's signature. What is below comes
     /// along. Ranges alone do while they bring something that links: all would come twice.
-    fn by_name(&mut self, turn: usize) -> Vec<(Place, Slot)> {
+    fn by_name(&self, turn: usize) -> Vec<(Place, Slot)> {
         let top = self.branch.top().slot;
         let in_vain = self.repair.attempts >= 2 || self.repair.rounds % 4 == 3;
         let left_out = if in_vain || self.holds_above(top) {
@@ -343,23 +339,15 @@ impl<S: Signer> Core<S> {
     }
 
     /// A block that ranges leave out: on the way down from one that is final, from the highest that one
-    /// answer may join to the branch. It is stuck to, for what others claim moves on all the time.
-    fn left_out(&mut self, turn: usize) -> Option<Place> {
+    /// answer may join to the branch.
+    fn left_out(&self, turn: usize) -> Option<Place> {
         let top = self.branch.top().slot;
         let highest = (top.0 + REPAIR_BLOCKS_MAX).min(self.near().0);
-        let claimed = || {
-            let within = |place: &Place| (top.0 + 1..=highest).contains(&place.slot.0);
-            self.claimed(within).pop()
-        };
-        let aim = self.repair.aim.filter(|aim| aim.slot > top);
-        self.repair.aim = aim.or_else(claimed);
-        let gap = self.repair.aim.map(|aim| self.chain_of(aim));
-        match gap {
+        let within = |place: &Place| (top.0 + 1..=highest).contains(&place.slot.0);
+        let last = self.claimed(within).pop();
+        match last.map(|last| self.chain_of(last)) {
             Some(Chain::Lacks(place)) if place.slot > self.decided.slot => Some(place),
-            _ => {
-                self.repair.aim = None;
-                self.missing_block(turn, REPAIR_BLOCKS_MAX)
-            }
+            _ => self.missing_block(turn, REPAIR_BLOCKS_MAX),
         }
     }
 
