@@ -54,7 +54,7 @@ impl<S: Signer> Core<S> {
             return;
         }
         if source != Source::Proposed {
-            self.repair.helped(now, from);
+            self.note_help(now, from, place);
         }
         if planted("doublevote") && header.view() == self.installed {
             self.vote_anew(place);
@@ -133,7 +133,7 @@ impl<S: Signer> Core<S> {
     }
 
     /// Whether `place` is `target` or lies below it.
-    fn leads_to(&self, target: Place, place: Place) -> bool {
+    pub(crate) fn leads_to(&self, target: Place, place: Place) -> bool {
         let chain = self.tree.down_from(target);
         let mut chain = chain.take_while(|entry| entry.header.slot() > place.slot);
         target == place || chain.any(|entry| entry.parent() == place)

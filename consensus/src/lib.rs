@@ -63,6 +63,7 @@ mod standing;
 mod status;
 mod timers;
 mod tree;
+mod turns;
 mod vote;
 mod wish;
 mod words;

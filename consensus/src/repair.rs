@@ -16,6 +16,7 @@ use crate::input::{Effect, Outbox, Recipient};
 use crate::peers::Peer;
 use crate::quorum::reached_by;
 use crate::tree::Validity;
+use crate::turns::{Name, Round, Turns};
 
 /// STATUS while something happens, and while nothing does.
 pub(crate) const STATUS_ACTIVE_NS: u64 = 5_000_000;
@@ -33,12 +34,14 @@ const DOUBLINGS_MAX: u32 = 8;
 
 /// Whoever is so many slots behind asks for ranges.
 const FAR_SLOTS: u64 = 4;
+/// Kinds of claims that it asks for.
+const CLAIM_KINDS: usize = 3;
 
 /// Nothing is missing.
 const NEVER: Instant = Instant(u64::MAX);
 
 /// Pacing of repair.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Repair {
     /// Smoothed time from first sight of a block to its decision.
     latency_ns: u64,
@@ -56,10 +59,12 @@ pub(crate) struct Repair {
     /// Questions since the last progress, and whose turn it is.
     attempts: u32,
     turns: usize,
-    /// Questions from far behind, and those of them for a block by its name. A liar that feeds this
-    /// replica block by block must not make it begin anew with the same ones each time.
-    rounds: usize,
-    named: usize,
+    /// From far behind. A liar that feeds this replica block by block must not make it begin anew with
+    /// the same questions each time.
+    far: Turns,
+    /// The last questions for blocks by their names, and for a range.
+    asked: Vec<(NodeId, Place)>,
+    serving: Option<NodeId>,
     /// Who answered last: asked first the next time. A leader that leaves this replica out would
     /// otherwise cost it a question in vain for every block.
     helper: Option<NodeId>,
@@ -76,8 +81,9 @@ image!(Repair {
     doublings,
     attempts,
     turns,
-    rounds,
-    named,
+    far,
+    asked,
+    serving,
     helper,
     helped_at
 });
@@ -95,8 +101,9 @@ impl Repair {
             doublings: 0,
             attempts: 0,
             turns: 0,
-            rounds: 0,
-            named: 0,
+            far: Turns::default(),
+            asked: Vec::new(),
+            serving: None,
             helper: None,
             helped_at: None,
         }
@@ -106,7 +113,8 @@ impl Repair {
     /// for meanwhile says how long this replica waits before it asks; each such time would make the next
     /// one longer, as a leader that leaves blocks out may want. Nor does one long stop of all.
     pub(crate) fn measure(&mut self, seen_at: Instant, now: Instant) {
-        let latency_ns = now.since_ns(seen_at).min(RTO_NS_MAX / 2);
+        let latency_ns = now.since_ns(seen_at);
+        let latency_ns = latency_ns.clamp(RTO_NS_MIN / 2, RTO_NS_MAX / 2);
         let helped = self.helped_at.is_some_and(|at| at >= seen_at);
         if helped && latency_ns >= self.latency_ns {
             return;
@@ -123,7 +131,7 @@ impl Repair {
         if self.latency_ns == 0 {
             RTO_NS_START
         } else {
-            (2 * self.latency_ns).clamp(RTO_NS_MIN, RTO_NS_MAX)
+            2 * self.latency_ns
         }
     }
 
@@ -131,11 +139,15 @@ impl Repair {
         (self.rto_ns() << self.doublings).min(RTO_NS_MAX)
     }
 
-    /// A block came that others sent again and that has a use here: what is missing now is another one,
-    /// and was not asked for in vain yet. Each block has a use once.
-    pub(crate) fn helped(&mut self, now: Instant, by: NodeId) {
-        (self.helper, self.helped_at) = (Some(by), Some(now));
-        self.wait_on(now);
+    /// A block came that others sent again and that has a use here. If it `answers` a question, what is
+    /// missing now is another one, and was not asked for in vain yet. Else it puts nothing off: a liar can
+    /// make blocks that seem to have a use.
+    fn helped(&mut self, now: Instant, by: NodeId, answers: bool) {
+        self.helped_at = Some(now);
+        if answers {
+            self.helper = Some(by);
+            self.wait_on(now);
+        }
     }
 
     /// Something came: the rest of the answer may be on its way. It is not waited for for ever.
@@ -172,6 +184,8 @@ impl<S: Signer> Core<S> {
             self.repair.waits_since = now;
         } else if now >= self.repair.ask_due {
             status_to_all = self.undecided() > 0;
+            self.repair.asked.clear();
+            self.repair.serving = None;
             self.ask(out);
             self.repair.waits_since = now;
             self.repair.turns = self.repair.turns.wrapping_add(1);
@@ -259,10 +273,9 @@ impl<S: Signer> Core<S> {
         if attempts >= 2 {
             self.transfer_if_due(false, out);
         }
+        let to = self.pick(turns);
         if let Some((_, Some(place))) = self.sought() {
-            let have = self.decided.slot.min(Slot(place.slot.0 - 1));
-            let to = self.pick(turns);
-            out.push(Effect::FetchBlock { to, place, have });
+            self.ask_for(to, place, self.decided.slot, out);
             if attempts.is_multiple_of(2) {
                 return;
             }
@@ -272,11 +285,7 @@ impl<S: Signer> Core<S> {
             // Blocks may be here, yet the votes lie on another branch or were lost for good.
             let next = self.decided.slot.next();
             let highest = agreed.min(top).max(next);
-            let first = if attempts.is_multiple_of(2) {
-                highest
-            } else {
-                next
-            };
+            let first = if attempts % 4 < 2 { next } else { highest };
             self.each_other(|to| {
                 out.push(Effect::FetchRange {
                     to,
@@ -288,54 +297,55 @@ impl<S: Signer> Core<S> {
         if let Some(place) =
             self.missing_block(turns / self.config.quorums.n, self.config.blocks_held_max)
         {
-            let to = self.pick(turns);
             // A block at or below the top is another leader-signed one: only it is wanted.
-            let have = top.min(Slot(place.slot.0 - 1));
-            out.push(Effect::FetchBlock { to, place, have });
+            self.ask_for(to, place, top, out);
         }
     }
 
-    /// Far behind: a range of one replica, claims of the others; and beside it, of another one, a block by
-    /// its name. Everyone has its turn with every question, whatever moves the branch meanwhile.
-    fn ask_from_far(&mut self, agreed: Slot, out: &mut Outbox) {
-        self.transfer_if_due(true, out);
-        let others = self.config.quorums.n - 1;
-        let (round, named) = (self.repair.rounds, self.repair.named);
-        let by_name = self.by_name(named / 2 / others);
-        let kinds = by_name.len().max(1);
-        let asked = by_name.get(named % kinds).map(|&(place, have)| {
-            self.repair.named = named.wrapping_add(1);
-            let to = self.other(named / kinds % others);
-            out.push(Effect::FetchBlock { to, place, have });
-            to
-        });
-        let serving = self.other(round % others);
-        let serving = if Some(serving) == asked {
-            self.other((round + 1) % others)
-        } else {
-            serving
-        };
-        self.repair.rounds = round.wrapping_add(1);
-        self.ask_range(agreed, serving, round / others, out);
+    /// Asks for a block by its name, with what is below it down to what is here.
+    fn ask_for(&mut self, to: NodeId, place: Place, have: Slot, out: &mut Outbox) {
+        self.repair.asked.push((to, place));
+        let have = have.min(Slot(place.slot.0 - 1));
+        out.push(Effect::FetchBlock { to, place, have });
     }
 
-    /// What to ask for by name from far behind, and what is below it and here: on the chain that is chased;
-    /// and what ranges leave out, for no copy of it bears its leader's signature. What is below comes
-    /// along. Ranges alone do while they bring something that links: all would come twice.
-    fn by_name(&self, turn: usize) -> Vec<(Place, Slot)> {
+    /// A block that others sent again was taken in. It answers a question if it is what was asked for by
+    /// name, or below it, for answers come newest first. What ranges bring has no names; everyone has its
+    /// turn with them.
+    pub(crate) fn note_help(&mut self, now: Instant, from: NodeId, place: Place) {
+        let mut names = self.repair.asked.iter();
+        let named = |(to, asked): &(NodeId, Place)| *to == from && self.leads_to(*asked, place);
+        let answers = names.any(named) || self.repair.serving == Some(from);
+        self.repair.helped(now, from, answers);
+    }
+
+    /// Far behind: a range of one replica, claims of the others; and beside it, of another one, a block by
+    /// its name, with what is below it and not here: on the chain that is chased, or one that ranges leave
+    /// out, for no copy of it bears its leader's signature.
+    fn ask_from_far(&mut self, agreed: Slot, out: &mut Outbox) {
+        self.transfer_if_due(true, out);
         let top = self.branch.top().slot;
-        let in_vain = self.repair.attempts >= 2 || self.repair.rounds % 4 == 3;
-        let left_out = if in_vain || self.holds_above(top) {
-            self.left_out(turn)
-        } else {
-            None
-        };
+        let others = self.config.quorums.n - 1;
+        // Ranges alone do while they bring something that links: all would come twice.
+        let in_vain = self.repair.attempts >= 2 || self.repair.far.is_fourth();
+        let left_out = (in_vain || self.holds_above(top))
+            .then(|| self.left_out(self.repair.far.laps(others)))
+            .flatten();
         let sought = self.sought().and_then(|(_, missing)| missing);
-        let left_out = left_out.map(|place| (place, top));
-        let sought = sought.map(|place| (place, self.decided.slot));
-        let both = left_out.into_iter().chain(sought);
-        both.map(|(place, have)| (place, have.min(Slot(place.slot.0 - 1))))
-            .collect()
+        let claims = self.repair.far.claims(others, CLAIM_KINDS);
+        let far = &mut self.repair.far;
+        let Round { named, range } = far.next(others, left_out.is_some(), sought.is_some());
+        if let Some((name, number)) = named {
+            let (place, have) = match name {
+                Name::LeftOut => (left_out, top),
+                Name::Sought => (sought, self.decided.slot),
+            };
+            let place = place.expect("asked for what there is");
+            self.ask_for(self.other(number), place, have, out);
+        }
+        let serving = self.other(range);
+        self.repair.serving = Some(serving);
+        self.ask_range(agreed, serving, claims, out);
     }
 
     /// A block that ranges leave out: on the way down from one that is final, from the highest that one
@@ -376,7 +386,8 @@ impl<S: Signer> Core<S> {
 
     /// A block that is named by claims, a child, a vote or a status and is not here. Statuses, votes
     /// of liars, and children whose signatures nobody checked may name blocks that do not exist: each
-    /// candidate has its turn of one attempt with every replica, the one that is final first.
+    /// candidate has its turn of one attempt with every replica. The highest that is final is first, and
+    /// what is final has each second turn, whatever liars name.
     fn missing_block(&self, turn: usize, reach: u64) -> Option<Place> {
         let top = self.branch.top().slot;
         let parent_of_held = (top.0 + 1..=top.0 + 64).map(Slot).find_map(|slot| {
@@ -401,12 +412,8 @@ impl<S: Signer> Core<S> {
         });
         // An answer holds what is below as well.
         let final_ones = self.claimed(|place| place.slot > top);
-        let candidates = final_ones
-            .into_iter()
-            .rev()
-            .chain(parent_of_held)
-            .chain(self.current_votes_unlinked())
-            .chain(by_status);
+        let named = parent_of_held.into_iter();
+        let named = named.chain(self.current_votes_unlinked()).chain(by_status);
         let lacked = |place: &Place| {
             place.slot > self.decided.slot
                 && place.slot.0 <= top.0 + reach
@@ -414,9 +421,16 @@ impl<S: Signer> Core<S> {
                 && self.tree.get(*place).is_none()
         };
         let mut seen = BTreeSet::new();
-        let candidates = candidates.filter(|place| lacked(place) && seen.insert(*place));
-        let candidates = candidates.collect::<Vec<_>>();
-        candidates.get(turn % candidates.len().max(1)).copied()
+        let mut useful = |place: &Place| lacked(place) && seen.insert(*place);
+        let final_ones = final_ones.into_iter().rev().filter(&mut useful);
+        let final_ones = final_ones.collect::<Vec<_>>();
+        let named = named.filter(useful).collect::<Vec<_>>();
+        let (kind, turn) = match (final_ones.is_empty(), named.is_empty()) {
+            (true, _) => (named, turn),
+            (false, true) => (final_ones, turn),
+            (false, false) => ([final_ones, named][turn % 2].clone(), turn / 2),
+        };
+        kind.get(turn % kind.len().max(1)).copied()
     }
 
     /// Whether a block is here, within one answer's reach, that does not link for want of what is below.
@@ -425,9 +439,9 @@ impl<S: Signer> Core<S> {
         above.any(|slot| self.tree.at(slot).next().is_some())
     }
 
-    /// Blocks from one replica, and claims of the others, `turn` by turn: on the last of the range, on the
-    /// highest block of the branch, and on the next one, where the branch may be the wrong one.
-    fn ask_range(&mut self, agreed: Slot, serving: NodeId, turn: usize, out: &mut Outbox) {
+    /// Blocks from one replica, and claims of the others, of each kind in turn: on the last of the range, on
+    /// the highest block of the branch, and on the next one, where the branch may be the wrong one.
+    fn ask_range(&mut self, agreed: Slot, serving: NodeId, kind: usize, out: &mut Outbox) {
         let (top, next) = (self.branch.top().slot, self.decided.slot.next());
         let stuck = self.repair.attempts >= 3 && self.repair.attempts % 2 == 1;
         let first = if stuck { next } else { top.next() };
@@ -435,7 +449,8 @@ impl<S: Signer> Core<S> {
             .min(self.config.blocks_held_max / 2)
             .max(1);
         let last = Slot(agreed.0.min(first.0 + span - 1));
-        let claimed = [last, top.max(next), next][turn % 3];
+        let kinds: [Slot; CLAIM_KINDS] = [last, top.max(next), next];
+        let claimed = kinds[kind];
         self.each_other(|to| {
             let message = if to == serving {
                 Effect::FetchRange {
@@ -594,7 +609,7 @@ mod tests {
         for _ in 0..100 {
             let seen_at = Instant(now);
             now += repair.rto_ns();
-            repair.helped(Instant(now), NodeId(1));
+            repair.helped(Instant(now), NodeId(1), true);
             repair.measure(seen_at, Instant(now));
         }
         assert_eq!(repair.rto_ns(), 4 * MS);
@@ -605,10 +620,14 @@ mod tests {
         repair.measure(Instant(now + 1), Instant(now + 1000 * MS));
         assert!(repair.rto_ns() < 50 * MS, "and one long stop hardly");
         for _ in 0..100 {
-            repair.helped(Instant(now), NodeId(1));
+            repair.helped(Instant(now), NodeId(1), true);
             repair.measure(Instant(now), Instant(now + 2 * MS));
         }
         assert_eq!(repair.rto_ns() / MS, 4, "it comes down in any case");
+        for _ in 0..100 {
+            repair.measure(Instant(now), Instant(now));
+        }
+        assert!((RTO_NS_MIN..RTO_NS_MIN + 10).contains(&repair.rto_ns()));
     }
 
     #[test]
@@ -618,12 +637,15 @@ mod tests {
         repair.doublings = DOUBLINGS_MAX;
         assert_eq!(repair.backoff_ns(), RTO_NS_MAX);
         repair.ask_due = Instant(RTO_NS_MAX);
-        repair.helped(Instant(10 * MS), NodeId(1));
+        repair.helped(Instant(10 * MS), NodeId(3), false);
+        assert_eq!(repair.ask_due, Instant(RTO_NS_MAX), "what nobody asked for");
+        assert_eq!(repair.helper, None);
+        repair.helped(Instant(10 * MS), NodeId(1), true);
         assert_eq!(repair.backoff_ns(), 4 * MS);
         assert_eq!(repair.ask_due, Instant(14 * MS));
-        repair.helped(Instant(12 * MS), NodeId(1));
+        repair.helped(Instant(12 * MS), NodeId(1), true);
         assert_eq!(repair.ask_due, Instant(16 * MS), "the rest is on its way");
-        repair.helped(Instant(RTO_NS_MAX - MS), NodeId(1));
+        repair.helped(Instant(RTO_NS_MAX - MS), NodeId(1), true);
         assert_eq!(repair.ask_due, Instant(RTO_NS_MAX), "or not");
     }
 }

@@ -40,6 +40,7 @@ struct Said {
 }
 
 /// See the module's documentation.
+#[derive(Clone)]
 pub struct Agreement {
     shape: &'static Shape,
     genesis: Digest,
@@ -251,11 +252,8 @@ impl Agreement {
             return Err(format!("{id} sends COMMIT in a committee without them"));
         }
         let said = &self.said[id.index()];
-        let own = said.votes.get(&view).into_iter().flatten();
-        // The tip is what the log can be read to have voted for: a vote may have reached nobody, as right
-        // after a start, when no peer was known yet.
-        let written = said.durable_votes.contains(&place.1);
-        if !written && !{ own }.any(|voted| self.extends(*voted, place)) {
+        let mut own = said.votes.get(&view).into_iter().flatten();
+        if !own.any(|voted| self.extends(*voted, place)) && !self.tip_covers(id, view, place) {
             return Err(format!(
                 "N5: {id} commits slot {} of view {view} off its own chain",
                 place.0
@@ -264,6 +262,23 @@ impl Agreement {
         self.keeps_promises(id, view, place)?;
         self.take(id, view, place, false)?;
         self.decide(view, place)
+    }
+
+    /// Whether the tip of this replica in a view may have reached this block, though no vote for it was
+    /// sent: as the base of the view, by a jump, or by a vote that reached nobody, as right after a start,
+    /// when no peer was known yet.
+    fn tip_covers(&self, id: NodeId, view: View, place: Place) -> bool {
+        let base = self.bases.get(&view);
+        let jumped = place.0 <= self.jumped_to(id, view) && self.final_at(place.0) == Some(place.1);
+        let mut votes = self.said[id.index()].durable_votes.iter();
+        base.is_some_and(|base| self.extends(*base, place))
+            || jumped
+            || votes.any(|digest| {
+                let header = self.headers.get(digest);
+                header.is_some_and(|header| {
+                    header.view() == view && self.extends((header.slot(), *digest), place)
+                })
+            })
     }
 
     /// V1: what was sent about a view, or is sent now, is in the view changes that left it, unless it is
@@ -561,15 +576,51 @@ mod tests {
     fn grow(judge: &mut Agreement, parent: Place, blocks: u64, mark: u8) -> Place {
         let mut at = parent;
         for _ in 0..blocks {
-            let (slot, payload) = (at.0.next(), Digest([mark; 32]));
-            let header = BlockHeader::new(Epoch(0), View(0), slot, 0, at.1, payload);
-            judge.learn(&header);
-            at = (slot, header.digest());
+            at = child(judge, View(0), at, mark);
         }
         for id in 0..4 {
             judge.durable(NodeId(id), at.1, true);
         }
         at
+    }
+
+    fn child(judge: &mut Agreement, view: View, parent: Place, mark: u8) -> Place {
+        let (slot, payload) = (parent.0.next(), Digest([mark; 32]));
+        let header = BlockHeader::new(Epoch(0), view, slot, 0, parent.1, payload);
+        judge.learn(&header);
+        (slot, header.digest())
+    }
+
+    /// N5: a COMMIT is for what the tip of its view has reached: by a vote for it or for a descendant, sent
+    /// or only written, by a jump, or as the base.
+    #[test]
+    fn a_commit_rests_on_the_tip_of_its_view() {
+        let mut judge = Agreement::new(Shape::named("4-strict").unwrap(), GENESIS, false);
+        let by = NodeId(0);
+        let base = grow(&mut judge, (Slot(0), GENESIS), 2, 1);
+        let lost = grow(&mut judge, base, 1, 2);
+        let first = child(&mut judge, View(1), base, 1);
+        let second = child(&mut judge, View(1), first, 1);
+        judge.bases.insert(View(1), base);
+        let commits = |judge: &Agreement, place| {
+            let mut judge = judge.clone();
+            let said = judge.commits(by, View(1), place);
+            said.map_err(|violation| assert!(violation.contains("N5"), "{violation}"))
+        };
+        let expect = |judge: &Agreement, expected: [bool; 4]| {
+            let found = [base, first, second, lost].map(|place| commits(judge, place).is_ok());
+            assert_eq!(found, expected);
+        };
+        expect(&judge, [true, false, false, false]);
+        judge.durable(by, first.1, false);
+        expect(&judge, [true, false, false, false]);
+        let mut jumped = judge.clone();
+        jumped.jumped(by, View(1), first.0);
+        expect(&jumped, [true, false, false, false]);
+        jumped.decided.insert(first.0, first.1);
+        expect(&jumped, [true, true, false, false]);
+        judge.durable(by, second.1, true);
+        expect(&judge, [true, true, true, false]);
     }
 
     /// R2: a fetched block is held, and not voted for; the base of a view may be both.

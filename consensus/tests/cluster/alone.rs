@@ -90,9 +90,19 @@ impl Alone {
     }
 
     pub fn offer_at(&mut self, now: u64, source: Source, signed: SignedHeader) -> Vec<Effect> {
+        self.offer_from(now, LEADER, source, signed)
+    }
+
+    pub fn offer_from(
+        &mut self,
+        now: u64,
+        from: NodeId,
+        source: Source,
+        signed: SignedHeader,
+    ) -> Vec<Effect> {
         let SignedHeader { header, signature } = signed;
         let input = Input::Block {
-            from: LEADER,
+            from,
             source,
             header,
             signature,

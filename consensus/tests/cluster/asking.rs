@@ -199,31 +199,90 @@ fn what_a_range_leaves_out_is_asked_for_at_once() {
     }
 }
 
-/// §11: questions become rare while nothing comes of them. After a block of use they do not wait.
+/// §11: questions become rare while nothing comes of them. After a block of use they do not wait, if it
+/// links, or comes from who was asked: others may make up blocks that seem to have a use, to put
+/// questions off or to be asked first.
 #[test]
 fn a_block_of_use_hastens_the_next_question() {
-    for (source, at) in [(Source::Fetched, 8), (Source::Proposed, 1)] {
+    let cases = [(Source::Fetched, 8, true), (Source::Proposed, 1, false)];
+    let unasked = (Source::Fetched, 8, false);
+    for (source, at, was_asked) in cases.into_iter().chain([unasked]) {
         let mut world = World::new(FOUR, 540);
         let blocks = chain(&mut world, 90);
         let mut behind = Behind::new(&world, &blocks);
         behind.ask_until(1000);
         let before = behind.last_at();
-        behind.ask_until(before + 2);
+        behind.asked.clear();
+        behind.ask_until(before + 65);
+        let asked = behind.asked_for_blocks();
+        let mut from = [1, 2, 0].map(NodeId).into_iter();
+        let from = match source {
+            Source::Proposed => Some(LEADER),
+            _ => from.find(|id| asked.contains(id) == was_asked),
+        };
+        let from = from.expect("one of them");
         // It is held above a gap, or links.
-        let effects = behind.alone.offer_at(behind.now * MS, source, blocks[at]);
-        assert!(!refused(&effects));
+        let (now, signed) = (behind.now * MS, blocks[at]);
+        let effects = behind.alone.offer_from(now, from, source, signed);
+        assert!(!refused(&effects), "{source:?} {at} {from:?} {effects:?}");
         let came = behind.now;
         behind.asked.clear();
-        behind.ask_until(came + 30);
+        behind.ask_until(came + 70);
         let asked = behind.asked.iter().map(|(at, _)| at - came);
         let mut asked = asked.collect::<Vec<_>>();
         asked.dedup();
-        assert!((5..8).contains(&asked[0]), "{source:?} {asked:?}");
-        assert!(
-            (10..14).contains(&(asked[1] - asked[0])),
-            "{source:?} {asked:?}"
-        );
+        let context = format!("{source:?} {was_asked} {asked:?}");
+        if was_asked || source == Source::Proposed {
+            assert!((5..8).contains(&asked[0]), "{context}");
+            assert!((10..14).contains(&(asked[1] - asked[0])), "{context}");
+        } else {
+            assert!((50..65).contains(&asked[0]), "{context}");
+        }
     }
+}
+
+/// §11: a liar that led a view before makes up blocks, claims them itself, and sends them as if they had been
+/// asked for. That puts no question off.
+#[test]
+fn blocks_that_nobody_asked_for_put_no_question_off() {
+    let questions = |liar: bool| {
+        let mut world = World::new(FOUR, 544);
+        let blocks = chain(&mut world, 4);
+        let recovered = Recovered {
+            decided: place_of(&blocks[0].header),
+            ..log_of(&blocks[..1], RecordAs::Vote)
+        };
+        let mut alone = Alone::new(&world, config(&world), recovered);
+        alone.core.set_started(true);
+        alone.hear_vote(&world, 2, 0, place_of(&blocks[2].header));
+        let (mut asked, mut taken) = (Vec::new(), 0);
+        for ms in 2..200 {
+            let mut effects = Vec::new();
+            if liar && ms % 3 == 0 {
+                let mut parent = genesis();
+                for _ in 0..3 + ms / 3 {
+                    parent = place_of(&world.forge(LEADER, 0, parent, 100).header);
+                }
+                let junk = world.forge(LEADER, 0, parent, 50);
+                effects.extend(alone.hear_claim(ms * MS, LEADER.0, place_of(&junk.header)));
+                let said = alone.offer_from(ms * MS, LEADER, Source::Fetched, junk);
+                taken += usize::from(!refused(&said));
+                effects.extend(said);
+            }
+            effects.extend(alone.tell(ms * MS, Input::Tick));
+            let to = effects.iter().filter_map(|effect| match effect {
+                Effect::FetchBlock { to, .. } => Some((ms, *to)),
+                _ => None,
+            });
+            asked.extend(to);
+        }
+        (asked, taken)
+    };
+    let (undisturbed, _) = questions(false);
+    assert!(undisturbed.len() > 4, "{undisturbed:?}");
+    let (disturbed, taken) = questions(true);
+    assert!(taken > 20, "{taken}");
+    assert_eq!(disturbed, undisturbed);
 }
 
 /// §11: the leader signs each eighth block alone, so that ranges bring those and no others, and answers
@@ -350,6 +409,14 @@ impl Behind {
                 self.asked.extend(questions.map(|effect| (now, effect)));
             }
         }
+    }
+
+    fn asked_for_blocks(&self) -> Vec<NodeId> {
+        let asked = self.asked.iter().filter_map(|(_, effect)| match effect {
+            Effect::FetchRange { to, count: 1.., .. } | Effect::FetchBlock { to, .. } => Some(*to),
+            _ => None,
+        });
+        asked.collect()
     }
 
     fn linked(&self) -> u64 {
