@@ -139,14 +139,17 @@ impl Repair {
         (self.rto_ns() << self.doublings).min(RTO_NS_MAX)
     }
 
-    /// A block came that others sent again and that has a use here. If it `answers` a question, what is
-    /// missing now is another one, and was not asked for in vain yet. Else it puts nothing off: a liar can
-    /// make blocks that seem to have a use.
+    /// A block came that others sent again and that has a use here: what is missing now is another one,
+    /// and was not asked for in vain yet. Unless it `answers` a question it puts nothing off: a liar can
+    /// make blocks that seem to have a use. Each has it once.
     fn helped(&mut self, now: Instant, by: NodeId, answers: bool) {
         self.helped_at = Some(now);
+        let due = self.ask_due;
+        self.wait_on(now);
         if answers {
             self.helper = Some(by);
-            self.wait_on(now);
+        } else {
+            self.ask_due = self.ask_due.min(due);
         }
     }
 
@@ -638,7 +641,9 @@ mod tests {
         assert_eq!(repair.backoff_ns(), RTO_NS_MAX);
         repair.ask_due = Instant(RTO_NS_MAX);
         repair.helped(Instant(10 * MS), NodeId(3), false);
-        assert_eq!(repair.ask_due, Instant(RTO_NS_MAX), "what nobody asked for");
+        assert_eq!(repair.ask_due, Instant(14 * MS));
+        repair.helped(Instant(12 * MS), NodeId(3), false);
+        assert_eq!(repair.ask_due, Instant(14 * MS), "what nobody asked for");
         assert_eq!(repair.helper, None);
         repair.helped(Instant(10 * MS), NodeId(1), true);
         assert_eq!(repair.backoff_ns(), 4 * MS);
