@@ -102,17 +102,17 @@ fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
         voted_digest: Digest([77; 32]),
         ..idle()
     };
-    let mut asked = Vec::new();
-    for ms in 2..500 {
+    let (mut asked, mut others) = (Vec::new(), 0);
+    for ms in 2..2000 {
         for from in [1, 2] {
             let mut effects = alone.hear_claim(ms * MS, from, wanted);
             let from = NodeId(from);
             effects.extend(alone.tell(ms * MS, Input::Status { from, status }));
             for effect in effects {
-                if let Effect::FetchBlock { to, place, .. } = effect
-                    && place == wanted
-                {
-                    asked.push(to);
+                match effect {
+                    Effect::FetchBlock { to, place, .. } if place == wanted => asked.push(to),
+                    Effect::FetchBlock { .. } => others += 1,
+                    _ => {}
                 }
             }
         }
@@ -120,6 +120,12 @@ fn what_enough_replicas_claim_is_asked_for_in_its_turn() {
     assert!(
         [1, 2].iter().all(|id| asked.contains(&NodeId(*id))),
         "{asked:?}"
+    );
+    // However many names there are.
+    let times = asked.len();
+    assert!(
+        times.abs_diff(others) <= FOUR.n,
+        "{times} and {others} times"
     );
 }
 
@@ -224,6 +230,74 @@ fn a_block_of_use_hastens_the_next_question() {
             "{source:?} {asked:?}"
         );
     }
+}
+
+/// §11: whoever answered last is asked first the next time, for the leader may leave this replica out.
+#[test]
+fn whoever_answered_is_asked_first() {
+    for (by, expected) in [(1, 1), (2, LEADER.0)] {
+        let mut world = World::new(FOUR, 545);
+        let blocks = chain(&mut world, 3);
+        let recovered = Recovered {
+            decided: place_of(&blocks[0].header),
+            ..log_of(&blocks[..1], RecordAs::Vote)
+        };
+        let mut alone = Alone::new(&world, config(&world), recovered);
+        alone.core.set_started(true);
+        let mut asked = Vec::new();
+        for ms in 2..80 {
+            let mut effects = match ms {
+                2 => alone.hear_vote(&world, 2, 0, place_of(&blocks[1].header)),
+                // Replica 1 was asked last.
+                20 => alone.offer_from(20 * MS, NodeId(by), Source::Fetched, blocks[1]),
+                21 => alone.hear_vote(&world, 2, 0, place_of(&blocks[2].header)),
+                _ => Vec::new(),
+            };
+            effects.extend(alone.tell(ms * MS, Input::Tick));
+            for effect in effects {
+                if let Effect::FetchBlock { to, place, .. } = effect {
+                    asked.push((place.slot.0, to.0));
+                }
+            }
+        }
+        assert_eq!(asked[..3], [(2, LEADER.0), (2, 1), (3, expected)]);
+    }
+}
+
+/// §11: a range comes in many blocks. While they come, the next question waits; not for what another one
+/// sends.
+#[test]
+fn the_rest_of_a_range_is_waited_for() {
+    let second_question = |answered: Option<bool>| {
+        let mut world = World::new(FOUR, 546);
+        let blocks = chain(&mut world, 90);
+        let mut behind = Behind::new(&world, &blocks);
+        while behind.asked.is_empty() {
+            behind.ask_until(behind.now + 1);
+        }
+        let first = behind.now;
+        let serving = behind.asked.iter().find_map(|(_, effect)| match effect {
+            Effect::FetchRange { to, count: 1.., .. } => Some(*to),
+            _ => None,
+        });
+        let serving = serving.expect("a question for a range");
+        behind.ask_until(first + 8);
+        if let Some(by_serving) = answered {
+            let other = NodeId(if serving == NodeId(1) { 2 } else { 1 });
+            let from = if by_serving { serving } else { other };
+            let effects =
+                behind
+                    .alone
+                    .offer_from(behind.now * MS, from, Source::Fetched, blocks[8]);
+            assert!(!refused(&effects));
+        }
+        behind.asked.clear();
+        behind.ask_until(first + 30);
+        behind.asked[0].0 - first
+    };
+    assert_eq!(second_question(None), 10);
+    assert_eq!(second_question(Some(true)), 13);
+    assert_eq!(second_question(Some(false)), 10);
 }
 
 /// §11: a liar that led a view before makes up blocks, claims them itself, and sends them as if they had been
