@@ -446,7 +446,8 @@ impl World {
             }
             Event::WakeNode { node, incarnation } => {
                 let due = self.lives(node, incarnation) && self.nodes[node].wake.0 == self.now;
-                if !due {
+                // A process that has ended asks to be woken for what was due then, over and over.
+                if !due || self.strikes.found_lost.contains(&node) {
                     return Ok(false);
                 }
                 self.note(b'T', &[node], &[]);

@@ -160,6 +160,8 @@ impl World {
         let mut errors = self.strikes.errors.iter();
         let now = self.now;
         let due = errors.position(|e| e.node == node && e.at_ns <= now && now < self.plan.calm_ns);
+        // Who found its disk lost has ended, and hears of no error.
+        let due = due.filter(|_| !self.strikes.found_lost.contains(&node));
         let Some(due) = due else {
             self.nodes[node].disk.complete();
             self.judge.written(NodeId(node as u16))?;
