@@ -5,7 +5,7 @@ use std::io;
 use storage::record::{HEADER_BYTES, SECTOR_BYTES, record_bytes};
 use storage::wal::{JournalLimits, Token};
 use storage::{
-    Damaged, Durable, Geometry, Identity, Journal, Kind, LogId, Recovery, SegmentInfo,
+    Damaged, Durable, Geometry, Identity, Journal, Kind, LogId, Recovery, Sealed, SegmentInfo,
     SegmentSource, Tail, Verdict, Writer, recover,
 };
 use wire::bytes::{HeapShared, HeapUnique};
@@ -119,6 +119,8 @@ pub struct Log {
     /// Completed, but not yet known to the writer.
     pub unheard: Option<Durable>,
     pub history: Vec<Written>,
+    /// Everything ever sealed, also what was cut.
+    pub sealed: Vec<Sealed<HeapShared>>,
     pub acknowledged: Position,
     pub known_durable: Position,
     pub released: Position,
@@ -133,6 +135,7 @@ impl Log {
             in_flight: None,
             unheard: None,
             history: Vec::new(),
+            sealed: Vec::new(),
             acknowledged: Position(0),
             known_durable: Position(0),
             released: Position(0),
@@ -174,6 +177,7 @@ impl Log {
                     segment: sealed.segment,
                     offset: sealed.offset_in_segment,
                 });
+                self.sealed.push(sealed.clone());
                 assert!(self.journal.push(sealed).is_ok());
                 true
             }
@@ -215,6 +219,22 @@ impl Log {
             let durable = self.journal.complete(write.token, Ok(())).unwrap();
             self.acknowledged = durable.position();
             self.unheard = Some(durable);
+        }
+    }
+
+    /// Another log that knows what this one knows, with a disk of its own and no power: restart it.
+    pub fn cut_off(&self, disk: Disk) -> Log {
+        Log {
+            disk,
+            writer: Writer::new(geometry(), identity(), Tail::blank(2)),
+            journal: Journal::new(LIMITS, Position(0)),
+            in_flight: None,
+            unheard: None,
+            history: self.history.clone(),
+            sealed: self.sealed.clone(),
+            acknowledged: self.acknowledged,
+            known_durable: self.known_durable,
+            released: self.released,
         }
     }
 
@@ -317,6 +337,15 @@ impl Log {
         }
         from + delivered.len()
     }
+}
+
+/// Does the same with every item, on two threads: the states are many and do not touch.
+pub fn in_parallel<T: Sync>(items: &[T], each: impl Fn(&T) + Sync) {
+    let middle = items.len() / 2;
+    std::thread::scope(|scope| {
+        scope.spawn(|| items[..middle].iter().for_each(&each));
+        items[middle..].iter().for_each(&each);
+    });
 }
 
 pub type Delivered = Vec<(Kind, Position, Vec<u8>)>;
