@@ -10,4 +10,5 @@ mod cases;
 mod histories;
 mod log;
 mod oracle;
+mod rot;
 mod torn;
