@@ -11,4 +11,5 @@ mod histories;
 mod log;
 mod oracle;
 mod rot;
+mod strays;
 mod torn;
