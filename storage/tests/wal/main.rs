@@ -11,5 +11,6 @@ mod histories;
 mod log;
 mod oracle;
 mod rot;
+mod rows;
 mod strays;
 mod torn;
