@@ -1,11 +1,12 @@
 //! What a restart makes of a log whose last blocks were appended before their signatures were
-//! checked (R2), of a log that was let go behind a snapshot (K2), and what a replica says to a client
-//! whose session is gone.
+//! checked (R2), of a log that was let go behind a snapshot (K2), of any torn or rotten one (R5), and
+//! what a replica says to a client whose session is gone.
 
 mod jumps;
 mod leases;
 mod released;
 mod serving;
+mod torn;
 mod world;
 
 use replica::execution::Execution;
