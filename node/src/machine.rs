@@ -39,7 +39,7 @@ impl StateMachine for Machine {
         }
     }
 
-    fn read(&self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool {
+    fn read(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool {
         match self {
             Machine::Kv(kv) => kv.read(operation, out),
             Machine::Noop(noop) => noop.read(operation, out),

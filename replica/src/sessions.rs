@@ -297,7 +297,7 @@ impl Bucketed for Sessions {
         &mut self.versions
     }
 
-    fn write_bucket(&self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
         let preserved = self.versions.preserved(view, bucket);
         let mut preserved: BTreeMap<PublicKey, &[u8]> =
             preserved.flat_map(items::split_all).collect();

@@ -6,7 +6,6 @@ mod told;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use storage::table::Table;
 use wire::certificates::Place;
 use wire::header::{Direction, Header, Kind};
 use wire::ids::{Boot, Digest, NodeId, Position, Slot, View};
@@ -512,13 +511,7 @@ impl Judge {
 }
 
 fn hash_of(server: &Server) -> [u8; 32] {
-    let mut entries = Vec::new();
-    let table = server.execution().machine().table();
-    table.scan(&[], None, usize::MAX, &mut |key, value| {
-        entries.push((key.to_vec(), value.to_vec()));
-        true
-    });
-    table_hash(entries.iter().map(|(key, value)| (&key[..], &value[..])))
+    table_hash(server.execution().machine().table().entries())
 }
 
 /// A line on where a replica stands.

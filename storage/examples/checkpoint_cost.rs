@@ -22,7 +22,7 @@ impl Bucketed for Nobody {
         &mut self.0
     }
 
-    fn write_bucket(&self, _: View, _: Bucket, _: &mut Vec<u8>) {}
+    fn write_bucket(&mut self, _: View, _: Bucket, _: &mut Vec<u8>) {}
 
     fn check_bucket(&self, _: Bucket, _: &[u8]) -> Result<(), Malformed> {
         Ok(())

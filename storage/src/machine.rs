@@ -24,7 +24,7 @@ pub trait StateMachine {
 
     /// Answers a read-only operation from the present state; `out` is empty. False, with nothing
     /// written, for an operation that could write ([`is_read_only`]).
-    fn read(&self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool;
+    fn read(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool;
 
     /// Keys held.
     fn keys(&self) -> u64;
@@ -64,7 +64,7 @@ impl StateMachine for Noop {
         out.done();
     }
 
-    fn read(&self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool {
+    fn read(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool {
         let answered = is_read_only(operation);
         if answered {
             out.done();

@@ -45,8 +45,9 @@ pub trait Bucketed {
 
     fn versions_mut(&mut self) -> &mut Versions;
 
-    /// Appends the items of `bucket` as `view` shows them, in their one order and encoding.
-    fn write_bucket(&self, view: View, bucket: Bucket, out: &mut Vec<u8>);
+    /// Appends the items of `bucket` as `view` shows them, in their one order and encoding. A holder
+    /// may read them from a disk first.
+    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>);
 
     /// Whether `items` are what [`Bucketed::write_bucket`] could have written for this bucket.
     fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed>;
@@ -108,9 +109,9 @@ impl Parts<'_> {
     }
 
     /// Appends the canonical bytes of a bucket.
-    fn write_bucket(&self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
         section(out, |out| {
-            if let Some(machine) = &self.machine {
+            if let Some(machine) = &mut self.machine {
                 machine.write_bucket(view, bucket, out);
             }
         });

@@ -7,6 +7,7 @@ mod index;
 mod items;
 mod memory;
 mod order;
+mod resident;
 
 use crate::state::Bucketed;
 
@@ -16,11 +17,11 @@ pub use memory::MemTable;
 /// the codec of `wire::ops` refuses longer ones, tables assert it. Its entries are part of the
 /// replicated state.
 pub trait Table: Bucketed {
-    /// The value of a key.
-    fn get(&self, key: &[u8]) -> Option<&[u8]>;
+    /// The value of a key. A table may read it from a disk first, and keep it in memory.
+    fn get(&mut self, key: &[u8]) -> Option<&[u8]>;
 
-    /// Sets the value of a key; returns whether the key is new.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> bool;
+    /// Sets the value of a key.
+    fn put(&mut self, key: &[u8], value: &[u8]);
 
     /// Brings the entries of keys that are used next into the cache, all at once: their misses
     /// overlap, where one operation after the other waits for each.
@@ -34,7 +35,7 @@ pub trait Table: Bucketed {
     /// Calls `visit` with the entries of `from..to` in key order (`None`: to the end), at most
     /// `limit`, until it returns false.
     fn scan(
-        &self,
+        &mut self,
         from: &[u8],
         to: Option<&[u8]>,
         limit: usize,

@@ -45,7 +45,7 @@ impl Machine {
     }
 
     fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.kv.table().get(key)
+        self.kv.table().value(key)
     }
 }
 

@@ -150,8 +150,8 @@ impl<M: StateMachine> Execution<M> {
     /// Appends the bytes of a part of the pinned checkpoint of `slot` to `out`; with an error,
     /// nothing. The first piece of a bucket costs the reading of the whole bucket.
     pub fn serve(&mut self, slot: Slot, part: Part, out: &mut Vec<u8>) -> Result<(), Unserved> {
-        let (checkpoints, parts) = self.apart();
-        checkpoints.serve(slot, part, &parts, out)
+        let (checkpoints, mut parts) = self.apart();
+        checkpoints.serve(slot, part, &mut parts, out)
     }
 
     /// Answers FETCH-STATE(slot, part) with the body of a CHUNK in `out`, which is cleared; false

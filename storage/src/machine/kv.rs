@@ -37,7 +37,7 @@ impl<T: Table> Kv<T> {
         &self.table
     }
 
-    fn holds(&self, condition: &Condition<'_>) -> bool {
+    fn holds(&mut self, condition: &Condition<'_>) -> bool {
         match *condition {
             Condition::Equals { key, value } => self.table.get(key) == Some(value),
             Condition::Absent { key } => self.table.get(key).is_none(),
@@ -45,7 +45,7 @@ impl<T: Table> Kv<T> {
         }
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: u32, out: &mut ResultBuffer) {
+    fn scan(&mut self, from: &[u8], to: &[u8], limit: u32, out: &mut ResultBuffer) {
         let limit = (limit as usize).min(SCAN_ENTRIES_MAX);
         out.entries_begin();
         let mut count = 0;
@@ -62,7 +62,7 @@ impl<T: Table> Kv<T> {
 
     /// Writes a transaction's result as if it had happened. Returns which of its cas operations
     /// match, or none if it must not happen.
-    fn foresee(&self, txn: &Txn<'_>, out: &mut ResultBuffer) -> Option<Matched> {
+    fn foresee(&mut self, txn: &Txn<'_>, out: &mut ResultBuffer) -> Option<Matched> {
         for (index, condition) in (0..).zip(txn.conditions()) {
             if !self.holds(&condition) {
                 out.txn_refused(index);
@@ -109,7 +109,7 @@ impl<T: Table> Kv<T> {
 
     /// The value of `key` as the operation at `index` of a transaction sees it.
     fn value_within<'a>(
-        &'a self,
+        &'a mut self,
         txn: &Txn<'a>,
         index: usize,
         matched: Matched,
@@ -222,7 +222,7 @@ impl<T: Table> StateMachine for Kv<T> {
         }
     }
 
-    fn read(&self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool {
+    fn read(&mut self, operation: &Operation<'_>, out: &mut ResultBuffer) -> bool {
         if !is_read_only(operation) {
             return false;
         }

@@ -405,7 +405,7 @@ impl Checkpoints {
         &mut self,
         slot: Slot,
         part: wire::state::Part,
-        parts: &Parts<'_>,
+        parts: &mut Parts<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), Unserved> {
         self.pin.serve(slot, part, parts, out)

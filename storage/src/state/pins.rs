@@ -212,7 +212,7 @@ impl Pin {
         &mut self,
         slot: Slot,
         part: Part,
-        parts: &Parts<'_>,
+        parts: &mut Parts<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), Unserved> {
         let held = match self {

@@ -59,13 +59,15 @@ fn class_bytes(class: usize) -> usize {
 }
 
 /// The first 8 bytes of a block: 20 bits length of the value, 12 of the key, 8 bits size class, 12
-/// bits bucket, 12 zeros.
+/// bits bucket, 10 zeros, 2 flags.
 #[derive(Clone, Copy)]
 struct Head(u64);
 
 const _: () = assert!(wire::limits::VALUE_BYTES_MAX < 1 << 20);
 const _: () = assert!(wire::limits::KEY_BYTES_MAX < 1 << 12);
 const _: () = assert!(BUCKETS <= 1 << 12);
+const FLAGS_AT: u32 = 62;
+const FLAGS_MASK: u64 = 3;
 
 impl Head {
     fn new(key_bytes: usize, value_bytes: usize, class: usize, bucket: Bucket) -> Head {
@@ -102,7 +104,15 @@ impl Head {
     }
 
     fn bucket(self) -> Bucket {
-        Bucket::new((self.0 >> 40) as u16).expect("bits above are zero")
+        Bucket::new((self.0 >> 40) as u16 & 0xfff).expect("12 bits")
+    }
+
+    fn flags(self) -> u8 {
+        (self.0 >> FLAGS_AT) as u8
+    }
+
+    fn with_flags(self, flags: u8) -> Head {
+        Head(self.0 & !(FLAGS_MASK << FLAGS_AT) | (u64::from(flags) & FLAGS_MASK) << FLAGS_AT)
     }
 }
 
@@ -186,6 +196,16 @@ impl Arena {
     /// The generation in which the entry was last written.
     pub(super) fn stamp(&self, address: Address) -> u32 {
         number(self.block(address), STAMP_AT)
+    }
+
+    /// Two bits for whoever stores entries; zero at first, kept when a value is overwritten.
+    pub(super) fn flags(&self, address: Address) -> u8 {
+        Head::of(self.block(address)).flags()
+    }
+
+    pub(super) fn set_flags(&mut self, address: Address, flags: u8) {
+        let block = self.block_mut(address);
+        Head::of(block).with_flags(flags).write(block);
     }
 
     pub(super) fn bucket(&self, address: Address) -> Bucket {
@@ -308,6 +328,13 @@ mod tests {
         arena.set_place(first, u32::MAX);
         assert_eq!(arena.place(first), u32::MAX);
         assert_eq!(arena.bucket(first).number(), BUCKETS_MAX);
+        assert_eq!(arena.flags(first), 0);
+        arena.set_flags(first, 3);
+        assert!(arena.overwrite(first, b"v", 9));
+        assert_eq!((arena.flags(first), arena.value(first)), (3, &b"v"[..]));
+        arena.set_flags(first, 1);
+        assert_eq!(arena.bucket(first).number(), BUCKETS_MAX);
+        assert_eq!((arena.flags(first), arena.key(first)), (1, &b"abd"[..]));
     }
 
     #[test]
