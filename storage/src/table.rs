@@ -5,12 +5,14 @@
 mod arena;
 mod index;
 mod items;
+mod lsm;
 mod memory;
 mod order;
 mod resident;
 
 use crate::state::Bucketed;
 
+pub use lsm::{Counts, Flush, LsmTable, Run, Store, note_key};
 pub use memory::MemTable;
 
 /// A map from keys to values. Keys are 1 to `KEY_BYTES_MAX` bytes, values up to `VALUE_BYTES_MAX`;

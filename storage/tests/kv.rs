@@ -1,6 +1,6 @@
 //! What the key-value state machine answers and does.
 
-use storage::{Kv, MemTable, Noop, StateMachine, Table};
+use storage::{Kv, MemTable, Noop, StateMachine};
 use wire::limits::{RESULT_BYTES_MAX, SCAN_ENTRIES_MAX};
 use wire::ops::{Condition, Operation, OperationsBuilder, Outcome, ResultBuffer, operations};
 

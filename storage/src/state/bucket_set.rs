@@ -27,6 +27,10 @@ impl BucketSet {
         self.words[bucket.index() / 64] |= 1 << (bucket.index() % 64);
     }
 
+    pub fn remove(&mut self, bucket: Bucket) {
+        self.words[bucket.index() / 64] &= !(1 << (bucket.index() % 64));
+    }
+
     pub fn contains(&self, bucket: Bucket) -> bool {
         self.words[bucket.index() / 64] & 1 << (bucket.index() % 64) != 0
     }
@@ -75,6 +79,9 @@ mod tests {
         assert_eq!(set.len(), 5);
         assert!(set.contains(Bucket::new(700).unwrap()));
         assert!(!set.contains(Bucket::new(701).unwrap()));
+        set.insert(Bucket::new(701).unwrap());
+        set.remove(Bucket::new(701).unwrap());
+        set.remove(Bucket::new(702).unwrap());
         let order: Vec<_> = std::iter::from_fn(|| set.pop())
             .map(Bucket::number)
             .collect();

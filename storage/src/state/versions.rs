@@ -86,6 +86,11 @@ impl Versions {
         }
     }
 
+    /// The generation that the pinned freeze began.
+    pub fn pinned_generation(&self) -> Option<u32> {
+        self.pinned.as_ref().map(|pinned| pinned.generation)
+    }
+
     /// Whether an item with this stamp was in `view` as it is now.
     pub fn shows(&self, view: View, stamp: u32) -> bool {
         stamp < self.kept(view).generation

@@ -123,6 +123,8 @@ pub(super) struct Arena {
     fresh: u32,
     /// First free block of each size; a free block's stamp names the next one.
     free: [Address; CLASSES],
+    /// Bytes of the blocks that hold entries.
+    used_bytes: u64,
 }
 
 impl Arena {
@@ -132,12 +134,18 @@ impl Arena {
             chunks: vec![chunk()],
             fresh: 1,
             free: [Address::NONE; CLASSES],
+            used_bytes: 0,
         }
     }
 
     /// Bytes taken from the system.
     pub(super) fn allocated_bytes(&self) -> u64 {
         (self.chunks.len() * CHUNK_BYTES) as u64
+    }
+
+    /// Bytes of the blocks that hold entries.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
     }
 
     /// Stores an entry that was last written in generation `stamp`.
@@ -150,6 +158,7 @@ impl Arena {
     ) -> Address {
         let class = class_for(HEAD_BYTES + key.len() + value.len());
         let address = self.take(class);
+        self.used_bytes += class_bytes(class) as u64;
         let block = self.block_mut(address);
         Head::new(key.len(), value.len(), class, bucket).write(block);
         write_number(block, STAMP_AT, stamp);
@@ -181,6 +190,7 @@ impl Arena {
     /// Gives a block back; its entry is gone.
     pub(super) fn remove(&mut self, address: Address) {
         let class = Head::of(self.block(address)).class();
+        self.used_bytes -= class_bytes(class) as u64;
         let next = self.free[class];
         write_number(self.block_mut(address), STAMP_AT, next.0);
         self.free[class] = address;

@@ -17,6 +17,38 @@ pub(super) fn write(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
+/// Length that says: this key was deleted. No value is as long.
+const GONE: u32 = u32::MAX;
+const _: () = assert!(VALUE_BYTES_MAX < GONE as usize);
+
+/// Appends a key that was deleted; only [`read_versions`] reads it.
+pub(super) fn write_gone(key: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    out.extend_from_slice(&GONE.to_le_bytes());
+    out.extend_from_slice(key);
+}
+
+/// Our own entries and deleted keys.
+pub(super) fn read_versions(bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let lengths = rest.split_at(LENGTHS_BYTES);
+        let key_bytes = usize::from(u16::from_le_bytes([lengths.0[0], lengths.0[1]]));
+        let value_bytes = u32::from_le_bytes(lengths.0[2..].try_into().expect("4 bytes"));
+        let (key, after) = lengths.1.split_at(key_bytes);
+        if value_bytes == GONE {
+            rest = after;
+            return Some((key, None));
+        }
+        let (value, after) = after.split_at(value_bytes as usize);
+        rest = after;
+        Some((key, Some(value)))
+    })
+}
+
 /// Appends entries, each key once, in the order of their keys.
 pub(super) fn write_sorted<'a>(
     entries: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -85,6 +117,12 @@ pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         rest = after;
         Some(entry)
     })
+}
+
+/// The first entry, and what follows it.
+pub(super) fn split_first(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let ((key, value), rest) = split(bytes)?;
+    Some((key, value, rest))
 }
 
 type Entry<'a> = (&'a [u8], &'a [u8]);

@@ -1,0 +1,519 @@
+//! The table whose entries may lie on disk.
+//!
+//! Memory holds what was written since the last flush, and what was read. The [`Store`] holds the
+//! whole state as of a checkpoint, the *stored* one. Each bucket is either whole, then memory holds
+//! all its keys and the disk is not asked; or in part, then a key that memory does not hold may be
+//! on disk. A table that fits into memory is whole after its buckets were hashed once, and costs what
+//! [`super::MemTable`] does.
+//!
+//! A deleted key stays as an entry that is *gone* until a flush has deleted it on disk. A put asks
+//! the disk nothing, whatever it overwrites.
+//!
+//! What a view shows of a key (see [`Versions`]): the version that was preserved for it; else the
+//! entry in memory, if it is old enough; else what is on disk. The last is right because the stored
+//! checkpoint is never newer than a view: a flush writes a pinned one, and the next is pinned later.
+//!
+//! A flush takes the entries of the pinned checkpoint that the stored one lacks, bucket by bucket
+//! ([`LsmTable::flush_next`]). When they are on disk ([`LsmTable::flush_end`]) everything older than
+//! that checkpoint is *clean*: it may be dropped from memory ([`LsmTable::evict`]).
+
+mod flush;
+mod store;
+
+use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use wire::state::{BUCKETS, Bucket};
+
+use super::Table;
+use super::arena::Address;
+use super::index::Found;
+use super::items;
+use super::resident::Resident;
+use crate::state::{BucketSet, Bucketed, Malformed, Versions, View};
+
+pub use flush::Flush;
+pub use store::{Run, Store, note_key};
+
+/// The key was deleted; the entry has no value.
+const GONE: u8 = 1;
+/// The stored checkpoint has the key, and a flush need not add it to the order of keys.
+const STORED: u8 = 2;
+/// Stamp of entries that came from the disk: older than every generation.
+const OLDEST: u32 = 0;
+
+/// Keys that are on disk alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub keys: u64,
+    /// Of keys and values.
+    pub bytes: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct LsmTable<S> {
+    held: Resident,
+    versions: Versions,
+    store: S,
+    /// Memory may not hold all keys of these.
+    partial: BucketSet,
+    partial_count: usize,
+    /// What is on disk alone, by bucket; of a bucket in part that was written, as of its last
+    /// checkpoint.
+    elsewhere: Vec<Counts>,
+    elsewhere_total: Counts,
+    /// Entries in memory that are not gone.
+    live: Counts,
+    /// Generation of the last write to each bucket.
+    written: Vec<u32>,
+    /// Generation of the last write to each bucket that did not know what it overwrote. Views that
+    /// are not younger need the disk, also when the bucket is whole again.
+    blind: Vec<u32>,
+    /// What was written before this generation is on disk.
+    stored: u32,
+    flushing: Option<flush::Flushing>,
+    /// Memory for entries above which clean ones are dropped.
+    memory_bytes_max: u64,
+    /// The bucket that loses its clean entries next.
+    hand: usize,
+    /// Keys and values on their way from the disk.
+    place: Vec<u8>,
+    fetched: Vec<u8>,
+}
+
+impl<S: Store> LsmTable<S> {
+    /// The table over an empty store. `seed` keys the hash of keys; entries in memory take up to
+    /// `memory_bytes_max`, and more between two flushes if that much is written.
+    pub fn new(seed: [u64; 2], store: S, memory_bytes_max: u64) -> LsmTable<S> {
+        LsmTable {
+            held: Resident::new(seed, 0),
+            versions: Versions::new(),
+            store,
+            partial: BucketSet::new(),
+            partial_count: 0,
+            elsewhere: vec![Counts::default(); BUCKETS],
+            elsewhere_total: Counts::default(),
+            live: Counts::default(),
+            written: vec![OLDEST; BUCKETS],
+            blind: vec![OLDEST; BUCKETS],
+            stored: 1,
+            flushing: None,
+            memory_bytes_max,
+            hand: 0,
+            place: Vec::new(),
+            fetched: Vec::new(),
+        }
+    }
+
+    /// The table over a store that has a state already; `counts` of each bucket in order.
+    pub fn reopen(
+        seed: [u64; 2],
+        store: S,
+        memory_bytes_max: u64,
+        counts: impl Iterator<Item = Counts>,
+    ) -> LsmTable<S> {
+        let mut table = LsmTable::new(seed, store, memory_bytes_max);
+        for (bucket, counts) in Bucket::all().zip(counts) {
+            if counts.keys > 0 {
+                table.set_partial(bucket, true);
+                table.set_elsewhere(bucket, counts);
+            }
+        }
+        table
+    }
+
+    /// The map on disk.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Bytes that entries take in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.held.arena.used_bytes()
+    }
+
+    /// Whether a key may be on disk that memory does not hold.
+    fn is_partial(&self, bucket: Bucket) -> bool {
+        self.partial_count > 0 && self.partial.contains(bucket)
+    }
+
+    fn set_partial(&mut self, bucket: Bucket, partial: bool) {
+        if self.partial.contains(bucket) == partial {
+            return;
+        }
+        if partial {
+            self.partial.insert(bucket);
+            self.partial_count += 1;
+        } else {
+            self.partial.remove(bucket);
+            self.partial_count -= 1;
+        }
+    }
+
+    fn set_elsewhere(&mut self, bucket: Bucket, counts: Counts) {
+        let before = std::mem::replace(&mut self.elsewhere[bucket.index()], counts);
+        self.elsewhere_total.keys = self.elsewhere_total.keys - before.keys + counts.keys;
+        self.elsewhere_total.bytes = self.elsewhere_total.bytes - before.bytes + counts.bytes;
+    }
+
+    /// A key that was on disk alone is in memory too, or gone.
+    fn found_elsewhere(&mut self, bucket: Bucket, bytes: usize) {
+        let Counts { keys, bytes: of } = self.elsewhere[bucket.index()];
+        let counts = Counts {
+            keys: keys.saturating_sub(1),
+            bytes: of.saturating_sub(bytes as u64),
+        };
+        self.set_elsewhere(bucket, counts);
+    }
+
+    /// Writes a key that memory does not hold, whatever is on disk.
+    fn add(&mut self, found: Found, key: &[u8], value: &[u8], bucket: Bucket) -> Address {
+        let stamp = self.versions.generation();
+        self.versions.added(bucket);
+        self.written[bucket.index()] = stamp;
+        if self.is_partial(bucket) {
+            self.blind[bucket.index()] = stamp;
+        }
+        self.held.insert(found, key, value, bucket, stamp)
+    }
+
+    fn is_gone(&self, address: Address) -> bool {
+        self.held.arena.flags(address) & GONE != 0
+    }
+
+    /// An entry is about to be overwritten. Cheap when it was written since the last checkpoint.
+    fn preserve(&mut self, address: Address) {
+        let arena = &self.held.arena;
+        let stamp = arena.stamp(address);
+        if stamp != self.versions.generation() {
+            let gone = arena.flags(address) & GONE != 0;
+            let (key, value) = arena.entry(address);
+            self.versions
+                .overwritten(arena.bucket(address), stamp, |out| {
+                    if gone {
+                        items::write_gone(key, out);
+                    } else {
+                        items::write(key, value, out);
+                    }
+                });
+        }
+    }
+
+    /// Reads a key that memory does not hold into `fetched`; whether it is on disk.
+    fn fetch(&mut self, bucket: Bucket, key: &[u8]) -> bool {
+        self.fetched.clear();
+        store::entry_key(bucket, key, &mut self.place);
+        self.store.get(&self.place, &mut self.fetched)
+    }
+
+    /// The entries of a bucket that memory holds, as `view` shows them; `None`: gone.
+    fn overlay(&self, view: View, bucket: Bucket) -> Vec<(&[u8], Option<&[u8]>)> {
+        let arena = &self.held.arena;
+        let listed = self.held.listed(bucket).iter();
+        let unchanged = listed
+            .filter(|address| self.versions.shows(view, arena.stamp(**address)))
+            .map(|address| {
+                let (key, value) = arena.entry(*address);
+                (key, (!self.is_gone(*address)).then_some(value))
+            });
+        let preserved = self.versions.preserved(view, bucket);
+        let mut overlay: Vec<_> = unchanged
+            .chain(preserved.flat_map(items::read_versions))
+            .collect();
+        overlay.sort_unstable_by_key(|(key, _)| *key);
+        overlay
+    }
+
+    /// As [`Bucketed::write_bucket`], for a bucket that memory holds in part. Makes it whole when
+    /// there is room.
+    fn write_partial(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+        let room = self.held.arena.used_bytes() < self.memory_bytes_max;
+        let mut loaded = Vec::new();
+        let mut elsewhere = Counts::default();
+        let overlay = self.overlay(view, bucket);
+        let mut rest = overlay.iter().peekable();
+        let (from, to) = store::bucket_bounds(bucket);
+        self.store.range(&from, &to, &mut |place, value| {
+            let key = store::key_of_entry(place);
+            while let Some((above, version)) = rest.next_if(|(above, _)| *above < key) {
+                version
+                    .iter()
+                    .for_each(|value| items::write(above, value, out));
+            }
+            match rest.next_if(|(same, _)| *same == key) {
+                Some((_, Some(newer))) => items::write(key, newer, out),
+                Some((_, None)) => {}
+                None => items::write(key, value, out),
+            }
+            if self.held.find(key).address == Address::NONE {
+                elsewhere.keys += 1;
+                elsewhere.bytes += (key.len() + value.len()) as u64;
+                if room {
+                    items::write(key, value, &mut loaded);
+                }
+            }
+            true
+        });
+        for (key, version) in rest {
+            version
+                .iter()
+                .for_each(|value| items::write(key, value, out));
+        }
+        if room {
+            for (key, value) in items::read(&loaded) {
+                self.keep(bucket, key, value);
+            }
+            self.set_partial(bucket, false);
+            elsewhere = Counts::default();
+        }
+        self.set_elsewhere(bucket, elsewhere);
+    }
+
+    /// Holds an entry that was read from the disk.
+    fn keep(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) -> Address {
+        let found = self.held.find(key);
+        let address = self.held.insert(found, key, value, bucket, OLDEST);
+        self.held.arena.set_flags(address, STORED);
+        self.live.keys += 1;
+        self.live.bytes += (key.len() + value.len()) as u64;
+        address
+    }
+
+    /// Drops clean entries, of so many buckets at most, while memory holds too much. True when
+    /// there is more to do.
+    pub fn evict(&mut self, buckets: usize) -> bool {
+        for _ in 0..buckets {
+            if self.held.arena.used_bytes() <= self.memory_bytes_max {
+                return false;
+            }
+            let bucket = Bucket::new(self.hand as u16).expect("below the number of buckets");
+            self.hand = (self.hand + 1) % BUCKETS;
+            self.evict_bucket(bucket);
+        }
+        true
+    }
+
+    fn evict_bucket(&mut self, bucket: Bucket) {
+        let mut counts = self.elsewhere[bucket.index()];
+        let mut at = self.held.listed(bucket).len();
+        while let Some(before) = at.checked_sub(1) {
+            at = before;
+            let address = self.held.listed(bucket)[at];
+            if self.held.arena.stamp(address) >= self.stored {
+                continue;
+            }
+            let key = self.held.arena.key(address);
+            let found = self.held.find(key);
+            if !self.is_gone(address) {
+                let bytes = (key.len() + self.held.arena.value(address).len()) as u64;
+                counts.keys += 1;
+                counts.bytes += bytes;
+                self.live.keys -= 1;
+                self.live.bytes -= bytes;
+                self.set_partial(bucket, true);
+            }
+            self.held.remove(found);
+        }
+        self.set_elsewhere(bucket, counts);
+    }
+}
+
+impl<S: Store> Table for LsmTable<S> {
+    fn warm(&self, keys: &mut dyn Iterator<Item = &[u8]>) {
+        self.held.warm(keys);
+    }
+
+    fn get(&mut self, key: &[u8]) -> Option<&[u8]> {
+        let mut address = self.held.find(key).address;
+        if address == Address::NONE {
+            let bucket = Bucket::of_key(key);
+            if !self.is_partial(bucket) || !self.fetch(bucket, key) {
+                return None;
+            }
+            self.found_elsewhere(bucket, key.len() + self.fetched.len());
+            let fetched = std::mem::take(&mut self.fetched);
+            address = self.keep(bucket, key, &fetched);
+            self.fetched = fetched;
+        }
+        (!self.is_gone(address)).then(|| self.held.arena.value(address))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        assert!(key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX);
+        let found = self.held.find(key);
+        let stamp = self.versions.generation();
+        let bytes = (key.len() + value.len()) as u64;
+        if found.address == Address::NONE {
+            let bucket = Bucket::of_key(key);
+            self.add(found, key, value, bucket);
+            self.live.keys += 1;
+            self.live.bytes += bytes;
+            return;
+        }
+        self.preserve(found.address);
+        let arena = &self.held.arena;
+        let (bucket, flags) = (arena.bucket(found.address), arena.flags(found.address));
+        let before = arena.value(found.address).len();
+        let flags = if flags & GONE != 0 {
+            self.live.keys += 1;
+            self.live.bytes += bytes;
+            // A flush may be about to delete it on disk.
+            0
+        } else {
+            self.live.bytes = self.live.bytes - before as u64 + value.len() as u64;
+            let is_clean = arena.stamp(found.address) < self.stored;
+            if is_clean { STORED } else { flags }
+        };
+        self.written[bucket.index()] = stamp;
+        let address = self.held.overwrite(found, key, value, stamp);
+        self.held.arena.set_flags(address, flags);
+    }
+
+    fn delete(&mut self, key: &[u8]) -> bool {
+        let found = self.held.find(key);
+        let stamp = self.versions.generation();
+        if found.address == Address::NONE {
+            let bucket = Bucket::of_key(key);
+            if !self.is_partial(bucket) || !self.fetch(bucket, key) {
+                return false;
+            }
+            self.found_elsewhere(bucket, key.len() + self.fetched.len());
+            let address = self.add(found, key, &[], bucket);
+            self.held.arena.set_flags(address, GONE);
+        } else {
+            if self.is_gone(found.address) {
+                return false;
+            }
+            self.preserve(found.address);
+            self.live.keys -= 1;
+            self.live.bytes -= (key.len() + self.held.arena.value(found.address).len()) as u64;
+            let address = self.held.overwrite(found, key, &[], stamp);
+            self.held.arena.set_flags(address, GONE);
+            self.written[self.held.arena.bucket(address).index()] = stamp;
+        }
+        true
+    }
+
+    fn scan(
+        &mut self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        let mut left = limit;
+        let mut visit = |key: &[u8], value: &[u8]| {
+            let wanted = left > 0 && visit(key, value);
+            left = left.saturating_sub(1);
+            wanted && left > 0
+        };
+        if limit == 0 {
+            return;
+        }
+        let arena = &self.held.arena;
+        let addresses = self.held.order().from(arena, from);
+        let mut held = addresses
+            .map(|address| {
+                let (key, value) = arena.entry(address);
+                (key, (!self.is_gone(address)).then_some(value))
+            })
+            .take_while(|(key, _)| to.is_none_or(|to| *key < to))
+            .peekable();
+        let mut more = true;
+        if self.partial_count > 0 {
+            let (mut place, mut fetched) = (Vec::new(), Vec::new());
+            let (begin, end) = store::order_bounds(from, to);
+            self.store.range(&begin, &end, &mut |at, _| {
+                let key = store::key_of_order(at);
+                while let Some((above, version)) = held.next_if(|(above, _)| *above < key) {
+                    more = version.is_none_or(|value| visit(above, value));
+                    if !more {
+                        return false;
+                    }
+                }
+                if let Some((_, version)) = held.next_if(|(same, _)| *same == key) {
+                    more = version.is_none_or(|value| visit(key, value));
+                    return more;
+                }
+                let bucket = Bucket::of_key(key);
+                store::entry_key(bucket, key, &mut place);
+                fetched.clear();
+                let found = self.store.get(&place, &mut fetched);
+                assert!(found, "a key in the order has an entry");
+                more = visit(key, &fetched);
+                more
+            });
+        }
+        while more && let Some((key, version)) = held.next() {
+            more = version.is_none_or(|value| visit(key, value));
+        }
+    }
+
+    /// Right where every bucket is whole; else a key that was put without asking the disk counts
+    /// twice until its bucket is hashed.
+    fn len(&self) -> u64 {
+        self.live.keys + self.elsewhere_total.keys
+    }
+
+    /// As [`Table::len`].
+    fn bytes(&self) -> u64 {
+        self.live.bytes + self.elsewhere_total.bytes
+    }
+}
+
+impl<S: Store> Bucketed for LsmTable<S> {
+    fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    fn versions_mut(&mut self) -> &mut Versions {
+        &mut self.versions
+    }
+
+    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+        self.held.warm_bucket(bucket);
+        if self.is_partial(bucket) || !self.versions.shows(view, self.blind[bucket.index()]) {
+            self.write_partial(view, bucket, out);
+            return;
+        }
+        let arena = &self.held.arena;
+        let listed = self.held.listed(bucket).iter();
+        let unchanged = listed
+            .filter(|address| {
+                self.versions.shows(view, arena.stamp(**address)) && !self.is_gone(**address)
+            })
+            .map(|address| arena.entry(*address));
+        let preserved = self.versions.preserved(view, bucket);
+        let preserved = preserved.flat_map(items::read_versions);
+        let preserved = preserved.filter_map(|(key, version)| Some((key, version?)));
+        items::write_sorted(unchanged.chain(preserved), out);
+    }
+
+    fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
+        if items::are_canonical(bucket, items) {
+            Ok(())
+        } else {
+            Err(Malformed { bucket })
+        }
+    }
+
+    fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {
+        let mut keys = Vec::new();
+        if self.is_partial(bucket) {
+            let (from, to) = store::bucket_bounds(bucket);
+            self.store.range(&from, &to, &mut |place, _| {
+                keys.push(store::key_of_entry(place).to_vec());
+                true
+            });
+        }
+        let listed = self.held.listed(bucket).iter();
+        keys.extend(listed.map(|address| self.held.arena.key(*address).to_vec()));
+        for key in keys {
+            self.delete(&key);
+        }
+        self.set_partial(bucket, false);
+        self.set_elsewhere(bucket, Counts::default());
+        for (key, value) in items::read(items) {
+            self.put(key, value);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The sorted map on disk as the table sees it, and its keys.
+//!
+//! One map holds everything of a state, so that one step replaces a state by the next:
+//!
+//! | first byte | then | value |
+//! |---|---|---|
+//! | 1 | bucket (u16, big-endian), key | the value |
+//! | 2 | key | nothing: the keys in their own order, for scans |
+//! | 3 | what the caller names | what the caller says of the state as a whole |
+//!
+//! The entries of a bucket lie together, because checkpoints read whole buckets. A scan finds keys
+//! in their own order, and gets each value from its bucket.
+
+use wire::state::Bucket;
+
+const ENTRY: u8 = 1;
+const KEY: u8 = 2;
+const NOTE: u8 = 3;
+/// Bytes in front of the key of an entry.
+const ENTRY_PREFIX_BYTES: usize = 3;
+
+/// A sorted map on disk, read by one thread while another replaces its content.
+///
+/// Reading has no error: whoever opens the map ends the process when it cannot be read, for no
+/// answer could be given without it.
+pub trait Store {
+    /// Appends the value of a key to `value`; false, with nothing appended, when it is absent.
+    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool;
+
+    /// Calls `visit` with the entries of `from..to` in key order until it returns false.
+    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool);
+}
+
+/// A sorted run of changes to a [`Store`]: all of them become visible and durable with
+/// [`Run::finish`], or none. Keys must ascend.
+pub trait Run {
+    type Error;
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Self::Error>;
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Self::Error>;
+
+    fn finish(self) -> Result<(), Self::Error>;
+}
+
+/// Where an entry lies, written to `out`.
+pub(super) fn entry_key(bucket: Bucket, key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.push(ENTRY);
+    out.extend_from_slice(&bucket.number().to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// The key of an entry that lies at `at`.
+pub(super) fn key_of_entry(at: &[u8]) -> &[u8] {
+    &at[ENTRY_PREFIX_BYTES..]
+}
+
+/// From the first to behind the last entry of a bucket.
+pub(super) fn bucket_bounds(bucket: Bucket) -> (Vec<u8>, Vec<u8>) {
+    let [high, low] = bucket.number().to_be_bytes();
+    let end = match bucket.number().checked_add(1) {
+        Some(next) => [&[ENTRY][..], &next.to_be_bytes()].concat(),
+        None => vec![KEY],
+    };
+    (vec![ENTRY, high, low], end)
+}
+
+/// Where a key stands in the order of the keys, written to `out`.
+pub(super) fn order_key(key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.push(KEY);
+    out.extend_from_slice(key);
+}
+
+/// The key that stands at `at` in the order.
+pub(super) fn key_of_order(at: &[u8]) -> &[u8] {
+    &at[1..]
+}
+
+/// Where the keys of `from..to` stand.
+pub(super) fn order_bounds(from: &[u8], to: Option<&[u8]>) -> (Vec<u8>, Vec<u8>) {
+    let end = to.map_or_else(|| vec![NOTE], |to| [&[KEY][..], to].concat());
+    ([&[KEY][..], from].concat(), end)
+}
+
+/// Where a note of this name lies.
+pub fn note_key(name: &[u8]) -> Vec<u8> {
+    [&[NOTE][..], name].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::state::BUCKETS;
+
+    #[test]
+    fn places_stand_in_the_order_that_they_are_written_in() {
+        let bucket = |number: usize| Bucket::new(number as u16).unwrap();
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        entry_key(bucket(255), &[0xff; 9], &mut low);
+        entry_key(bucket(256), &[], &mut high);
+        assert!(low < high);
+        let (from, to) = bucket_bounds(bucket(255));
+        assert!(from <= low && low < to && to <= high);
+        assert_eq!(key_of_entry(&low), &[0xff; 9]);
+
+        entry_key(bucket(BUCKETS - 1), &[0xff; 9], &mut low);
+        let (_, to) = bucket_bounds(bucket(BUCKETS - 1));
+        assert!(low < to);
+        order_key(&[], &mut high);
+        assert!(low < high && to <= high);
+        let (from, to) = order_bounds(b"a", None);
+        order_key(&[0xff; 1024], &mut high);
+        assert!(from < high && high < to && key_of_order(&high) == [0xff; 1024]);
+        assert!(to <= note_key(b""));
+    }
+}

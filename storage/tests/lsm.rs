@@ -1,0 +1,438 @@
+//! The table over a store against a `BTreeMap`: random operations, checkpoints, flushes, evictions,
+//! crashes and reopenings. The store here is a map in memory that a run changes at once.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+use storage::Table;
+use storage::state::{Bucketed, Checkpoints, Hold, Parts};
+use storage::table::{Counts, Flush, LsmTable, MemTable, Run, Store, note_key};
+use wire::ids::{Instant, Slot};
+use wire::state::{Bucket, Part, StateHead};
+
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Clone, Debug, Default)]
+struct Map(Rc<RefCell<Entries>>);
+
+impl Store for Map {
+    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
+        let entries = self.0.borrow();
+        let found = entries.get(key);
+        found.iter().for_each(|held| value.extend_from_slice(held));
+        found.is_some()
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
+        let entries = self.0.borrow();
+        for (key, value) in entries.range(from.to_vec()..to.to_vec()) {
+            if !visit(key, value) {
+                return;
+            }
+        }
+    }
+}
+
+/// Changes of a run that is not finished yet.
+struct Changes {
+    map: Map,
+    changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Changes {
+    fn to(map: &Map) -> Changes {
+        Changes {
+            map: map.clone(),
+            changes: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let last = self.changes.last();
+        assert!(last.is_none_or(|(last, _)| &last[..] < key), "runs ascend");
+        self.changes.push((key.to_vec(), value.map(<[u8]>::to_vec)));
+    }
+}
+
+impl Run for Changes {
+    type Error = Infallible;
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
+        self.push(key, Some(value));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Infallible> {
+        self.push(key, None);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Infallible> {
+        let mut entries = self.map.0.borrow_mut();
+        for (key, value) in self.changes {
+            match value {
+                Some(value) => entries.insert(key, value),
+                None => entries.remove(&key),
+            };
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put {
+        key: usize,
+        value_bytes: usize,
+        byte: u8,
+    },
+    Delete(usize),
+    Get(usize),
+    Scan {
+        from: usize,
+        to: usize,
+        limit: usize,
+    },
+    /// Freezes the state, to be pinned if nothing is.
+    Freeze,
+    /// Hashes so many buckets' worth.
+    Hash(usize),
+    /// Begins a flush of the pinned checkpoint, or goes on with so many pieces.
+    Flush(usize),
+    Evict(usize),
+    /// What was not flushed is lost.
+    Crash,
+    Replace {
+        bucket: usize,
+        keep: usize,
+    },
+}
+
+const KEYS: usize = 60;
+
+/// Few enough keys that they meet again; some share a bucket.
+fn key(number: usize) -> Vec<u8> {
+    thread_local! {
+        static KEYS_OF_FEW_BUCKETS: Vec<Vec<u8>> = {
+            let keys = (0_u32..).map(|number| number.to_be_bytes().to_vec());
+            let few = keys.filter(|key| Bucket::of_key(key).number() < 6);
+            few.take(KEYS).collect()
+        };
+    }
+    KEYS_OF_FEW_BUCKETS.with(|keys| keys[number % KEYS].clone())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let value_bytes = prop_oneof![6 => 0..100_usize, 1 => 0..3000_usize];
+    prop_oneof![
+        20 => (0..KEYS, value_bytes, any::<u8>())
+            .prop_map(|(key, value_bytes, byte)| Step::Put { key, value_bytes, byte }),
+        8 => (0..KEYS).prop_map(Step::Delete),
+        8 => (0..KEYS).prop_map(Step::Get),
+        3 => (0..KEYS, 0..KEYS, 0..20_usize)
+            .prop_map(|(from, to, limit)| Step::Scan { from, to, limit }),
+        4 => Just(Step::Freeze),
+        4 => (0..4_usize).prop_map(Step::Hash),
+        8 => (0..5_usize).prop_map(Step::Flush),
+        4 => (0..8000_usize).prop_map(Step::Evict),
+        1 => Just(Step::Crash),
+        1 => (0..6_usize, 0..KEYS).prop_map(|(bucket, keep)| Step::Replace { bucket, keep }),
+    ]
+}
+
+/// A table, its store, and what both should hold.
+struct World {
+    table: LsmTable<Map>,
+    store: Map,
+    sessions: MemTable,
+    checkpoints: Checkpoints,
+    present: Entries,
+    /// As of the last freeze.
+    frozen: Entries,
+    pinned: Option<(Slot, Entries)>,
+    stored: Entries,
+    flush: Option<Flush<Changes>>,
+    /// The flush is on disk, and the table does not know yet.
+    finished: bool,
+    slot: u64,
+    memory_bytes_max: u64,
+}
+
+impl World {
+    fn new(memory_bytes_max: u64) -> World {
+        let store = Map::default();
+        World {
+            table: LsmTable::new([1, 2], store.clone(), memory_bytes_max),
+            store,
+            sessions: MemTable::new([3, 4]),
+            checkpoints: Checkpoints::new(),
+            present: Entries::new(),
+            frozen: Entries::new(),
+            pinned: None,
+            stored: Entries::new(),
+            flush: None,
+            finished: false,
+            slot: 0,
+            memory_bytes_max,
+        }
+    }
+
+    fn with<T>(&mut self, run: impl FnOnce(&mut Checkpoints, &mut Parts<'_>) -> T) -> T {
+        let mut parts = Parts {
+            machine: Some(&mut self.table),
+            sessions: &mut self.sessions,
+        };
+        run(&mut self.checkpoints, &mut parts)
+    }
+
+    fn freeze(&mut self) {
+        // As the replica does: what was begun is hashed before the next.
+        self.hash(usize::MAX);
+        if self.pinned.is_none() {
+            let next = Slot(self.slot + 1);
+            let pinned = self.with(|checkpoints, parts| checkpoints.pin(Hold::Open, next, parts));
+            // The last one, where it can still be seen whole, or the next.
+            if pinned.slot != next {
+                self.pinned = Some((pinned.slot, self.frozen.clone()));
+            }
+        }
+        self.slot += 1;
+        let head = StateHead::new(Slot(self.slot), 0, 0);
+        self.with(|checkpoints, parts| checkpoints.begin(head, parts));
+        self.frozen = self.present.clone();
+        if self.pinned.is_none() {
+            self.pinned = Some((Slot(self.slot), self.present.clone()));
+        }
+    }
+
+    /// Hashes; a root that comes of it is the one of a table in memory.
+    fn hash(&mut self, buckets: usize) {
+        for _ in 0..buckets {
+            if !self.with(|checkpoints, parts| checkpoints.work(1, parts)) {
+                break;
+            }
+        }
+        while let Some((slot, root)) = self.checkpoints.take_root() {
+            assert_eq!(slot, Slot(self.slot));
+            let mut machine = MemTable::new([5, 6]);
+            let mut checkpoints = Checkpoints::new();
+            for (key, value) in &self.frozen {
+                machine.put(key, value);
+            }
+            let mut parts = Parts {
+                machine: Some(&mut machine),
+                sessions: &mut MemTable::new([7, 8]),
+            };
+            checkpoints.begin(StateHead::new(slot, 0, 0), &mut parts);
+            checkpoints.finish(&mut parts);
+            assert_eq!(checkpoints.take_root(), Some((slot, root)));
+        }
+    }
+
+    /// The pinned checkpoint holds what it held.
+    fn look_at_pin(&mut self) {
+        let Some((slot, entries)) = self.pinned.clone() else {
+            return;
+        };
+        self.hash(usize::MAX);
+        let mut found = Entries::new();
+        for bucket in Bucket::all().take(6) {
+            let part = Part::Piece { bucket, index: 0 };
+            let mut bytes = Vec::new();
+            self.with(|checkpoints, parts| checkpoints.serve(slot, part, parts, &mut bytes))
+                .unwrap();
+            let machine = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let mut rest = &bytes[8..8 + machine];
+            while !rest.is_empty() {
+                let key_bytes = usize::from(u16::from_le_bytes([rest[0], rest[1]]));
+                let value_bytes = u32::from_le_bytes(rest[2..6].try_into().unwrap()) as usize;
+                let (key, after) = rest[6..].split_at(key_bytes);
+                let (value, after) = after.split_at(value_bytes);
+                found.insert(key.to_vec(), value.to_vec());
+                rest = after;
+            }
+        }
+        assert_eq!(found, entries, "the pinned checkpoint");
+    }
+
+    fn flush(&mut self, pieces: usize) {
+        let Some((_, entries)) = &self.pinned else {
+            return;
+        };
+        if self.finished {
+            self.look_at_pin();
+            self.table.flush_end();
+            let now = Instant(0);
+            self.with(|checkpoints, parts| checkpoints.close(now, parts));
+            (self.pinned, self.finished) = (None, false);
+            return;
+        }
+        if self.flush.is_none() {
+            self.table.flush_begin();
+            self.flush = Some(Flush::new(Changes::to(&self.store)));
+        }
+        for _ in 0..pieces {
+            let mut piece = Vec::new();
+            let flush = self.flush.as_mut().unwrap();
+            if self.table.flush_next(&mut piece) {
+                flush.add(&piece).unwrap();
+                continue;
+            }
+            let slot = self.slot.to_le_bytes();
+            let notes = [(&b"slot"[..], &slot[..])];
+            let flush = self.flush.take().unwrap();
+            flush.finish(notes.into_iter()).unwrap();
+            self.stored = entries.clone();
+            self.finished = true;
+            self.check_store();
+            return;
+        }
+    }
+
+    fn check_store(&self) {
+        let mut expected = Entries::new();
+        for (key, value) in &self.stored {
+            let bucket = Bucket::of_key(key).number().to_be_bytes();
+            expected.insert([&[1][..], &bucket, key].concat(), value.clone());
+            expected.insert([&[2][..], key].concat(), Vec::new());
+        }
+        let held = self.store.0.borrow();
+        let all_but_notes = held.range(..note_key(b""));
+        let all_but_notes: Entries = all_but_notes.map(|(k, v)| (k.clone(), v.clone())).collect();
+        assert_eq!(all_but_notes, expected, "the store");
+    }
+
+    fn crash(&mut self) {
+        let mut counts = vec![Counts::default(); wire::state::BUCKETS];
+        for (key, value) in &self.stored {
+            let counts = &mut counts[Bucket::of_key(key).index()];
+            counts.keys += 1;
+            counts.bytes += (key.len() + value.len()) as u64;
+        }
+        let (store, max) = (self.store.clone(), self.memory_bytes_max);
+        self.table = LsmTable::reopen([9, 9], store, max, counts.into_iter());
+        self.checkpoints = Checkpoints::new();
+        self.sessions = MemTable::new([3, 4]);
+        self.present = self.stored.clone();
+        self.frozen = self.stored.clone();
+        (self.pinned, self.flush, self.finished) = (None, None, false);
+        assert_eq!(self.table.len(), self.present.len() as u64);
+        // The tree of a state begins empty: all buckets are hashed once.
+        for bucket in Bucket::all() {
+            self.table.versions_mut().added(bucket);
+        }
+    }
+
+    fn replace(&mut self, bucket: usize, keep: usize) {
+        // A state is installed only where nothing is pinned.
+        if self.pinned.is_some() {
+            return;
+        }
+        let bucket = Bucket::new(bucket as u16).unwrap();
+        let mut items = Vec::new();
+        self.present.retain(|held, _| Bucket::of_key(held) != bucket);
+        let mut keys: Vec<_> = (0..KEYS).map(key).collect();
+        keys.sort_unstable();
+        for key in keys.iter().skip(keep) {
+            if Bucket::of_key(key) == bucket {
+                items.extend((key.len() as u16).to_le_bytes());
+                items.extend(3_u32.to_le_bytes());
+                items.extend(key);
+                items.extend(b"new");
+                self.present.insert(key.clone(), b"new".to_vec());
+            }
+        }
+        self.table.check_bucket(bucket, &items).unwrap();
+        self.table.replace_bucket(bucket, &items);
+    }
+
+    fn scan(&mut self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut entries = Vec::new();
+        self.table.scan(from, to, limit, &mut |key, value| {
+            entries.push((key.to_vec(), value.to_vec()));
+            true
+        });
+        entries
+    }
+
+    fn expected(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.present
+            .range(from.to_vec()..)
+            .take_while(|(key, _)| to.is_none_or(|to| &key[..] < to))
+            .take(limit)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Put {
+                key: number,
+                value_bytes,
+                byte,
+            } => {
+                let (key, value) = (key(number), vec![byte; value_bytes]);
+                self.table.put(&key, &value);
+                self.present.insert(key, value);
+            }
+            Step::Delete(number) => {
+                let key = key(number);
+                let was_there = self.present.remove(&key).is_some();
+                assert_eq!(self.table.delete(&key), was_there);
+            }
+            Step::Get(number) => {
+                let key = key(number);
+                let expected = self.present.get(&key).map(Vec::as_slice);
+                assert_eq!(self.table.get(&key), expected);
+            }
+            Step::Scan { from, to, limit } => {
+                let (from, to) = (key(from), key(to));
+                let to = (to.as_slice() > from.as_slice()).then_some(&to[..]);
+                let expected = self.expected(&from, to, limit);
+                assert_eq!(self.scan(&from, to, limit), expected);
+            }
+            Step::Freeze => self.freeze(),
+            Step::Hash(buckets) => self.hash(buckets),
+            Step::Flush(pieces) => self.flush(pieces),
+            Step::Evict(buckets) => {
+                self.table.evict(buckets);
+            }
+            Step::Crash => self.crash(),
+            Step::Replace { bucket, keep } => self.replace(bucket, keep),
+        }
+    }
+
+    fn end(&mut self) {
+        self.look_at_pin();
+        assert_eq!(self.scan(b"", None, usize::MAX), self.expected(b"", None, usize::MAX));
+        self.freeze();
+        self.hash(usize::MAX);
+        assert_eq!(self.table.len(), self.present.len() as u64);
+        let bytes = self.present.iter().map(|(key, value)| key.len() + value.len());
+        assert_eq!(self.table.bytes(), bytes.sum::<usize>() as u64);
+        for (key, value) in self.present.clone() {
+            assert_eq!(self.table.get(&key), Some(&value[..]));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 400, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_table_over_a_store_is_a_sorted_map(
+        steps in prop::collection::vec(step(), 1..400),
+        memory_bytes_max in prop_oneof![Just(0_u64), Just(4000), Just(u64::MAX)],
+    ) {
+        let mut world = World::new(memory_bytes_max);
+        for step in steps {
+            world.take(step);
+        }
+        world.end();
+    }
+}
