@@ -12,7 +12,7 @@ mod resident;
 
 use crate::state::Bucketed;
 
-pub use lsm::{Counts, Flush, LsmTable, Run, Store, note_key};
+pub use lsm::{Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, Run, Store, note_key};
 pub use memory::MemTable;
 
 /// A map from keys to values. Keys are 1 to `KEY_BYTES_MAX` bytes, values up to `VALUE_BYTES_MAX`;

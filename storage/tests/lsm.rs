@@ -1,15 +1,18 @@
 //! The table over a store against a `BTreeMap`: random operations, checkpoints, flushes, evictions,
-//! crashes and reopenings. The store here is a map in memory that a run changes at once.
+//! crashes and reopenings. The store is a map in memory that a run changes at once, or a real one.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use proptest::prelude::*;
 use storage::Table;
 use storage::state::{Bucketed, Checkpoints, Hold, Parts};
-use storage::table::{Counts, Flush, LsmTable, MemTable, Run, Store, note_key};
+use storage::table::{
+    Counts, DiskFailed, DiskStore, Flush, LsmTable, MemTable, Run, Store, note_key,
+};
 use wire::ids::{Instant, Slot};
 use wire::state::{Bucket, Part, StateHead};
 
@@ -82,6 +85,108 @@ impl Run for Changes {
     }
 }
 
+/// A store under test.
+trait Backing: Store {
+    /// Another handle of the same store.
+    fn share(&self) -> Self;
+
+    /// As after the end of the process.
+    fn reopen(&mut self);
+
+    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]);
+}
+
+fn write_run<R: Run>(run: R, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) -> Result<(), R::Error> {
+    let mut flush = Flush::new(run);
+    for piece in pieces {
+        flush.add(piece)?;
+    }
+    flush.finish(notes.iter().copied())
+}
+
+impl Backing for Map {
+    fn share(&self) -> Map {
+        self.clone()
+    }
+
+    fn reopen(&mut self) {}
+
+    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) {
+        write_run(Changes::to(self), pieces, notes).unwrap();
+    }
+}
+
+/// A directory of this test that goes with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Directory {
+        let path = std::env::temp_dir().join(format!("hippo-lsm-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Directory(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A store on disk.
+struct OnDisk {
+    open: Option<DiskStore>,
+    directory: Rc<Directory>,
+}
+
+fn broken(error: DiskFailed) -> ! {
+    panic!("{error}")
+}
+
+impl OnDisk {
+    fn new(name: &str) -> OnDisk {
+        let mut made = OnDisk {
+            open: None,
+            directory: Rc::new(Directory::new(name)),
+        };
+        made.reopen();
+        made
+    }
+
+    fn store(&self) -> &DiskStore {
+        self.open.as_ref().unwrap()
+    }
+}
+
+impl Store for OnDisk {
+    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
+        self.store().get(key, value)
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
+        self.store().range(from, to, visit);
+    }
+}
+
+impl Backing for OnDisk {
+    fn share(&self) -> OnDisk {
+        OnDisk {
+            open: self.open.clone(),
+            directory: Rc::clone(&self.directory),
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.open = None;
+        self.open = Some(DiskStore::open(&self.directory.0, 1 << 16, broken).unwrap());
+    }
+
+    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) {
+        write_run(self.store().run().unwrap(), pieces, notes).unwrap();
+        self.store().compact().unwrap();
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put {
@@ -144,9 +249,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A table, its store, and what both should hold.
-struct World {
-    table: LsmTable<Map>,
-    store: Map,
+struct World<B: Backing> {
+    table: Option<LsmTable<B>>,
+    store: B,
     sessions: MemTable,
     checkpoints: Checkpoints,
     present: Entries,
@@ -154,18 +259,18 @@ struct World {
     frozen: Entries,
     pinned: Option<(Slot, Entries)>,
     stored: Entries,
-    flush: Option<Flush<Changes>>,
+    /// Pieces of the flush under way.
+    flush: Option<Vec<Vec<u8>>>,
     /// The flush is on disk, and the table does not know yet.
     finished: bool,
     slot: u64,
     memory_bytes_max: u64,
 }
 
-impl World {
-    fn new(memory_bytes_max: u64) -> World {
-        let store = Map::default();
+impl<B: Backing> World<B> {
+    fn new(store: B, memory_bytes_max: u64) -> World<B> {
         World {
-            table: LsmTable::new([1, 2], store.clone(), memory_bytes_max),
+            table: Some(LsmTable::new([1, 2], store.share(), memory_bytes_max)),
             store,
             sessions: MemTable::new([3, 4]),
             checkpoints: Checkpoints::new(),
@@ -182,10 +287,14 @@ impl World {
 
     fn with<T>(&mut self, run: impl FnOnce(&mut Checkpoints, &mut Parts<'_>) -> T) -> T {
         let mut parts = Parts {
-            machine: Some(&mut self.table),
+            machine: Some(self.table.as_mut().unwrap()),
             sessions: &mut self.sessions,
         };
         run(&mut self.checkpoints, &mut parts)
+    }
+
+    fn table(&mut self) -> &mut LsmTable<B> {
+        self.table.as_mut().unwrap()
     }
 
     fn freeze(&mut self) {
@@ -264,27 +373,25 @@ impl World {
         };
         if self.finished {
             self.look_at_pin();
-            self.table.flush_end();
+            self.table().flush_end();
             let now = Instant(0);
             self.with(|checkpoints, parts| checkpoints.close(now, parts));
             (self.pinned, self.finished) = (None, false);
             return;
         }
         if self.flush.is_none() {
-            self.table.flush_begin();
-            self.flush = Some(Flush::new(Changes::to(&self.store)));
+            self.table.as_mut().unwrap().flush_begin();
+            self.flush = Some(Vec::new());
         }
         for _ in 0..pieces {
             let mut piece = Vec::new();
-            let flush = self.flush.as_mut().unwrap();
-            if self.table.flush_next(&mut piece) {
-                flush.add(&piece).unwrap();
+            if self.table.as_mut().unwrap().flush_next(&mut piece) {
+                self.flush.as_mut().unwrap().push(piece);
                 continue;
             }
             let slot = self.slot.to_le_bytes();
-            let notes = [(&b"slot"[..], &slot[..])];
-            let flush = self.flush.take().unwrap();
-            flush.finish(notes.into_iter()).unwrap();
+            let pieces = self.flush.take().unwrap();
+            self.store.write(&pieces, &[(b"slot", &slot)]);
             self.stored = entries.clone();
             self.finished = true;
             self.check_store();
@@ -299,10 +406,12 @@ impl World {
             expected.insert([&[1][..], &bucket, key].concat(), value.clone());
             expected.insert([&[2][..], key].concat(), Vec::new());
         }
-        let held = self.store.0.borrow();
-        let all_but_notes = held.range(..note_key(b""));
-        let all_but_notes: Entries = all_but_notes.map(|(k, v)| (k.clone(), v.clone())).collect();
-        assert_eq!(all_but_notes, expected, "the store");
+        let mut held = Entries::new();
+        self.store.range(&[], &note_key(b""), &mut |key, value| {
+            held.insert(key.to_vec(), value.to_vec());
+            true
+        });
+        assert_eq!(held, expected, "the store");
     }
 
     fn crash(&mut self) {
@@ -312,17 +421,19 @@ impl World {
             counts.keys += 1;
             counts.bytes += (key.len() + value.len()) as u64;
         }
-        let (store, max) = (self.store.clone(), self.memory_bytes_max);
-        self.table = LsmTable::reopen([9, 9], store, max, counts.into_iter());
+        self.table = None;
+        self.store.reopen();
+        let (store, max) = (self.store.share(), self.memory_bytes_max);
+        self.table = Some(LsmTable::reopen([9, 9], store, max, counts.into_iter()));
         self.checkpoints = Checkpoints::new();
         self.sessions = MemTable::new([3, 4]);
         self.present = self.stored.clone();
         self.frozen = self.stored.clone();
         (self.pinned, self.flush, self.finished) = (None, None, false);
-        assert_eq!(self.table.len(), self.present.len() as u64);
+        assert_eq!(self.table().len(), self.present.len() as u64);
         // The tree of a state begins empty: all buckets are hashed once.
         for bucket in Bucket::all() {
-            self.table.versions_mut().added(bucket);
+            self.table().versions_mut().added(bucket);
         }
     }
 
@@ -333,7 +444,8 @@ impl World {
         }
         let bucket = Bucket::new(bucket as u16).unwrap();
         let mut items = Vec::new();
-        self.present.retain(|held, _| Bucket::of_key(held) != bucket);
+        self.present
+            .retain(|held, _| Bucket::of_key(held) != bucket);
         let mut keys: Vec<_> = (0..KEYS).map(key).collect();
         keys.sort_unstable();
         for key in keys.iter().skip(keep) {
@@ -345,13 +457,13 @@ impl World {
                 self.present.insert(key.clone(), b"new".to_vec());
             }
         }
-        self.table.check_bucket(bucket, &items).unwrap();
-        self.table.replace_bucket(bucket, &items);
+        self.table().check_bucket(bucket, &items).unwrap();
+        self.table().replace_bucket(bucket, &items);
     }
 
     fn scan(&mut self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut entries = Vec::new();
-        self.table.scan(from, to, limit, &mut |key, value| {
+        self.table().scan(from, to, limit, &mut |key, value| {
             entries.push((key.to_vec(), value.to_vec()));
             true
         });
@@ -375,18 +487,18 @@ impl World {
                 byte,
             } => {
                 let (key, value) = (key(number), vec![byte; value_bytes]);
-                self.table.put(&key, &value);
+                self.table().put(&key, &value);
                 self.present.insert(key, value);
             }
             Step::Delete(number) => {
                 let key = key(number);
                 let was_there = self.present.remove(&key).is_some();
-                assert_eq!(self.table.delete(&key), was_there);
+                assert_eq!(self.table().delete(&key), was_there);
             }
             Step::Get(number) => {
                 let key = key(number);
-                let expected = self.present.get(&key).map(Vec::as_slice);
-                assert_eq!(self.table.get(&key), expected);
+                let expected = self.present.get(&key).cloned();
+                assert_eq!(self.table().get(&key), expected.as_deref());
             }
             Step::Scan { from, to, limit } => {
                 let (from, to) = (key(from), key(to));
@@ -398,7 +510,7 @@ impl World {
             Step::Hash(buckets) => self.hash(buckets),
             Step::Flush(pieces) => self.flush(pieces),
             Step::Evict(buckets) => {
-                self.table.evict(buckets);
+                self.table().evict(buckets);
             }
             Step::Crash => self.crash(),
             Step::Replace { bucket, keep } => self.replace(bucket, keep),
@@ -407,14 +519,21 @@ impl World {
 
     fn end(&mut self) {
         self.look_at_pin();
-        assert_eq!(self.scan(b"", None, usize::MAX), self.expected(b"", None, usize::MAX));
+        assert_eq!(
+            self.scan(b"", None, usize::MAX),
+            self.expected(b"", None, usize::MAX)
+        );
         self.freeze();
         self.hash(usize::MAX);
-        assert_eq!(self.table.len(), self.present.len() as u64);
-        let bytes = self.present.iter().map(|(key, value)| key.len() + value.len());
-        assert_eq!(self.table.bytes(), bytes.sum::<usize>() as u64);
+        assert_eq!(self.table().len(), self.present.len() as u64);
+        let bytes = self
+            .present
+            .iter()
+            .map(|(key, value)| key.len() + value.len());
+        let bytes = bytes.sum::<usize>() as u64;
+        assert_eq!(self.table().bytes(), bytes);
         for (key, value) in self.present.clone() {
-            assert_eq!(self.table.get(&key), Some(&value[..]));
+            assert_eq!(self.table().get(&key), Some(&value[..]));
         }
     }
 }
@@ -429,7 +548,25 @@ proptest! {
         steps in prop::collection::vec(step(), 1..400),
         memory_bytes_max in prop_oneof![Just(0_u64), Just(4000), Just(u64::MAX)],
     ) {
-        let mut world = World::new(memory_bytes_max);
+        let mut world = World::new(Map::default(), memory_bytes_max);
+        for step in steps {
+            world.take(step);
+        }
+        world.end();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 12, failure_persistence: None, max_shrink_iters: 100, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_table_over_a_disk_is_a_sorted_map(
+        steps in prop::collection::vec(step(), 100..300),
+        memory_bytes_max in prop_oneof![Just(0_u64), Just(4000)],
+    ) {
+        let mut world = World::new(OnDisk::new("map"), memory_bytes_max);
         for step in steps {
             world.take(step);
         }

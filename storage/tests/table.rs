@@ -44,7 +44,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn scan(table: &mut MemTable, from: &[u8], to: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn scan(
+    table: &mut MemTable,
+    from: &[u8],
+    to: Option<&[u8]>,
+    limit: usize,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut entries = Vec::new();
     table.scan(from, to, limit, &mut |key, value| {
         entries.push((key.to_vec(), value.to_vec()));

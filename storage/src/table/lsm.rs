@@ -17,6 +17,7 @@
 //! ([`LsmTable::flush_next`]). When they are on disk ([`LsmTable::flush_end`]) everything older than
 //! that checkpoint is *clean*: it may be dropped from memory ([`LsmTable::evict`]).
 
+mod disk;
 mod flush;
 mod store;
 
@@ -30,6 +31,7 @@ use super::items;
 use super::resident::Resident;
 use crate::state::{BucketSet, Bucketed, Malformed, Versions, View};
 
+pub use disk::{DiskFailed, DiskRun, DiskStore};
 pub use flush::Flush;
 pub use store::{Run, Store, note_key};
 
