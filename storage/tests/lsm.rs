@@ -1,7 +1,7 @@
 //! The table over a store against a `BTreeMap`: random operations, checkpoints, flushes, evictions,
 //! crashes and reopenings. The store is a map in memory that a run changes at once, or a real one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -43,6 +43,7 @@ impl Store for Map {
 struct Changes {
     map: Map,
     changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    count: Rc<Cell<usize>>,
 }
 
 impl Changes {
@@ -50,12 +51,14 @@ impl Changes {
         Changes {
             map: map.clone(),
             changes: Vec::new(),
+            count: Rc::default(),
         }
     }
 
     fn push(&mut self, key: &[u8], value: Option<&[u8]>) {
         let last = self.changes.last();
         assert!(last.is_none_or(|(last, _)| &last[..] < key), "runs ascend");
+        self.count.set(self.count.get() + 1);
         self.changes.push((key.to_vec(), value.map(<[u8]>::to_vec)));
     }
 }
@@ -572,4 +575,88 @@ proptest! {
         }
         world.end();
     }
+}
+
+/// A store that counts what it is asked.
+#[derive(Clone, Default)]
+struct Counting {
+    map: Map,
+    asked: Rc<Cell<usize>>,
+}
+
+impl Store for Counting {
+    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
+        self.asked.set(self.asked.get() + 1);
+        self.map.get(key, value)
+    }
+
+    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
+        self.asked.set(self.asked.get() + 1);
+        self.map.range(from, to, visit);
+    }
+}
+
+impl Backing for Counting {
+    fn share(&self) -> Counting {
+        self.clone()
+    }
+
+    fn reopen(&mut self) {}
+
+    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) {
+        self.map.write(pieces, notes);
+    }
+}
+
+#[test]
+fn what_memory_holds_is_not_read() {
+    let mut world = World::new(Counting::default(), u64::MAX);
+    let put = |number| Step::Put {
+        key: number,
+        value_bytes: 10,
+        byte: 1,
+    };
+    (0..KEYS).for_each(|number| world.take(put(number)));
+    world.take(Step::Freeze);
+    world.take(Step::Flush(usize::MAX));
+    world.take(Step::Crash);
+    let asked = Rc::clone(&world.store.asked);
+    // Every bucket is hashed, and there is room.
+    world.take(Step::Freeze);
+    world.hash(usize::MAX);
+    asked.set(0);
+    for number in 0..KEYS {
+        world.take(Step::Get(number));
+        world.take(put(number));
+        world.take(Step::Delete(number));
+        world.take(Step::Get(number));
+        world.take(put(number));
+    }
+    world.take(Step::Get(KEYS));
+    world.table().get(b"absent");
+    assert_eq!(asked.get(), 0, "memory holds everything");
+}
+
+#[test]
+fn a_key_that_is_on_disk_is_not_added_to_the_order_again() {
+    let put = |number| Step::Put {
+        key: number,
+        value_bytes: 10,
+        byte: 1,
+    };
+    let mut world = World::new(Map::default(), u64::MAX);
+    (0..KEYS).for_each(|number| world.take(put(number)));
+    world.take(Step::Freeze);
+    while world.pinned.is_some() {
+        world.take(Step::Flush(usize::MAX));
+    }
+    (0..KEYS).for_each(|number| world.take(put(number)));
+    world.freeze();
+    world.table().flush_begin();
+    let mut pieces = Vec::new();
+    while world.table().flush_next(&mut pieces) {}
+    let run = Changes::to(&Map::default());
+    let changes = Rc::clone(&run.count);
+    write_run(run, &[pieces], &[]).unwrap();
+    assert_eq!(changes.get(), KEYS);
 }
