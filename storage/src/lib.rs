@@ -1,7 +1,8 @@
 //! What is written where: the write-ahead log, the directory's superblock, the key-value table.
 //!
-//! This room decides bytes and positions; it never opens a file, starts a thread or reads a
-//! clock. Whoever drives it moves the bytes and reports back:
+//! This room decides bytes and positions; it starts no thread, reads no clock, and opens no file, but
+//! for those of the table on disk ([`table::DiskStore`]). Whoever drives it moves the bytes and
+//! reports back:
 //!
 //! * [`record`]: the 128-byte header in front of every record on disk,
 //! * [`wal`]: [`Writer`] seals records (ordering thread), [`Journal`] groups them into writes (disk
