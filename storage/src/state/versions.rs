@@ -34,6 +34,8 @@ const PINNED: u8 = 4;
 pub struct Versions {
     generation: u32,
     flags: Box<[u8; BUCKETS]>,
+    /// The generation of the last write to each bucket.
+    written: Box<[u32; BUCKETS]>,
     last: Kept,
     pinned: Option<Kept>,
     /// Something that the last freeze froze was written without being preserved.
@@ -46,6 +48,7 @@ impl Versions {
         Versions {
             generation: 1,
             flags: Box::new([0; BUCKETS]),
+            written: Box::new([0; BUCKETS]),
             last: Kept::new(1),
             pinned: None,
             lost: true,
@@ -60,12 +63,14 @@ impl Versions {
     /// An item is about to be added that the bucket does not hold.
     pub fn added(&mut self, bucket: Bucket) {
         self.flags[bucket.index()] |= DIRTY;
+        self.written[bucket.index()] = self.generation;
     }
 
     /// An item with an older stamp than [`Versions::generation`] is about to be overwritten or
     /// removed; `write` encodes it as it is. Items with the present stamp need no call.
     pub fn overwritten(&mut self, bucket: Bucket, stamp: u32, write: impl Fn(&mut Vec<u8>)) {
         debug_assert!(stamp < self.generation);
+        self.written[bucket.index()] = self.generation;
         let flags = &mut self.flags[bucket.index()];
         *flags |= DIRTY;
         let flags = *flags;
@@ -99,6 +104,11 @@ impl Versions {
     /// The preserved items of a bucket as they were encoded, in no order.
     pub fn preserved(&self, view: View, bucket: Bucket) -> impl Iterator<Item = &[u8]> {
         self.kept(view).items(bucket)
+    }
+
+    /// The generation of the last write to a bucket; 0: nothing was written yet.
+    pub fn written(&self, bucket: Bucket) -> u32 {
+        self.written[bucket.index()]
     }
 
     /// Bytes of everything preserved.

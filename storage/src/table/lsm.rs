@@ -65,8 +65,6 @@ pub struct LsmTable<S> {
     elsewhere_total: Counts,
     /// Entries in memory that are not gone.
     live: Counts,
-    /// Generation of the last write to each bucket.
-    written: Vec<u32>,
     /// Generation of the last write to each bucket that did not know what it overwrote. Views that
     /// are not younger need the disk, also when the bucket is whole again.
     blind: Vec<u32>,
@@ -95,7 +93,6 @@ impl<S: Store> LsmTable<S> {
             elsewhere: vec![Counts::default(); BUCKETS],
             elsewhere_total: Counts::default(),
             live: Counts::default(),
-            written: vec![OLDEST; BUCKETS],
             blind: vec![OLDEST; BUCKETS],
             stored: 1,
             flushing: None,
@@ -171,7 +168,6 @@ impl<S: Store> LsmTable<S> {
     fn add(&mut self, found: Found, key: &[u8], value: &[u8], bucket: Bucket) -> Address {
         let stamp = self.versions.generation();
         self.versions.added(bucket);
-        self.written[bucket.index()] = stamp;
         if self.is_partial(bucket) {
             self.blind[bucket.index()] = stamp;
         }
@@ -353,7 +349,7 @@ impl<S: Store> Table for LsmTable<S> {
         }
         self.preserve(found.address);
         let arena = &self.held.arena;
-        let (bucket, flags) = (arena.bucket(found.address), arena.flags(found.address));
+        let flags = arena.flags(found.address);
         let before = arena.value(found.address).len();
         let flags = if flags & GONE != 0 {
             self.live.keys += 1;
@@ -365,7 +361,6 @@ impl<S: Store> Table for LsmTable<S> {
             let is_clean = arena.stamp(found.address) < self.stored;
             if is_clean { STORED } else { flags }
         };
-        self.written[bucket.index()] = stamp;
         let address = self.held.overwrite(found, key, value, stamp);
         self.held.arena.set_flags(address, flags);
     }
@@ -390,7 +385,6 @@ impl<S: Store> Table for LsmTable<S> {
             self.live.bytes -= (key.len() + self.held.arena.value(found.address).len()) as u64;
             let address = self.held.overwrite(found, key, &[], stamp);
             self.held.arena.set_flags(address, GONE);
-            self.written[self.held.arena.bucket(address).index()] = stamp;
         }
         true
     }

@@ -43,7 +43,7 @@ impl<S: Store> LsmTable<S> {
         while next < BUCKETS && piece.len() == before {
             let bucket = Bucket::new(next as u16).expect("below the number of buckets");
             next += 1;
-            if self.written[bucket.index()] >= self.stored {
+            if self.versions.written(bucket) >= self.stored {
                 self.write_changes(bucket, piece);
             }
         }
