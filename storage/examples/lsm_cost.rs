@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use storage::state::{Checkpoints, Hold, Parts};
-use storage::table::{Counts, DiskFailed, DiskStore, Flush, LsmTable, MemTable, Table};
+use storage::table::{Counts, DiskFailed, DiskStore, Flush, Flushing, LsmTable, MemTable, Table};
 use wire::ids::{Instant as Time, Slot};
 use wire::state::{BUCKETS, StateHead};
 
@@ -71,7 +71,7 @@ impl State {
             }
         }
         let started = Instant::now();
-        flush.finish(std::iter::empty()).expect("the end of a run");
+        flush.finish().expect("the end of a run");
         let finishing = started.elapsed();
         self.table.flush_end();
         self.with(|checkpoints, parts| checkpoints.close(Time(0), parts));

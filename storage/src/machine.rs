@@ -8,6 +8,7 @@ mod kv;
 use wire::ops::{Operation, ResultBuffer};
 
 use crate::state::Bucketed;
+use crate::table::Flushing;
 
 pub use kv::Kv;
 
@@ -35,6 +36,11 @@ pub trait StateMachine {
     /// The state as checkpoints and transfers see it; none for a machine without state. All that
     /// `apply` reads or writes must be in there, and a machine that wraps another passes this on.
     fn state(&self) -> Option<&dyn Bucketed> {
+        None
+    }
+
+    /// As [`Table::flushing`](crate::table::Table::flushing).
+    fn flushing(&mut self) -> Option<&mut dyn Flushing> {
         None
     }
 

@@ -12,8 +12,32 @@ mod resident;
 
 use crate::state::Bucketed;
 
-pub use lsm::{Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, Run, Store, note_key};
+pub use lsm::{Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, Run, Store, write_note};
 pub use memory::MemTable;
+
+/// A table that has a copy on disk, which is brought up to date from time to time.
+pub trait Flushing {
+    /// Begins to flush the pinned checkpoint.
+    fn flush_begin(&mut self);
+
+    /// Appends the entries of the next bucket that has any to `piece`. False, with nothing
+    /// appended, when all were handed out. The pin must last until then.
+    fn flush_next(&mut self, piece: &mut Vec<u8>) -> bool;
+
+    /// What was handed out is on disk, visible and durable: entries older than that may be dropped.
+    fn flush_end(&mut self);
+
+    /// Nothing of it became visible.
+    fn flush_abort(&mut self);
+
+    /// Appends what the copy says of its state under this name (see [`write_note`]); false, with
+    /// nothing appended, if there is nothing.
+    fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool;
+
+    /// Drops clean entries, of so many buckets at most, while memory holds too much. True when
+    /// there is more to do.
+    fn evict(&mut self, buckets: usize) -> bool;
+}
 
 /// A map from keys to values. Keys are 1 to `KEY_BYTES_MAX` bytes, values up to `VALUE_BYTES_MAX`;
 /// the codec of `wire::ops` refuses longer ones, tables assert it. Its entries are part of the
@@ -24,6 +48,11 @@ pub trait Table: Bucketed {
 
     /// Sets the value of a key.
     fn put(&mut self, key: &[u8], value: &[u8]);
+
+    /// The table's copy on disk; none for a table that is in memory alone.
+    fn flushing(&mut self) -> Option<&mut dyn Flushing> {
+        None
+    }
 
     /// Brings the entries of keys that are used next into the cache, all at once: their misses
     /// overlap, where one operation after the other waits for each.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use storage::Table;
 use storage::state::{Bucketed, Checkpoints, Hold, Parts};
 use storage::table::{
-    Counts, DiskFailed, DiskStore, Flush, LsmTable, MemTable, Run, Store, note_key,
+    Counts, DiskFailed, DiskStore, Flush, Flushing, LsmTable, MemTable, Run, Store, write_note,
 };
 use wire::ids::{Instant, Slot};
 use wire::state::{Bucket, Part, StateHead};
@@ -96,15 +96,15 @@ trait Backing: Store {
     /// As after the end of the process.
     fn reopen(&mut self);
 
-    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]);
+    fn write(&self, pieces: &[Vec<u8>]);
 }
 
-fn write_run<R: Run>(run: R, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) -> Result<(), R::Error> {
+fn write_run<R: Run>(run: R, pieces: &[Vec<u8>]) -> Result<(), R::Error> {
     let mut flush = Flush::new(run);
     for piece in pieces {
         flush.add(piece)?;
     }
-    flush.finish(notes.iter().copied())
+    flush.finish()
 }
 
 impl Backing for Map {
@@ -114,8 +114,8 @@ impl Backing for Map {
 
     fn reopen(&mut self) {}
 
-    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) {
-        write_run(Changes::to(self), pieces, notes).unwrap();
+    fn write(&self, pieces: &[Vec<u8>]) {
+        write_run(Changes::to(self), pieces).unwrap();
     }
 }
 
@@ -184,8 +184,8 @@ impl Backing for OnDisk {
         self.open = Some(DiskStore::open(&self.directory.0, 1 << 16, broken).unwrap());
     }
 
-    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) {
-        write_run(self.store().run().unwrap(), pieces, notes).unwrap();
+    fn write(&self, pieces: &[Vec<u8>]) {
+        write_run(self.store().run().unwrap(), pieces).unwrap();
         self.store().compact().unwrap();
     }
 }
@@ -393,8 +393,10 @@ impl<B: Backing> World<B> {
                 continue;
             }
             let slot = self.slot.to_le_bytes();
-            let pieces = self.flush.take().unwrap();
-            self.store.write(&pieces, &[(b"slot", &slot)]);
+            let mut pieces = self.flush.take().unwrap();
+            write_note(b"slot", &slot, &mut piece);
+            pieces.push(piece);
+            self.store.write(&pieces);
             self.stored = entries.clone();
             self.finished = true;
             self.check_store();
@@ -410,7 +412,7 @@ impl<B: Backing> World<B> {
             expected.insert([&[2][..], key].concat(), Vec::new());
         }
         let mut held = Entries::new();
-        self.store.range(&[], &note_key(b""), &mut |key, value| {
+        self.store.range(&[], &[3], &mut |key, value| {
             held.insert(key.to_vec(), value.to_vec());
             true
         });
@@ -603,8 +605,8 @@ impl Backing for Counting {
 
     fn reopen(&mut self) {}
 
-    fn write(&self, pieces: &[Vec<u8>], notes: &[(&[u8], &[u8])]) {
-        self.map.write(pieces, notes);
+    fn write(&self, pieces: &[Vec<u8>]) {
+        self.map.write(pieces);
     }
 }
 
@@ -657,6 +659,6 @@ fn a_key_that_is_on_disk_is_not_added_to_the_order_again() {
     while world.table().flush_next(&mut pieces) {}
     let run = Changes::to(&Map::default());
     let changes = Rc::clone(&run.count);
-    write_run(run, &[pieces], &[]).unwrap();
+    write_run(run, &[pieces]).unwrap();
     assert_eq!(changes.get(), KEYS);
 }

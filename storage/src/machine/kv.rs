@@ -19,7 +19,7 @@ use wire::ops::{Condition, Operation, Outcome, ResultBuffer, Txn};
 
 use super::{StateMachine, is_read_only};
 use crate::state::Bucketed;
-use crate::table::Table;
+use crate::table::{Flushing, Table};
 
 /// Key-value semantics over a [`Table`].
 #[derive(Debug)]
@@ -250,6 +250,10 @@ impl<T: Table> StateMachine for Kv<T> {
 
     fn state(&self) -> Option<&dyn Bucketed> {
         Some(&self.table)
+    }
+
+    fn flushing(&mut self) -> Option<&mut dyn Flushing> {
+        self.table.flushing()
     }
 
     fn state_mut(&mut self) -> Option<&mut dyn Bucketed> {

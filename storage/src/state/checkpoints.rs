@@ -283,6 +283,21 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Goes on from a state that the holders have already, whose tree is this one.
+    ///
+    /// # Panics
+    ///
+    /// If the nodes are not those of the summary, or a checkpoint was begun before.
+    pub fn resume(&mut self, summary: Summary, nodes: Vec<Node>, parts: &mut Parts<'_>) {
+        assert!(self.hashing.is_none() && self.finished.is_none());
+        let digests = summary.nodes;
+        let matches = |(node, digest): (&Node, &Digest)| node.digest() == *digest;
+        assert!(nodes.len() == NODES && nodes.iter().zip(&digests).all(matches));
+        self.tree = Tree { nodes, digests };
+        parts.each(|holder| holder.versions_mut().freeze(&BucketSet::new(), false));
+        self.finished = Some(summary);
+    }
+
     /// Brings the tree up to date with the state as it is, outside the sequence of checkpoints.
     fn rehash(&mut self, head: StateHead, parts: &mut Parts<'_>) -> Summary {
         let keeps = std::mem::take(&mut self.keeps_newest);

@@ -14,8 +14,8 @@
 //! checkpoint is never newer than a view: a flush writes a pinned one, and the next is pinned later.
 //!
 //! A flush takes the entries of the pinned checkpoint that the stored one lacks, bucket by bucket
-//! ([`LsmTable::flush_next`]). When they are on disk ([`LsmTable::flush_end`]) everything older than
-//! that checkpoint is *clean*: it may be dropped from memory ([`LsmTable::evict`]).
+//! ([`Flushing::flush_next`]). When they are on disk ([`Flushing::flush_end`]) everything older than
+//! that checkpoint is *clean*: it may be dropped from memory ([`Flushing::evict`]).
 
 mod disk;
 mod flush;
@@ -24,16 +24,16 @@ mod store;
 use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use wire::state::{BUCKETS, Bucket};
 
-use super::Table;
 use super::arena::Address;
 use super::index::Found;
 use super::items;
 use super::resident::Resident;
+use super::{Flushing, Table};
 use crate::state::{BucketSet, Bucketed, Malformed, Versions, View};
 
 pub use disk::{DiskFailed, DiskRun, DiskStore};
-pub use flush::Flush;
-pub use store::{Run, Store, note_key};
+pub use flush::{Flush, write_note};
+pub use store::{Run, Store};
 
 /// The key was deleted; the entry has no value.
 const GONE: u8 = 1;
@@ -70,7 +70,7 @@ pub struct LsmTable<S> {
     blind: Vec<u32>,
     /// What was written before this generation is on disk.
     stored: u32,
-    flushing: Option<flush::Flushing>,
+    flushing: Option<flush::Progress>,
     /// Memory for entries above which clean ones are dropped.
     memory_bytes_max: u64,
     /// The bucket that loses its clean entries next.
@@ -276,9 +276,7 @@ impl<S: Store> LsmTable<S> {
         address
     }
 
-    /// Drops clean entries, of so many buckets at most, while memory holds too much. True when
-    /// there is more to do.
-    pub fn evict(&mut self, buckets: usize) -> bool {
+    fn evict_some(&mut self, buckets: usize) -> bool {
         for _ in 0..buckets {
             if self.held.arena.used_bytes() <= self.memory_bytes_max {
                 return false;
@@ -318,6 +316,10 @@ impl<S: Store> LsmTable<S> {
 impl<S: Store> Table for LsmTable<S> {
     fn warm(&self, keys: &mut dyn Iterator<Item = &[u8]>) {
         self.held.warm(keys);
+    }
+
+    fn flushing(&mut self) -> Option<&mut dyn Flushing> {
+        Some(self)
     }
 
     fn get(&mut self, key: &[u8]) -> Option<&[u8]> {

@@ -1,19 +1,19 @@
 //! From memory to the disk: the entries of a checkpoint that the disk lacks.
 //!
-//! The thread that executes hands out pieces ([`LsmTable::flush_next`]) between two blocks; another
+//! The thread that executes hands out pieces ([`Flushing::flush_next`]) between two blocks; another
 //! one makes a [`Run`] of them ([`Flush`]). Keys are sorted within their bucket on the former, in
 //! their own order on the latter.
 
 use wire::state::{BUCKETS, Bucket};
 
 use super::store::{self, Run, Store};
-use super::{GONE, LsmTable, STORED};
+use super::{Flushing, GONE, LsmTable, STORED};
 use crate::state::View;
 use crate::table::items;
 
 /// A flush under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Flushing {
+pub(super) struct Progress {
     /// What is written before this generation is flushed.
     before: u32,
     /// Bucket that comes next.
@@ -24,19 +24,24 @@ pub(super) struct Flushing {
 const KNOWN: u8 = 0;
 const NEW: u8 = 1;
 const DELETED: u8 = 2;
+const NOTE: u8 = 3;
 
-impl<S: Store> LsmTable<S> {
-    /// Begins to flush the pinned checkpoint.
-    pub fn flush_begin(&mut self) {
+/// Appends to a piece what shall be known of the state as a whole, under this name. Notes follow all
+/// entries, by ascending name.
+pub fn write_note(name: &[u8], note: &[u8], piece: &mut Vec<u8>) {
+    piece.push(NOTE);
+    items::write(name, note, piece);
+}
+
+impl<S: Store> Flushing for LsmTable<S> {
+    fn flush_begin(&mut self) {
         let before = self.versions.pinned_generation();
         let before = before.expect("the checkpoint to be flushed is pinned");
         assert!(self.flushing.is_none() && before >= self.stored);
-        self.flushing = Some(Flushing { before, next: 0 });
+        self.flushing = Some(Progress { before, next: 0 });
     }
 
-    /// Appends the entries of the next bucket that has any to `piece`. False, with nothing
-    /// appended, when all were handed out. The pin must last until then.
-    pub fn flush_next(&mut self, piece: &mut Vec<u8>) -> bool {
+    fn flush_next(&mut self, piece: &mut Vec<u8>) -> bool {
         let flushing = self.flushing.expect("a flush was begun");
         let mut next = flushing.next;
         let before = piece.len();
@@ -47,22 +52,30 @@ impl<S: Store> LsmTable<S> {
                 self.write_changes(bucket, piece);
             }
         }
-        self.flushing = Some(Flushing { next, ..flushing });
+        self.flushing = Some(Progress { next, ..flushing });
         piece.len() > before
     }
 
-    /// What was handed out is on disk, visible and durable: entries older than that may be dropped.
-    pub fn flush_end(&mut self) {
+    fn flush_end(&mut self) {
         let flushing = self.flushing.take().expect("a flush was begun");
         assert_eq!(flushing.next, BUCKETS, "everything was handed out");
         self.stored = flushing.before;
     }
 
-    /// Nothing of it became visible.
-    pub fn flush_abort(&mut self) {
+    fn flush_abort(&mut self) {
         self.flushing = None;
     }
 
+    fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool {
+        self.store.get(&store::note_key(name), note)
+    }
+
+    fn evict(&mut self, buckets: usize) -> bool {
+        self.evict_some(buckets)
+    }
+}
+
+impl<S: Store> LsmTable<S> {
     fn write_changes(&mut self, bucket: Bucket, piece: &mut Vec<u8>) {
         let arena = &self.held.arena;
         let listed = self.held.listed(bucket).iter();
@@ -104,6 +117,8 @@ pub struct Flush<R> {
     /// Keys that appear or vanish, one behind the other, and where each begins and ends.
     keys: Vec<u8>,
     order: Vec<(u32, u16, bool)>,
+    /// The order of keys was written, and notes follow.
+    ordered: bool,
     place: Vec<u8>,
 }
 
@@ -113,6 +128,7 @@ impl<R: Run> Flush<R> {
             run,
             keys: Vec::new(),
             order: Vec::new(),
+            ordered: false,
             place: Vec::new(),
         }
     }
@@ -121,12 +137,18 @@ impl<R: Run> Flush<R> {
     ///
     /// # Panics
     ///
-    /// If the piece is not from [`LsmTable::flush_next`].
+    /// If the piece is not from [`Flushing::flush_next`] and [`write_note`].
     pub fn add(&mut self, piece: &[u8]) -> Result<(), R::Error> {
         let mut rest = piece;
         while let Some((what, after)) = rest.split_first() {
             let (key, value, after) = items::split_first(after).expect("from a flush");
             rest = after;
+            if *what == NOTE {
+                self.write_order()?;
+                self.run.put(&store::note_key(key), value)?;
+                continue;
+            }
+            assert!(!self.ordered, "entries come before notes");
             store::entry_key(Bucket::of_key(key), key, &mut self.place);
             if *what == DELETED {
                 self.run.delete(&self.place)?;
@@ -143,11 +165,16 @@ impl<R: Run> Flush<R> {
         Ok(())
     }
 
-    /// All pieces were added: ends with the order of the keys and with `notes`, by ascending name.
-    pub fn finish<'a>(
-        mut self,
-        notes: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Result<(), R::Error> {
+    /// All pieces were added: makes them visible and durable.
+    pub fn finish(mut self) -> Result<(), R::Error> {
+        self.write_order()?;
+        self.run.finish()
+    }
+
+    fn write_order(&mut self) -> Result<(), R::Error> {
+        if std::mem::replace(&mut self.ordered, true) {
+            return Ok(());
+        }
         let keys = &self.keys;
         let key_at = |at: u32, length: u16| &keys[at as usize..][..usize::from(length)];
         self.order
@@ -160,9 +187,7 @@ impl<R: Run> Flush<R> {
                 self.run.delete(&self.place)?;
             }
         }
-        for (name, note) in notes {
-            self.run.put(&store::note_key(name), note)?;
-        }
-        self.run.finish()
+        (self.keys, self.order) = (Vec::new(), Vec::new());
+        Ok(())
     }
 }

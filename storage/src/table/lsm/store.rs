@@ -85,7 +85,7 @@ pub(super) fn order_bounds(from: &[u8], to: Option<&[u8]>) -> (Vec<u8>, Vec<u8>)
 }
 
 /// Where a note of this name lies.
-pub fn note_key(name: &[u8]) -> Vec<u8> {
+pub(super) fn note_key(name: &[u8]) -> Vec<u8> {
     [&[NOTE][..], name].concat()
 }
 
