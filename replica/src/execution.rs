@@ -5,6 +5,7 @@
 //! later blocks (K1).
 
 mod checkpoints;
+mod flush;
 
 use storage::machine::StateMachine;
 use storage::state::Checkpoints;
@@ -72,6 +73,7 @@ pub struct Execution<M: StateMachine> {
     /// No checkpoint is begun up to here.
     unneeded: Slot,
     preserved_bytes_max: u64,
+    stored_sessions: flush::StoredSessions,
 }
 
 impl<M: StateMachine> Execution<M> {
@@ -99,6 +101,7 @@ impl<M: StateMachine> Execution<M> {
             interval: CHECKPOINT_INTERVAL,
             unneeded: Slot(0),
             preserved_bytes_max: PRESERVED_BYTES_MAX,
+            stored_sessions: flush::StoredSessions::default(),
         }
     }
 

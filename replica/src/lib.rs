@@ -22,6 +22,7 @@ pub mod batch;
 pub mod blocks;
 pub mod execution;
 pub mod fair;
+pub mod flush;
 pub mod ledger;
 pub mod ordering;
 pub mod peer;

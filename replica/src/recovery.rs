@@ -24,6 +24,7 @@ use wire::seal::Verifier;
 
 use crate::blocks::{Location, message_in_record};
 use crate::execution::{Execution, Replies};
+use crate::flush;
 use crate::ledger::Ledger;
 use crate::ordering::release::keeps_newest_from_start;
 use crate::verifying::Verifying;
@@ -99,8 +100,12 @@ impl Replies for Nowhere {
     fn read_reply(&mut self, _: &PublicKey, _: Slot, _: [&[u8]; 2]) {}
 }
 
-/// Reads the log, executes what it knows to be decided, verifies the rest. Begins from the first
-/// snapshot of `saved` that can be used: newest first.
+/// What errors call the state in the table's copy on disk.
+const TABLE: &str = "table";
+
+/// Reads the log, executes what it knows to be decided, verifies the rest. Begins from the state in
+/// the table's copy on disk, if it has one, else from the first snapshot of `saved` that can be used:
+/// newest first.
 pub fn restart<'s, Bu, Src, M, V>(
     me: NodeId,
     quorums: &Quorums,
@@ -124,8 +129,15 @@ where
         slot: Slot(0),
         digest: genesis,
     };
-    let (mut certificate, mut unusable) = (None, Vec::new());
-    for saved in saved {
+    let mut unusable = Vec::new();
+    let mut certificate = flush::reopen(execution, compound).map_err(|reason| {
+        let name = TABLE.to_owned();
+        RestartError::SnapshotDamaged { name, reason }
+    })?;
+    if let Some(found) = certificate {
+        start = found.place();
+    }
+    for saved in saved.into_iter().take_while(|_| certificate.is_none()) {
         let name = saved.name.clone();
         match saved.load(identity, compound, execution) {
             Ok(found) => {

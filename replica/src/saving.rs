@@ -1,6 +1,8 @@
 //! Snapshots made while blocks execute: of the next checkpoint when the log has grown (K2), and of
 //! a state that was taken over (K1).
 //!
+//! A table that keeps a copy of its own on disk has that brought up to date instead of a file.
+//!
 //! The state is pinned, written piece by piece, and let go when the file is durable. The machine
 //! acknowledges every piece; a few wait for it at most. One snapshot is under way at most.
 
@@ -13,7 +15,8 @@ use wire::certificates::CheckpointCertificate;
 use wire::ids::{ClusterId, Instant, NodeId, Slot};
 
 use crate::execution::Execution;
-use crate::snapshot::SnapshotWriter;
+use crate::flush::FlushWriter;
+use crate::snapshot::{SnapshotFailed, SnapshotWriter};
 
 /// Pieces that wait for the machine.
 const PIECES_MAX: usize = 4;
@@ -49,11 +52,38 @@ pub enum Outcome {
     Failed,
 }
 
+/// Where a state goes: into a file of its own, or into the copy that the table keeps.
+#[derive(Debug)]
+enum Writer {
+    File(SnapshotWriter),
+    Table(FlushWriter),
+}
+
+impl Writer {
+    fn slot(&self) -> Slot {
+        match self {
+            Writer::File(writer) => writer.slot(),
+            Writer::Table(writer) => writer.slot(),
+        }
+    }
+
+    fn next<M: StateMachine>(
+        &mut self,
+        execution: &mut Execution<M>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, SnapshotFailed> {
+        match self {
+            Writer::File(writer) => writer.next(execution, out),
+            Writer::Table(writer) => writer.next(execution, out),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct File {
     certificate: Arc<CheckpointCertificate>,
     taken_over: bool,
-    writer: SnapshotWriter,
+    writer: Writer,
     begun: bool,
     ended: bool,
     unanswered: usize,
@@ -141,7 +171,7 @@ impl Saving {
         out: &mut impl FnMut(Piece),
     ) {
         // Installing has let go of what was pinned.
-        self.abort(out);
+        self.abort(execution, out);
         let pinned = execution.pin(Hold::Open);
         assert_eq!(
             (pinned.slot, pinned.ready),
@@ -149,10 +179,15 @@ impl Saving {
             "an installed state can be seen whole"
         );
         self.certified(Arc::clone(&certificate), Some(pinned));
-        self.begin(certificate, true);
+        self.begin(certificate, true, execution);
     }
 
-    fn abort(&mut self, out: &mut impl FnMut(Piece)) {
+    fn abort<M: StateMachine>(
+        &mut self,
+        execution: &mut Execution<M>,
+        out: &mut impl FnMut(Piece),
+    ) {
+        execution.flush_abort();
         if let Stage::Writing(file) = &self.stage
             && file.begun
         {
@@ -161,14 +196,24 @@ impl Saving {
         self.stage = Stage::Idle;
     }
 
-    fn begin(&mut self, certificate: Arc<CheckpointCertificate>, taken_over: bool) {
+    fn begin<M: StateMachine>(
+        &mut self,
+        certificate: Arc<CheckpointCertificate>,
+        taken_over: bool,
+        execution: &mut Execution<M>,
+    ) {
         let place = certificate.place();
         let (root, encoded) = (certificate.root, certificate.encode());
-        let writer = SnapshotWriter::new(self.cluster, self.me, place.slot, place.digest, root);
+        let writer = if execution.has_copy() {
+            Writer::Table(FlushWriter::new(&certificate))
+        } else {
+            let writer = SnapshotWriter::new(self.cluster, self.me, place.slot, place.digest, root);
+            Writer::File(writer.with_certificate(encoded))
+        };
         self.stage = Stage::Writing(Box::new(File {
             certificate,
             taken_over,
-            writer: writer.with_certificate(encoded),
+            writer,
             begun: false,
             ended: false,
             unanswered: 0,
@@ -191,7 +236,7 @@ impl Saving {
                 match (pinned, found) {
                     (Some(pinned), Some(found)) if pinned.ready => {
                         let found = Arc::clone(found);
-                        self.begin(found, false);
+                        self.begin(found, false, execution);
                         true
                     }
                     // Given up for lack of memory, or passed over by a newer certificate.
@@ -205,7 +250,7 @@ impl Saving {
                     return false;
                 }
                 let certificate = Arc::clone(certificate);
-                self.begin(certificate, true);
+                self.begin(certificate, true, execution);
                 true
             }
             Stage::Writing(file) => {
@@ -230,7 +275,7 @@ impl Saving {
                         }
                         // The pin was given up, or this replica has diverged (K3).
                         Err(_) => {
-                            self.abort(out);
+                            self.abort(execution, out);
                             return self.fail(now, execution);
                         }
                     }
@@ -270,17 +315,20 @@ impl Saving {
         let certificate = Arc::clone(&file.certificate);
         match (succeeded, file.taken_over) {
             (false, false) => {
-                self.abort(out);
+                self.abort(execution, out);
                 self.fail(now, execution);
             }
             (false, true) => {
                 // It stays pinned.
-                self.abort(out);
+                self.abort(execution, out);
                 self.stage = Stage::Retrying(certificate, now.after_ns(RETRY_NS));
             }
             (true, taken_over) => {
                 if !file.ended || file.unanswered > 0 {
                     return;
+                }
+                if let Writer::Table(_) = &file.writer {
+                    execution.flush_end();
                 }
                 self.stage = Stage::Idle;
                 execution.close_snapshot(now);

@@ -12,7 +12,10 @@ mod resident;
 
 use crate::state::Bucketed;
 
-pub use lsm::{Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, Run, Store, write_note};
+pub use lsm::{
+    Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store,
+    write_note,
+};
 pub use memory::MemTable;
 
 /// A table that has a copy on disk, which is brought up to date from time to time.

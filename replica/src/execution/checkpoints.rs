@@ -24,7 +24,7 @@ pub(super) fn time_after(before_ns: u64, hint_ns: u64) -> u64 {
 }
 
 impl<M: StateMachine> Execution<M> {
-    fn apart(&mut self) -> (&mut Checkpoints, Parts<'_>) {
+    pub(super) fn apart(&mut self) -> (&mut Checkpoints, Parts<'_>) {
         let parts = Parts {
             machine: self.machine.state_mut(),
             sessions: &mut self.sessions,

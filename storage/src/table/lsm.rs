@@ -19,6 +19,7 @@
 
 mod disk;
 mod flush;
+mod map;
 mod store;
 
 use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -33,6 +34,7 @@ use crate::state::{BucketSet, Bucketed, Malformed, Versions, View};
 
 pub use disk::{DiskFailed, DiskRun, DiskStore};
 pub use flush::{Flush, write_note};
+pub use map::{MapRun, MapStore};
 pub use store::{Run, Store};
 
 /// The key was deleted; the entry has no value.

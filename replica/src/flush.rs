@@ -1,0 +1,184 @@
+//! The whole state at a checkpoint in the copy that a table keeps on disk: brought up to date while
+//! later blocks execute, found again at a start.
+//!
+//! [`FlushWriter`] leaves what changed since the flush before: the table's entries, then notes. They
+//! become visible at once, with the last of them, so the copy is always of one certified checkpoint.
+//!
+//! | note | holds |
+//! |---|---|
+//! | `c` | the checkpoint's certificate |
+//! | `h` | the summary of the state |
+//! | `n`, number (u16, big-endian) | an inner node of the tree |
+//! | `s`, bucket (u16, big-endian) | the sessions of a bucket |
+
+use storage::machine::StateMachine;
+use storage::state::Unserved;
+use storage::table::write_note;
+use wire::certificates::CheckpointCertificate;
+use wire::ids::{Digest, Slot};
+use wire::seal::{Compound, Verifier};
+use wire::state::{Bucket, NODES, Node, Part, Summary};
+
+use crate::execution::Execution;
+use crate::recovery::SavedUnusable;
+use crate::snapshot::SnapshotFailed;
+
+const CERTIFICATE: &[u8] = b"c";
+const SUMMARY: &[u8] = b"h";
+const NODE: u8 = b'n';
+const SESSIONS: u8 = b's';
+
+fn numbered(kind: u8, number: u16) -> [u8; 3] {
+    let [high, low] = number.to_be_bytes();
+    [kind, high, low]
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Begin,
+    Entries,
+    Certificate,
+    Summary,
+    Node(u8),
+    Sessions(u16),
+    End,
+}
+
+/// Hands out one flush; see the module's documentation.
+#[derive(Debug)]
+pub struct FlushWriter {
+    slot: Slot,
+    root: Digest,
+    certificate: Vec<u8>,
+    step: Step,
+    note: Vec<u8>,
+}
+
+impl FlushWriter {
+    /// Of the checkpoint that is pinned with `Hold::Open` and ready, and has this certificate.
+    pub fn new(certificate: &CheckpointCertificate) -> FlushWriter {
+        FlushWriter {
+            slot: certificate.header.slot(),
+            root: certificate.root,
+            certificate: certificate.encode(),
+            step: Step::Begin,
+            note: Vec::new(),
+        }
+    }
+
+    /// The checkpoint's slot.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Appends what comes next, a bucket of entries or a note, to `out`. False, with nothing appended,
+    /// when everything was handed out.
+    pub fn next<M: StateMachine>(
+        &mut self,
+        execution: &mut Execution<M>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, SnapshotFailed> {
+        let pinned = execution.pinned().filter(|pinned| pinned.ready);
+        if pinned.is_none_or(|pinned| pinned.slot != self.slot) {
+            return Err(Unserved::NotPinned.into());
+        }
+        self.note.clear();
+        loop {
+            self.step = match self.step {
+                Step::Begin => {
+                    execution.serve(self.slot, Part::Summary, &mut self.note)?;
+                    let summary = Summary::parse(&self.note).expect("our own bytes");
+                    let (found, expected) = (summary.root(), self.root);
+                    if found != expected {
+                        return Err(SnapshotFailed::WrongRoot { found, expected });
+                    }
+                    self.note.clear();
+                    execution.flush_begin();
+                    Step::Entries
+                }
+                Step::Entries if execution.flush_entries(out) => return Ok(true),
+                Step::Entries => Step::Certificate,
+                Step::Certificate => {
+                    write_note(CERTIFICATE, &self.certificate, out);
+                    self.step = Step::Summary;
+                    return Ok(true);
+                }
+                Step::Summary => {
+                    execution.serve(self.slot, Part::Summary, &mut self.note)?;
+                    write_note(SUMMARY, &self.note, out);
+                    self.step = Step::Node(0);
+                    return Ok(true);
+                }
+                Step::Node(index) => {
+                    execution.serve(self.slot, Part::Node(index), &mut self.note)?;
+                    write_note(&numbered(NODE, u16::from(index)), &self.note, out);
+                    self.step = match index.checked_add(1) {
+                        Some(next) if usize::from(next) < NODES => Step::Node(next),
+                        _ => Step::Sessions(0),
+                    };
+                    return Ok(true);
+                }
+                Step::Sessions(number) => match Bucket::new(number) {
+                    None => Step::End,
+                    Some(bucket) => {
+                        let next = number.checked_add(1).map_or(Step::End, Step::Sessions);
+                        if execution.flush_sessions(bucket, &mut self.note) {
+                            write_note(&numbered(SESSIONS, number), &self.note, out);
+                            self.step = next;
+                            return Ok(true);
+                        }
+                        next
+                    }
+                },
+                Step::End => return Ok(false),
+            };
+        }
+    }
+}
+
+/// Goes on from the state in the table's copy, if there is one: verifies the certificate and the
+/// tree, and gives the sessions to the fresh execution. Entries are read when they are asked for.
+pub(crate) fn reopen<M: StateMachine, V: Verifier>(
+    execution: &mut Execution<M>,
+    compound: &mut Compound<V>,
+) -> Result<Option<CheckpointCertificate>, SavedUnusable> {
+    let Some(table) = execution.copy() else {
+        return Ok(None);
+    };
+    let read = |name: &[u8]| {
+        let mut note = Vec::new();
+        table.note(name, &mut note).then_some(note)
+    };
+    let Some(certificate) = read(CERTIFICATE) else {
+        return Ok(None);
+    };
+    let certificate = CheckpointCertificate::decode(&certificate)
+        .and_then(|certificate| compound.checkpoint_certificate(certificate))
+        .map_err(SavedUnusable::Uncertified)?
+        .into_inner();
+    let summary = read(SUMMARY).ok_or(SavedUnusable::OtherState)?;
+    let summary = Summary::parse(&summary)
+        .map_err(|_| SavedUnusable::OtherState)?
+        .clone();
+    if (summary.root(), summary.head.slot()) != (certificate.root, certificate.header.slot()) {
+        return Err(SavedUnusable::OtherState);
+    }
+    let mut nodes = Vec::with_capacity(NODES);
+    for (index, digest) in (0..).zip(&summary.nodes) {
+        let node = read(&numbered(NODE, index)).ok_or(SavedUnusable::OtherState)?;
+        let node = Node::parse(&node).map_err(|_| SavedUnusable::OtherState)?;
+        if node.digest() != *digest {
+            return Err(SavedUnusable::OtherState);
+        }
+        nodes.push(node.clone());
+    }
+    let mut sessions = Vec::new();
+    for bucket in Bucket::all() {
+        if let Some(section) = read(&numbered(SESSIONS, bucket.number())) {
+            sessions.push((bucket, section));
+        }
+    }
+    execution.resume(summary, nodes, &sessions)?;
+    Ok(Some(certificate))
+}
