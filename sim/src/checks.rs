@@ -216,7 +216,7 @@ impl Judge {
             Written::Start(..) => Some(Told::Start),
             _ => None,
         });
-        let snapshot = node.disk.snapshot().map_or(Slot(0), |(slot, _)| Slot(slot));
+        let snapshot = node.disk.saved();
         let certified = known.certified_on_disk.max(snapshot);
         known.certified = certified;
         known
@@ -511,7 +511,8 @@ impl Judge {
 }
 
 fn hash_of(server: &Server) -> [u8; 32] {
-    table_hash(server.execution().machine().table().entries())
+    let entries = server.execution().machine().table().entries();
+    table_hash(entries.iter().map(|(key, value)| (&key[..], &value[..])))
 }
 
 /// A line on where a replica stands.

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::canaries::{self, Canary};
 use crate::faults::{self, Fault, FaultSet};
-use crate::plan::{Options, Plan, Votes};
+use crate::plan::{Options, Plan, Tables, Votes};
 use crate::report;
 use crate::seals::Profile;
 use crate::shapes::SHAPES;
@@ -96,6 +96,9 @@ struct WorldArgs {
     /// Which votes wait for the disk: all (sync), none within a lease, or as each seed draws it.
     #[arg(long, value_enum, default_value_t = Votes::Drawn)]
     durability: Votes,
+    /// Where the tables of all replicas are.
+    #[arg(long, value_enum, default_value_t)]
+    table: Tables,
     /// Draw from the faults of --with alone.
     #[arg(long)]
     only: bool,
@@ -160,6 +163,7 @@ impl WorldArgs {
             trace,
             beyond: self.beyond,
             durability: self.durability,
+            table: self.table,
         })
     }
 }

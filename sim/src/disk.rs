@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use storage::table::{Flush, MapStore};
 use storage::wal::{SegmentInfo, SegmentSource};
 use wire::ids::Slot;
 use wire::limits::SECTOR_BYTES;
@@ -40,8 +41,11 @@ pub struct Disk {
     /// of the image.
     snapshots: BTreeMap<u64, Rc<[u8]>>,
     snapshots_image: BTreeMap<u64, Rc<[u8]>>,
-    /// The file that is being written.
-    new_snapshot: Option<(u64, Vec<u8>)>,
+    /// The store of a table on disk, the checkpoint in it, and what they were at the time of the image.
+    table: (MapStore, Slot),
+    table_image: (MapStore, Slot),
+    /// The file that is being written, or the pieces of a flush.
+    new_snapshot: Option<(u64, Vec<Vec<u8>>)>,
     /// Flushes do nothing (canary `nosync`).
     lies: bool,
     /// The smallest piece that is written as a whole.
@@ -57,6 +61,8 @@ impl Disk {
             image: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             snapshots_image: BTreeMap::new(),
+            table: (MapStore::default(), Slot(0)),
+            table_image: (MapStore::default(), Slot(0)),
             new_snapshot: None,
             volatile: Vec::new(),
             pending: None,
@@ -78,6 +84,7 @@ impl Disk {
     pub fn erase(&mut self) {
         self.stable.clear();
         self.snapshots.clear();
+        self.table = (MapStore::default(), Slot(0));
         self.new_snapshot = None;
         self.volatile.clear();
         self.pending = None;
@@ -144,12 +151,14 @@ impl Disk {
     pub fn take_image(&mut self) {
         self.image = self.stable.clone();
         self.snapshots_image = self.snapshots.clone();
+        self.table_image = (self.table.0.copy(), self.table.1);
     }
 
     /// Puts everything back to the image.
     pub fn roll_back(&mut self) {
         self.stable = self.image.clone();
         self.snapshots = self.snapshots_image.clone();
+        self.table = (self.table_image.0.copy(), self.table_image.1);
     }
 
     /// Begins a snapshot file beside the one there is.
@@ -160,15 +169,38 @@ impl Disk {
     /// Appends to the new snapshot file.
     pub fn extend_snapshot(&mut self, bytes: &[u8]) {
         if let Some((_, held)) = &mut self.new_snapshot {
-            held.extend_from_slice(bytes);
+            held.push(bytes.to_vec());
         }
     }
 
-    /// The new snapshot file is durable under its name; older ones are still there.
-    pub fn name_snapshot(&mut self) {
-        if let Some((slot, bytes)) = self.new_snapshot.take() {
-            self.snapshots.insert(slot, bytes.into());
+    /// The new snapshot file is durable under its name; older ones are still there. Or a flush of the
+    /// `table` is.
+    pub fn name_snapshot(&mut self, table: bool) {
+        let Some((slot, pieces)) = self.new_snapshot.take() else {
+            return;
+        };
+        if !table {
+            self.snapshots.insert(slot, pieces.concat().into());
+            return;
         }
+        let mut flush = Flush::new(self.table.0.run());
+        for piece in &pieces {
+            let Ok(()) = flush.add(piece);
+        }
+        let Ok(()) = flush.finish();
+        self.table.1 = Slot(slot);
+    }
+
+    /// The store of a table on disk.
+    pub fn table(&self) -> &MapStore {
+        &self.table.0
+    }
+
+    /// The checkpoint of the newest snapshot file or flush; 0: there is none.
+    pub fn saved(&self) -> Slot {
+        let file = self.snapshots.last_key_value();
+        file.map_or(Slot(0), |(slot, _)| Slot(*slot))
+            .max(self.table.1)
     }
 
     /// Only the newest snapshot file stays.

@@ -49,5 +49,6 @@ pub mod seals;
 pub mod shapes;
 pub mod shrink;
 pub mod small;
+pub mod table;
 pub mod user;
 pub mod world;

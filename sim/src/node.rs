@@ -7,7 +7,7 @@ use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
 use storage::machine::Kv;
 use storage::record::{Identity, LogId};
-use storage::table::MemTable;
+use storage::table::{Counts, LsmTable, MemTable};
 use storage::wal::{Geometry, JournalLimits};
 use wire::committee::{Committee, VoteAuthentication};
 use wire::ids::{Instant, NodeId};
@@ -18,6 +18,7 @@ use wire::limits::{
 
 use wire::messages::Durability;
 use wire::seal::Rules;
+use wire::state::BUCKETS;
 
 use crate::buffers::{Pool, Shared};
 use crate::canaries::Canary;
@@ -28,6 +29,7 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::recordings::Reels;
 use crate::seals::Seal;
+use crate::table::SimTable;
 
 /// As in production: two chains of blocks above the executed slot, those kept for repair, under
 /// reassembly, in the leader's hands, read back, being judged, and in flight.
@@ -54,7 +56,7 @@ const JOURNAL: JournalLimits = JournalLimits {
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
 const QUEUED_MAX: usize = 2 * 192 + 512 + 2 * 1024;
 
-pub type Server = Replica<Pool, Seal, Seal, Kv<MemTable>>;
+pub type Server = Replica<Pool, Seal, Seal, Kv<SimTable>>;
 
 /// One server.
 pub struct Node {
@@ -156,6 +158,7 @@ impl Node {
             Pool::new(MESSAGE_BUFFERS, REQUEST_BYTES_MAX + 256),
         ];
         self.cookie_secret = self.random.bytes();
+        let machine = Kv::new(self.table(plan));
         let setup = Setup {
             me: self.id,
             committee,
@@ -163,7 +166,7 @@ impl Node {
             quorums,
             signer: self.seal.clone(),
             verifier: self.seal.clone(),
-            machine: Kv::new(MemTable::new([self.random.draw(), self.random.draw()])),
+            machine,
             geometry: Geometry {
                 segment_bytes: plan.disk.segment_bytes,
                 segments_max: plan.disk.segments_max,
@@ -219,6 +222,17 @@ impl Node {
         self.server = Some(server);
         self.pools = Some(pools);
         Ok(())
+    }
+
+    fn table(&mut self, plan: &Plan) -> SimTable {
+        let seed = [self.random.draw(), self.random.draw()];
+        let Some(memory_bytes_max) = plan.table_memory_bytes else {
+            return SimTable::Memory(MemTable::new(seed));
+        };
+        let store = self.disk.table().clone();
+        // Nobody looks at how many there are.
+        let counts = std::iter::repeat_n(Counts { keys: 1, bytes: 1 }, BUCKETS);
+        SimTable::Disk(LsmTable::reopen(seed, store, memory_bytes_max, counts))
     }
 
     /// Another process with this replica's key, an empty disk and a true clock, for a liar.

@@ -42,6 +42,17 @@ pub enum Votes {
     Lease,
 }
 
+/// Where the tables of all replicas are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tables {
+    /// In memory; snapshot files hold them on disk.
+    #[default]
+    Memory,
+    /// Over a store on disk, with little room in memory in most seeds.
+    Disk,
+}
+
 /// What one run is asked to do.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Options {
@@ -58,6 +69,8 @@ pub struct Options {
     pub beyond: bool,
     #[serde(default)]
     pub durability: Votes,
+    #[serde(default)]
+    pub table: Tables,
 }
 
 impl Options {
@@ -78,6 +91,7 @@ impl Default for Options {
             trace: false,
             beyond: false,
             durability: Votes::Drawn,
+            table: Tables::Memory,
         }
     }
 }
@@ -175,6 +189,8 @@ pub struct Plan {
     /// Blocks above the executed slot whose bytes a replica holds.
     #[serde(default = "held_blocks")]
     pub held_blocks: u64,
+    /// Bytes of memory for entries of tables that are over a store on disk; none: all are in memory.
+    pub table_memory_bytes: Option<u64>,
     /// Votes leave within leases, without the disk.
     #[serde(default)]
     pub leases: bool,
@@ -275,6 +291,10 @@ impl Plan {
             Votes::Sync => false,
             Votes::Lease => true,
         };
+        let table_memory_bytes = (options.table == Tables::Disk).then(|| {
+            let mut random = Random::new(seed ^ 0x7ab1_e000);
+            *random.pick(&[0, 4096, 64 * 1024, u64::MAX])
+        });
         let links_ends = ends + faults.clients.len();
         if enabled.has(Fault::CrashLoop) && fault_random.chance(300) {
             blows.push(draw::crash_loop(&mut fault_random, &stage));
@@ -331,6 +351,7 @@ impl Plan {
             batch_delay_ns: *random.pick(&[0, 100 * US, MS]),
             votes_by_mac: shape.votes_by_mac,
             held_blocks,
+            table_memory_bytes,
             leases,
             careless: false,
             interval,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wire::header::Header;
 
 use crate::faults::{Fault, FaultSet};
-use crate::plan::{Options, Plan, Votes};
+use crate::plan::{Options, Plan, Tables, Votes};
 use crate::probes::{Reached, SEEDS_FEW};
 use crate::world::Outcome;
 
@@ -64,6 +64,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
         Votes::Drawn => {}
         Votes::Sync => command += " --durability sync",
         Votes::Lease => command += " --durability lease",
+    }
+    if options.table == Tables::Disk {
+        command += " --table disk";
     }
     let standard = FaultSet::standard();
     for fault in Fault::ALL {

@@ -517,6 +517,7 @@ impl Scenario {
             batch_delay_ns: self.batch_delay_ns,
             votes_by_mac: self.votes_by_mac,
             held_blocks: plan::HELD_BLOCKS,
+            table_memory_bytes: None,
             leases: self.leases,
             careless: self.careless,
             interval: self.interval,

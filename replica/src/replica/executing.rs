@@ -13,6 +13,9 @@ use crate::ordering;
 use crate::peer::{PeerMessage, content_digest};
 use crate::saving::{Outcome, Piece};
 
+/// Buckets whose entries are dropped from memory in one turn, at most.
+const EVICTED_BUCKETS: usize = 16;
+
 impl<Bu, S, V, M> Replica<Bu, S, V, M>
 where
     Bu: Buffers + Clone,
@@ -115,6 +118,7 @@ where
         }
         let mut piece = |piece: Piece| out.push(Effect::Snapshot(piece));
         moved |= self.saving.turn(now, &mut self.execution, &mut piece);
+        moved |= self.execution.evict(EVICTED_BUCKETS);
         while let Some(outcome) = self.saving.next_outcome() {
             moved = true;
             let saved = |slot| ordering::Input::Saved(slot);

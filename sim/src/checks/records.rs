@@ -37,7 +37,7 @@ impl Judge {
         if self.is_faulty(from) {
             return Ok(());
         }
-        let snapshot = node.disk.snapshot().map_or(Slot(0), |(slot, _)| Slot(slot));
+        let snapshot = node.disk.saved();
         for sealed in server.unwritten() {
             if sealed.end <= self.known[from.index()].sealed_end {
                 continue;

@@ -57,7 +57,7 @@ impl World {
         };
         let disk = &self.nodes[node].disk;
         self.probes
-            .hit_if(Probe::FromSnapshot, disk.snapshot().is_some());
+            .hit_if(Probe::FromSnapshot, disk.saved() > Slot(0));
         let short = self.looked[node].retained_from > Slot(1);
         self.probes.hit_if(Probe::FromShortLog, short);
         let barred = summary.barred && self.nodes[node].incarnation > 1;

@@ -58,7 +58,7 @@ impl World {
         }
         if named {
             let disk = &mut self.nodes[node].disk;
-            disk.name_snapshot();
+            disk.name_snapshot(self.plan.table_memory_bytes.is_some());
             self.probes.hit(Probe::SnapshotWritten);
             if self.random.chance(800) {
                 self.nodes[node].disk.remove_old_snapshots();

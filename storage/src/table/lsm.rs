@@ -77,6 +77,9 @@ pub struct LsmTable<S> {
     memory_bytes_max: u64,
     /// The bucket that loses its clean entries next.
     hand: usize,
+    /// Buckets that may still have clean entries: all of them, when something became clean or was
+    /// read.
+    unswept: usize,
     /// Keys and values on their way from the disk.
     place: Vec<u8>,
     fetched: Vec<u8>,
@@ -100,6 +103,7 @@ impl<S: Store> LsmTable<S> {
             flushing: None,
             memory_bytes_max,
             hand: 0,
+            unswept: 0,
             place: Vec::new(),
             fetched: Vec::new(),
         }
@@ -268,10 +272,57 @@ impl<S: Store> LsmTable<S> {
         self.set_elsewhere(bucket, elsewhere);
     }
 
+    /// Calls `visit` with the entries of `from..to` in key order until it returns false.
+    pub fn visit(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        let arena = &self.held.arena;
+        let addresses = self.held.order().from(arena, from);
+        let mut held = addresses
+            .map(|address| {
+                let (key, value) = arena.entry(address);
+                (key, (!self.is_gone(address)).then_some(value))
+            })
+            .take_while(|(key, _)| to.is_none_or(|to| *key < to))
+            .peekable();
+        let mut more = true;
+        if self.partial_count > 0 {
+            let (mut place, mut fetched) = (Vec::new(), Vec::new());
+            let (begin, end) = store::order_bounds(from, to);
+            self.store.range(&begin, &end, &mut |at, _| {
+                let key = store::key_of_order(at);
+                while let Some((above, version)) = held.next_if(|(above, _)| *above < key) {
+                    more = version.is_none_or(|value| visit(above, value));
+                    if !more {
+                        return false;
+                    }
+                }
+                if let Some((_, version)) = held.next_if(|(same, _)| *same == key) {
+                    more = version.is_none_or(|value| visit(key, value));
+                    return more;
+                }
+                let bucket = Bucket::of_key(key);
+                store::entry_key(bucket, key, &mut place);
+                fetched.clear();
+                let found = self.store.get(&place, &mut fetched);
+                assert!(found, "a key in the order has an entry");
+                more = visit(key, &fetched);
+                more
+            });
+        }
+        while more && let Some((key, version)) = held.next() {
+            more = version.is_none_or(|value| visit(key, value));
+        }
+    }
+
     /// Holds an entry that was read from the disk.
     fn keep(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) -> Address {
         let found = self.held.find(key);
         let address = self.held.insert(found, key, value, bucket, OLDEST);
+        self.unswept = BUCKETS;
         self.held.arena.set_flags(address, STORED);
         self.live.keys += 1;
         self.live.bytes += (key.len() + value.len()) as u64;
@@ -280,9 +331,10 @@ impl<S: Store> LsmTable<S> {
 
     fn evict_some(&mut self, buckets: usize) -> bool {
         for _ in 0..buckets {
-            if self.held.arena.used_bytes() <= self.memory_bytes_max {
+            if self.unswept == 0 || self.held.arena.used_bytes() <= self.memory_bytes_max {
                 return false;
             }
+            self.unswept -= 1;
             let bucket = Bucket::new(self.hand as u16).expect("below the number of buckets");
             self.hand = (self.hand + 1) % BUCKETS;
             self.evict_bucket(bucket);
@@ -401,50 +453,11 @@ impl<S: Store> Table for LsmTable<S> {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) {
         let mut left = limit;
-        let mut visit = |key: &[u8], value: &[u8]| {
-            let wanted = left > 0 && visit(key, value);
-            left = left.saturating_sub(1);
-            wanted && left > 0
-        };
-        if limit == 0 {
-            return;
-        }
-        let arena = &self.held.arena;
-        let addresses = self.held.order().from(arena, from);
-        let mut held = addresses
-            .map(|address| {
-                let (key, value) = arena.entry(address);
-                (key, (!self.is_gone(address)).then_some(value))
-            })
-            .take_while(|(key, _)| to.is_none_or(|to| *key < to))
-            .peekable();
-        let mut more = true;
-        if self.partial_count > 0 {
-            let (mut place, mut fetched) = (Vec::new(), Vec::new());
-            let (begin, end) = store::order_bounds(from, to);
-            self.store.range(&begin, &end, &mut |at, _| {
-                let key = store::key_of_order(at);
-                while let Some((above, version)) = held.next_if(|(above, _)| *above < key) {
-                    more = version.is_none_or(|value| visit(above, value));
-                    if !more {
-                        return false;
-                    }
-                }
-                if let Some((_, version)) = held.next_if(|(same, _)| *same == key) {
-                    more = version.is_none_or(|value| visit(key, value));
-                    return more;
-                }
-                let bucket = Bucket::of_key(key);
-                store::entry_key(bucket, key, &mut place);
-                fetched.clear();
-                let found = self.store.get(&place, &mut fetched);
-                assert!(found, "a key in the order has an entry");
-                more = visit(key, &fetched);
-                more
+        if left > 0 {
+            self.visit(from, to, &mut |key, value| {
+                left -= 1;
+                visit(key, value) && left > 0
             });
-        }
-        while more && let Some((key, version)) = held.next() {
-            more = version.is_none_or(|value| visit(key, value));
         }
     }
 

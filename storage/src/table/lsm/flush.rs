@@ -60,6 +60,7 @@ impl<S: Store> Flushing for LsmTable<S> {
         let flushing = self.flushing.take().expect("a flush was begun");
         assert_eq!(flushing.next, BUCKETS, "everything was handed out");
         self.stored = flushing.before;
+        self.unswept = BUCKETS;
     }
 
     fn flush_abort(&mut self) {

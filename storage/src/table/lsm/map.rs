@@ -15,6 +15,11 @@ type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 pub struct MapStore(Rc<RefCell<Entries>>);
 
 impl MapStore {
+    /// Another store that holds the same.
+    pub fn copy(&self) -> MapStore {
+        MapStore(Rc::new(RefCell::new(self.0.borrow().clone())))
+    }
+
     /// Begins a run.
     pub fn run(&self) -> MapRun {
         MapRun {
