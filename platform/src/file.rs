@@ -242,6 +242,14 @@ fn forget_cached(file: &File) -> io::Result<()> {
     )?)
 }
 
+/// Opens a file to read it, and only that. Reads see the disk, not what an earlier process left in
+/// the page cache.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    forget_cached(&file)?;
+    Ok(file)
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path
         .parent()

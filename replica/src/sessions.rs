@@ -278,6 +278,16 @@ impl Sessions {
     }
 }
 
+/// Whose sessions the items of a bucket are; ends at the first malformed one.
+pub fn clients_of(items: &[u8]) -> impl Iterator<Item = PublicKey> {
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let (client, _, after) = items::read(rest)?;
+        rest = after;
+        Some(client)
+    })
+}
+
 /// The session is about to change, or to go. Cheap when it did since the last checkpoint.
 fn preserve(versions: &mut Versions, client: &PublicKey, session: &mut Session) {
     let generation = versions.generation();

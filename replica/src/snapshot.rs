@@ -247,6 +247,29 @@ impl SnapshotReader {
         &self.certificate
     }
 
+    /// The summary, as soon as it was read and found to be of the root in the header.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
+    }
+
+    /// Frames that were read and found good.
+    pub fn frames(&self) -> u64 {
+        self.count
+    }
+
+    /// What the next frame must hold: after an error, what the bad one should have held. None behind
+    /// the trailer.
+    pub fn expected(&self) -> Option<FrameKind> {
+        self.step.kind()
+    }
+
+    /// Buckets read whole, and found good, since the last call; with the trailer those that are
+    /// empty. For whoever only looks at the content: the state that [`SnapshotReader::finish`]
+    /// gives lacks them.
+    pub fn take_buckets(&mut self) -> Vec<(Bucket, Vec<u8>)> {
+        std::mem::take(&mut self.replaced)
+    }
+
     /// The whole state and whose it is, when the trailer was read and nothing follows it.
     pub fn finish(self) -> Result<(SnapshotHeader, Installation), SnapshotDamaged> {
         if let Some(damaged) = self.damaged {

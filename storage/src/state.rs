@@ -146,8 +146,9 @@ fn section(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + SECTION_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
-/// The two sections of a bucket, which must fill `bytes`.
-fn sections(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The two sections of a bucket, which must fill `bytes`: the machine's items and the sessions'. None
+/// when they do not.
+pub fn sections(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (machine, rest) = split_section(bytes)?;
     let (sessions, rest) = split_section(rest)?;
     rest.is_empty().then_some((machine, sessions))

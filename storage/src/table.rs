@@ -12,6 +12,7 @@ mod resident;
 
 use crate::state::Bucketed;
 
+pub use items::read as entries;
 pub use lsm::{
     Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store,
     write_note,

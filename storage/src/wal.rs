@@ -31,7 +31,10 @@ use thiserror::Error;
 use wire::ids::Position;
 
 pub use journal::{Batch, Journal, JournalFailed, JournalLimits, PushError, Token};
-pub use recover::{Cause, Damaged, Entry, Recovery, Verdict, recover};
+pub use recover::{
+    BodyFound, Cause, Damaged, Entry, Examined, Found, Recovery, SegmentFound, Verdict, examine,
+    recover,
+};
 pub use survey::{SegmentInfo, SegmentSource};
 pub use writer::{Sealed, WalFull, Writer};
 

@@ -110,7 +110,7 @@ fn first_bytes(key: &[u8]) -> u64 {
 
 /// Entries in the order of the bytes; ends at the first malformed one, which our own bytes, and
 /// those that [`are_canonical`], do not hold.
-pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+pub fn read(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let (entry, after) = split(rest)?;

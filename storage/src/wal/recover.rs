@@ -19,9 +19,13 @@
 //! the last good header and a new generation, so what followed the cut does not link to it; and
 //! their `durable_before` is at most the cut, so they prove nothing about later records.
 
+mod examine;
+
 use thiserror::Error;
 use wire::canary::planted;
 use wire::ids::Position;
+
+pub use examine::{BodyFound, Examined, Found, SegmentFound, examine};
 
 use super::survey::{SegmentSource, Survey, Window, belongs};
 use super::{Durable, Geometry, SegmentInfo, Tail};
