@@ -13,15 +13,16 @@ use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
 use replica::reads::Reads;
 use replica::recording::Description;
-use replica::recovery::{Restarted, Saved, restart};
+use replica::recovery::{RestartError, Restarted, Saved, restart};
 use replica::saving::Saving;
 use replica::takeover::Takeover;
 use replica::verify_queue::VerifyQueue;
 use replica::verifying::Verifying;
-use storage::wal::{Journal, JournalLimits, Writer};
+use storage::superblock::Superblock;
+use storage::wal::{Journal, JournalLimits, SegmentSource, Writer};
 use wire::committee::{Committee, VoteAuthentication};
 use wire::header::HEADER_BYTES;
-use wire::ids::{Boot, Instant, Slot};
+use wire::ids::{Boot, Instant, NodeId, Slot};
 use wire::keys::NodeSecret;
 use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
@@ -29,7 +30,7 @@ use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
 use crate::buffers::Pooled;
 use crate::config::{BackendChoice, Config, Flush};
-use crate::datadir::{DataDirectory, SnapshotSteps};
+use crate::datadir::{DataDirectory, SnapshotFile, SnapshotSteps};
 use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::flight::{self, Flight};
@@ -97,6 +98,11 @@ impl Restored {
         Some(recovered.forgotten.0).filter(|forgotten| low < *forgotten)
     }
 
+    /// What the log and the snapshots came to.
+    pub fn restarted(&self) -> &Restarted<Pooled> {
+        &self.restarted
+    }
+
     pub fn undecided(&self) -> usize {
         self.restarted.undecided.len()
     }
@@ -110,23 +116,27 @@ pub struct Built {
     pub discovery: Inlet<Arrived>,
 }
 
-/// What the core of this node is told of its committee and configuration.
-fn core_config(node: &Assembly<'_>, boot: Boot) -> replica::agreement::Config {
-    let committee = node.committee;
+/// What the core of a node is told of its committee and configuration.
+fn core_config(
+    config: &Config,
+    committee: &Committee,
+    me: NodeId,
+    boot: Boot,
+) -> replica::agreement::Config {
     replica::agreement::Config {
-        me: node.shared.me,
+        me,
         quorums: Quorums::of(committee),
         epoch: committee.epoch(),
         genesis: committee.genesis(),
         boot,
         blocks_held_max: HELD_BLOCKS,
         interval: CHECKPOINT_INTERVAL,
-        patience_ns_min: node.config.consensus.patience_ns_min,
-        replaces_slow_leaders: node.config.consensus.replaces_slow_leaders,
-        batch_delay_ns: node.config.consensus.batch_delay_ns,
+        patience_ns_min: config.consensus.patience_ns_min,
+        replaces_slow_leaders: config.consensus.replaces_slow_leaders,
+        batch_delay_ns: config.consensus.batch_delay_ns,
         sign_votes: committee.vote_authentication() == VoteAuthentication::Signature,
         transfer_beyond: TRANSFER_BEYOND,
-        durability: node.config.storage.durability,
+        durability: config.storage.durability,
     }
 }
 
@@ -139,8 +149,15 @@ pub fn backend(config: &Config) -> Backend {
     }
 }
 
-/// Reads the log, executes what is decided, and makes what was read durable.
-pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored, Refusal> {
+/// Judges what other replicas and this one have signed, as it stands in the log.
+pub fn verifying(config: &Config, committee: &Committee, me: NodeId) -> Verifying<Ed25519Verifier> {
+    let core_config = core_config(config, committee, me, Boot(0));
+    let rules = Core::<Ed25519Signer>::rules(&core_config);
+    Verifying::new(Ed25519Verifier::new(committee), rules)
+}
+
+/// The state machine of a committee, holding nothing.
+pub fn machine(committee: &Committee) -> Result<Machine, Refusal> {
     let entropy = crate::keyfile::entropy().or_exit(Exit::Failure, "no randomness")?;
     let mut seed = [0u64; 2];
     for (word, bytes) in seed.iter_mut().zip(entropy.chunks_exact(8)) {
@@ -148,33 +165,70 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
             .iter()
             .fold(0, |word, byte| word << 8 | u64::from(*byte));
     }
-    let machine = Machine::new(node.committee.state_machine(), seed, KEYS_EXPECTED);
-    let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
-    let replicas = node.committee.n();
-    let mut execution = Execution::new(node.shared.me, replicas, machine, reply_bytes);
-    let core_config = core_config(node, Boot(0));
-    let rules = Core::<Ed25519Signer>::rules(&core_config);
-    let mut verifying = Verifying::new(Ed25519Verifier::new(node.committee), rules);
-    let superblock = &node.directory.superblock;
-    let files = &node.directory.snapshots;
+    Ok(Machine::new(committee.state_machine(), seed, KEYS_EXPECTED))
+}
+
+/// What a start reads of a data directory.
+pub struct Stored<'a, Src> {
+    pub superblock: &'a Superblock,
+    /// Newest first.
+    pub snapshots: &'a [SnapshotFile],
+    pub segments: &'a mut Src,
+    /// Holds the blocks that are not decided.
+    pub blocks: &'a Pool,
+}
+
+/// Begins from the newest snapshot that can be used, reads the log and executes what is decided.
+/// Writes nothing. `reply_bytes`: of a reply at most.
+pub fn replay<Src: SegmentSource>(
+    config: &Config,
+    committee: &Committee,
+    me: NodeId,
+    machine: Machine,
+    reply_bytes: usize,
+    stored: Stored<'_, Src>,
+) -> Result<Restored, RestartError> {
+    let mut execution = Execution::new(me, committee.n(), machine, reply_bytes);
+    let mut verifying = verifying(config, committee, me);
+    let files = stored.snapshots;
     let mut pieces = files.iter().map(|file| file.pieces()).collect::<Vec<_>>();
     let saved = files.iter().zip(&mut pieces).map(|(file, pieces)| Saved {
         name: file.name(),
         pieces,
     });
     let restarted = restart(
-        node.shared.me,
-        &core_config.quorums,
-        segments,
-        &superblock.geometry,
-        &superblock.identity(),
-        node.committee.genesis(),
+        me,
+        &Quorums::of(committee),
+        stored.segments,
+        &stored.superblock.geometry,
+        &stored.superblock.identity(),
+        committee.genesis(),
         &mut execution,
         &mut verifying,
-        &mut Pooled(node.pools.blocks.clone()),
+        &mut Pooled(stored.blocks.clone()),
         saved,
-    )
-    .or_exit(Exit::Damaged, "write-ahead log")?;
+    )?;
+    Ok(Restored {
+        execution,
+        restarted,
+    })
+}
+
+/// Reads the log, executes what is decided, and makes what was read durable.
+pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored, Refusal> {
+    let machine = machine(node.committee)?;
+    let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
+    let files = &node.directory.snapshots;
+    let stored = Stored {
+        superblock: &node.directory.superblock,
+        snapshots: files,
+        segments: &mut *segments,
+        blocks: &node.pools.blocks,
+    };
+    let (committee, me) = (node.committee, node.shared.me);
+    let restored = replay(node.config, committee, me, machine, reply_bytes, stored)
+        .or_exit(Exit::Damaged, "write-ahead log")?;
+    let restarted = &restored.restarted;
     for (name, reason) in &restarted.unusable {
         tracing::warn!("snapshot {name} is passed over: {reason}");
     }
@@ -194,10 +248,7 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
         file.sync()
             .or_exit(Exit::Failure, "cannot flush the write-ahead log")?;
     }
-    Ok(Restored {
-        execution,
-        restarted,
-    })
+    Ok(restored)
 }
 
 /// Makes every stage and every ring of the layout.
@@ -248,7 +299,7 @@ pub fn build(
     let signer = || Ed25519Signer::new(committee, node.secret).or_exit(Exit::Preflight, "key");
     let durable = restarted.recovery.flushed();
     let boot = restarted.boot;
-    let core_config = core_config(&node, boot);
+    let core_config = core_config(node.config, committee, shared.me, boot);
     let rules = Core::<Ed25519Signer>::rules(&core_config);
     let votes_verified = core_config.quorums.has_slow_path();
     let core = Core::new(core_config, signer()?, restarted.recovered, now);

@@ -2,6 +2,7 @@
 
 mod config;
 mod dev;
+mod inspect;
 mod key;
 mod kv;
 mod member;
@@ -98,6 +99,9 @@ enum Command {
     /// Show the snapshots that a node has on its disk
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Look at what lies in a node's data directory: log, snapshots, everything; read only
+    #[command(subcommand)]
+    Inspect(inspect::InspectCommand),
     /// Check, show and explain configurations
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -151,6 +155,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Member(command) => member::run(&command),
         Command::Key(command) => key::run(command),
         Command::Snapshot(command) => snapshot::run(&command),
+        Command::Inspect(command) => inspect::run(&command),
         Command::Config(command) => config::run(command),
         Command::Version => {
             output::print(format!("hippo {}\n", env!("CARGO_PKG_VERSION")));

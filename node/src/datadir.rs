@@ -10,6 +10,7 @@
 //!
 //! Nothing here interprets the log. A start never formats, and a refused start changes nothing.
 
+pub mod look;
 mod segments;
 mod snapshots;
 

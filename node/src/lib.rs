@@ -3,7 +3,7 @@
 //! [`cli`] parses the command line; `hippo start` goes through [`prepare`] (configuration, committee,
 //! key, data directory: one clear refusal or everything that a start needs) to `run`, which builds
 //! the stages of `topology` on pinned threads. The control thread of [`admin`] only reads what the
-//! hot threads write into [`telemetry`].
+//! hot threads write into [`telemetry`]. [`inspect`] reads what a stopped node left on its disk.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -15,6 +15,7 @@ pub mod datadir;
 pub mod discovery;
 pub mod exit;
 pub mod flight;
+pub mod inspect;
 pub mod keyfile;
 pub mod machine;
 pub mod prepare;

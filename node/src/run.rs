@@ -93,10 +93,9 @@ impl Pools {
         let pool = |name, count, bytes| {
             Pool::new(name, count, bytes).or_exit(Exit::Preflight, "cannot get memory for a pool")
         };
-        let blocks = BLOCK_BUFFERS as usize + replica::ordering::judged_max(replicas);
         Ok(Pools {
             receive: pool("receive", receive_buffers, RECEIVE_BUFFER_BYTES)?,
-            blocks: pool("blocks", blocks, BLOCK_BUFFER_BYTES)?,
+            blocks: block_pool(replicas)?,
             sectors: pool("sectors", SECTOR_BUFFERS, SECTOR_BYTES)?,
             longs: pool("longs", LONG_BUFFERS, BLOCK_BUFFER_BYTES)?,
             send: pool("send", SEND_BUFFERS, SEND_BUFFER_BYTES)?,
@@ -104,6 +103,13 @@ impl Pools {
             results: pool("results", MESSAGE_BUFFERS, MESSAGE_BUFFER_BYTES)?,
         })
     }
+}
+
+/// As many block buffers as a node of a committee of this size has.
+pub fn block_pool(replicas: usize) -> Result<Pool, Refusal> {
+    let blocks = BLOCK_BUFFERS as usize + replica::ordering::judged_max(replicas);
+    Pool::new("blocks", blocks, BLOCK_BUFFER_BYTES)
+        .or_exit(Exit::Preflight, "cannot get memory for a pool")
 }
 
 /// The segment files as recovery reads them.

@@ -1,0 +1,149 @@
+//! A data directory as it lies there, for whoever only looks: nothing is locked, repaired, made or
+//! removed, and no file is opened for writing.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use platform::file::open_to_read;
+use storage::superblock::{SUPERBLOCK_BYTES, Twin};
+use storage::wal::{SegmentInfo, SegmentSource};
+
+use super::{COPIES, LOCK, WAL, segment_path, segments};
+
+/// Both copies of the superblock, as they are; an absent one is empty.
+pub fn superblock_copies(data: &Path) -> [(Twin, &'static str, io::Result<Vec<u8>>); 2] {
+    COPIES.map(|(twin, name)| {
+        let mut bytes = Vec::with_capacity(SUPERBLOCK_BYTES);
+        let read = match File::open(data.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            // Of a longer file no more than a copy has.
+            Ok(file) => file
+                .take(SUPERBLOCK_BYTES as u64)
+                .read_to_end(&mut bytes)
+                .map(|_| ()),
+        };
+        (twin, name, read.map(|()| bytes))
+    })
+}
+
+/// Files that a process was making when it ended: the next start removes or replaces them.
+pub fn half_made(data: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for directory in [data.join(WAL), super::snapshots_path(data)] {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        found.extend(paths.filter(|path| {
+            path.extension()
+                .is_some_and(|end| end == "making" || end == "new")
+        }));
+    }
+    found.sort();
+    found
+}
+
+/// Who holds the lock of a data directory: the process that wrote its number there. The kernel's list
+/// of locks is read; to try the lock would make a start at the same moment fail.
+pub fn holder(data: &Path) -> Option<String> {
+    let path = data.join(LOCK);
+    let metadata = fs::metadata(&path).ok()?;
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    if !names_a_flock(&locks, metadata.dev(), metadata.ino()) {
+        return None;
+    }
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Lines look like `1: FLOCK  ADVISORY  WRITE 4711 fd:01:133 0 EOF`.
+fn names_a_flock(locks: &str, device: u64, inode: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let name = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.any(|word| word == "FLOCK") && words.any(|word| word == name)
+    })
+}
+
+/// The segment files of a log, to be read only; one is open at a time.
+#[derive(Debug)]
+pub struct SegmentFiles {
+    wal: PathBuf,
+    infos: Vec<SegmentInfo>,
+    open: Option<(u32, File)>,
+}
+
+impl SegmentFiles {
+    pub fn list(data: &Path) -> io::Result<SegmentFiles> {
+        let wal = data.join(WAL);
+        let infos = segments::list(&wal)?;
+        Ok(SegmentFiles {
+            wal,
+            infos,
+            open: None,
+        })
+    }
+
+    /// Ascending by index.
+    pub fn infos(&self) -> &[SegmentInfo] {
+        &self.infos
+    }
+}
+
+impl SegmentSource for SegmentFiles {
+    fn segments(&self) -> Vec<SegmentInfo> {
+        self.infos.clone()
+    }
+
+    fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let info = self.infos.iter().find(|info| info.index == segment);
+        let bytes = info.ok_or(io::ErrorKind::NotFound)?.bytes;
+        // Of a file that is too short no sector behind its end is asked for, however many there are.
+        let within = offset.checked_add(into.len() as u64);
+        if within.is_none_or(|end| end > bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let file = match &mut self.open {
+            Some((open, file)) if *open == segment => file,
+            other => {
+                let file = open_to_read(&segment_path(&self.wal, segment))?;
+                &mut other.insert((segment, file)).1
+            }
+        };
+        file.read_exact_at(into, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_found_by_device_and_inode() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fd:01:133 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 9 fd:01:134 0 EOF\n";
+        let device = rustix::fs::makedev(0xfd, 1);
+        assert!(names_a_flock(locks, device, 134));
+        assert!(!names_a_flock(locks, device, 133));
+        assert!(!names_a_flock(locks, rustix::fs::makedev(0xfd, 2), 134));
+    }
+
+    #[test]
+    fn a_held_lock_is_seen_and_a_free_one_is_not() {
+        let name = format!("hippo-look-{}", std::process::id());
+        let data = std::env::temp_dir().join(name);
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join(LOCK), "4711\n").unwrap();
+        assert_eq!(holder(&data), None);
+        let lock = File::options().write(true).open(data.join(LOCK)).unwrap();
+        lock.try_lock().unwrap();
+        assert_eq!(holder(&data).as_deref(), Some("4711"));
+        drop(lock);
+        assert_eq!(holder(&data), None);
+        fs::remove_dir_all(data).unwrap();
+    }
+}

@@ -1,0 +1,140 @@
+//! What lies in a data directory, for people: read only, whether its node can start or not.
+//!
+//! Nothing here decides what may be trusted. The superblock, the log and the snapshots are judged by
+//! the functions that a start calls; beside their verdict stands what they do not look at, such as the
+//! records behind the first damage. No length that a file names is believed before a checksum, and none
+//! takes more memory than the largest body that exists.
+
+pub mod integrity;
+pub mod log;
+mod records;
+pub mod snapshot;
+
+use std::path::Path;
+
+use replica::verifying::Verifying;
+use storage::superblock::{Superblock, SuperblockError};
+use wire::committee::{Committee, StateMachine};
+use wire::ids::NodeId;
+use wire::seal::Ed25519Verifier;
+
+use records::RecordJudge;
+
+use crate::assembly;
+use crate::config::Config;
+use crate::datadir::{SnapshotFile, look};
+use crate::exit::{Exit, Refusal};
+use crate::machine::Machine;
+use crate::prepare;
+
+/// A data directory and what its node would be configured to.
+pub struct Directory {
+    pub config: Config,
+    /// Without it no signature can be verified.
+    pub committee: Option<Committee>,
+    /// Why there is no committee, and other things that whoever reads the output must know.
+    pub remarks: Vec<String>,
+}
+
+impl Directory {
+    /// Refuses a directory that is not there; of everything else there is something to say.
+    pub fn open(config: Config) -> Result<Directory, Refusal> {
+        let data = &config.node.data;
+        if !data.is_dir() {
+            return Err(Refusal::failure(format!(
+                "data directory {} does not exist. Is the disk mounted, and is this the node's own \
+                 configuration?",
+                data.display()
+            )));
+        }
+        let mut remarks = Vec::new();
+        if let Some(process) = look::holder(data) {
+            remarks.push(format!(
+                "data directory {} is in use by process {process}: what follows is of a moving log",
+                data.display()
+            ));
+        }
+        let committee = match prepare::load_committee(&config.node.committee) {
+            Ok(committee) => Some(committee),
+            Err(refusal) => {
+                remarks.push(format!("signatures are not verified: {refusal}"));
+                None
+            }
+        };
+        Ok(Directory {
+            config,
+            committee,
+            remarks,
+        })
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.config.node.data
+    }
+
+    /// The node that the configuration names.
+    pub fn me(&self) -> NodeId {
+        NodeId(self.config.node.id)
+    }
+
+    /// The superblock that a start would go by.
+    pub fn superblock(&self) -> Result<Superblock, Refusal> {
+        let shown = self.data().display();
+        let [(_, _, copy_a), (_, _, copy_b)] = look::superblock_copies(self.data());
+        // A copy that cannot be read is as good as a damaged one.
+        let unreadable = |_| vec![u8::MAX];
+        let (copy_a, copy_b) = (
+            copy_a.unwrap_or_else(unreadable),
+            copy_b.unwrap_or_else(unreadable),
+        );
+        match Superblock::load(&copy_a, &copy_b) {
+            Ok(loaded) => Ok(loaded.superblock),
+            Err(error @ (SuperblockError::NotFormatted | SuperblockError::Newer { .. })) => {
+                Err(Refusal::failure(format!("{shown}: {error}")))
+            }
+            Err(error) => Err(Refusal::new(Exit::Damaged, format!("{shown}: {error}"))),
+        }
+    }
+
+    /// Judges the records of the log; `verifies`: their signatures as well.
+    pub fn judge(&self, superblock: &Superblock, verifies: bool) -> RecordJudge {
+        let verifying = self.verifying().filter(|_| verifies);
+        RecordJudge::new(superblock.node, verifying)
+    }
+
+    /// Reads a snapshot of this node. The superblock, if it can be read, says whose it must be.
+    pub fn snapshot(
+        &self,
+        superblock: Option<&Superblock>,
+        file: &SnapshotFile,
+        key: Option<&[u8]>,
+    ) -> Result<snapshot::Report, Refusal> {
+        let committee = self.committee.as_ref();
+        let bound = superblock.map(|superblock| (superblock.cluster, superblock.node));
+        let named = committee.map(|committee| (committee.cluster(), self.me()));
+        let Some((cluster, node)) = bound.or(named) else {
+            return Err(Refusal::failure(
+                "neither a superblock nor a committee file says whose snapshots these are",
+            ));
+        };
+        let machine = match committee {
+            Some(committee) => assembly::machine(committee)?,
+            // Of no committee it is not known that its tables hold nothing.
+            None => Machine::new(StateMachine::Kv, [0; 2], 0),
+        };
+        let against = snapshot::Against {
+            cluster,
+            node,
+            machine: &machine,
+            key,
+        };
+        let mut pieces = file.pieces();
+        Ok(snapshot::inspect(&mut pieces, &against, self.verifying()))
+    }
+
+    /// Judges signatures as a start does.
+    fn verifying(&self) -> Option<Verifying<Ed25519Verifier>> {
+        let committee = self.committee.as_ref()?;
+        Some(assembly::verifying(&self.config, committee, self.me()))
+    }
+}
