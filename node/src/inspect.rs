@@ -13,7 +13,7 @@ pub mod snapshot;
 use std::path::Path;
 
 use replica::verifying::Verifying;
-use storage::superblock::{Superblock, SuperblockError};
+use storage::superblock::{Expected, Superblock, SuperblockError};
 use wire::committee::{Committee, StateMachine};
 use wire::ids::NodeId;
 use wire::seal::Ed25519Verifier;
@@ -94,6 +94,32 @@ impl Directory {
             }
             Err(error) => Err(Refusal::new(Exit::Damaged, format!("{shown}: {error}"))),
         }
+    }
+
+    /// Whether the directory is that of the node which the configuration names; why not otherwise.
+    pub fn owns(&self, superblock: &Superblock) -> Result<(), String> {
+        let (me, Some(committee)) = (self.me(), &self.committee) else {
+            return Err("there is no committee to compare it with".to_owned());
+        };
+        let Some(member) = committee.member(me) else {
+            return Err(format!("node.id is {me}, and no member has that id"));
+        };
+        let expected = Expected {
+            cluster: committee.cluster(),
+            node: me,
+            public_key: member.public_key,
+        };
+        superblock
+            .check(&expected)
+            .map_err(|mismatch| mismatch.to_string())?;
+        if superblock.committee == committee.digest() {
+            return Ok(());
+        }
+        Err(format!(
+            "it was formatted for committee {}, the committee file is {}",
+            superblock.committee,
+            committee.digest()
+        ))
     }
 
     /// Judges the records of the log; `verifies`: their signatures as well.

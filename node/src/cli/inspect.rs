@@ -143,6 +143,11 @@ fn open(which: &Which) -> Result<Directory, Refusal> {
 fn wal(args: &WalArgs) -> Outcome {
     let directory = open(&args.which)?;
     let superblock = directory.superblock()?;
+    if let Err(why) = directory.owns(&superblock)
+        && directory.committee.is_some()
+    {
+        eprintln!("hippo: {why}; what follows is of node {}", superblock.node);
+    }
     let mut segments = look::SegmentFiles::list(directory.data()).or_exit(
         Exit::Damaged,
         format!("the log in {} cannot be listed", directory.data().display()),

@@ -4,7 +4,7 @@ use std::fs;
 
 use platform::pool::Pool;
 use replica::recording::Recording;
-use storage::superblock::{Expected, Superblock, SuperblockError};
+use storage::superblock::{Superblock, SuperblockError};
 use wire::ids::Slot;
 use wire::limits::SECTOR_BYTES;
 
@@ -155,28 +155,7 @@ impl Items {
     fn binding(&mut self, directory: &Directory, superblock: &Superblock) {
         let geometry = superblock.geometry;
         let config = &directory.config.storage;
-        let Some(committee) = &directory.committee else {
-            let remark = directory.remarks.last().cloned().unwrap_or_default();
-            return self.add("directory", State::Refused, remark);
-        };
-        let Some(member) = committee.member(directory.me()) else {
-            let why = format!("node.id is {}, of no member", directory.me());
-            return self.add("directory", State::Refused, why);
-        };
-        let expected = Expected {
-            cluster: committee.cluster(),
-            node: directory.me(),
-            public_key: member.public_key,
-        };
-        if let Err(mismatch) = superblock.check(&expected) {
-            return self.add("directory", State::Refused, mismatch.to_string());
-        }
-        if superblock.committee != committee.digest() {
-            let why = format!(
-                "it was formatted for committee {}, the committee file is {}",
-                superblock.committee,
-                committee.digest()
-            );
+        if let Err(why) = directory.owns(superblock) {
             return self.add("directory", State::Refused, why);
         }
         if config.segment_bytes != geometry.segment_bytes
@@ -222,15 +201,16 @@ impl Items {
                 }
             },
         );
-        for (place, found) in (0..).zip(&report.examined.segments) {
-            let bytes = found.info.bytes;
-            let name = format!("wal segment {}", found.info.index);
-            let (state, why) = if found.info.index != place {
-                (
-                    State::Damaged,
-                    format!("segment {place} is missing before it"),
-                )
-            } else if bytes != geometry.segment_bytes {
+        let mut next = 0;
+        for found in &report.examined.segments {
+            let (index, bytes) = (found.info.index, found.info.bytes);
+            if index != next {
+                let name = format!("wal segments {next} to {}", index - 1);
+                self.add(name, State::Missing, "a later one is there");
+            }
+            next = index.saturating_add(1);
+            let name = format!("wal segment {index}");
+            let (state, why) = if bytes != geometry.segment_bytes {
                 let formatted = geometry.segment_bytes;
                 (
                     State::Damaged,

@@ -88,6 +88,17 @@ impl Report {
 
     /// What recovery says, in words.
     pub fn verdict_text(&self) -> String {
+        let mut text = self.recovery_text();
+        for found in &self.examined.segments {
+            if found.is_foreign {
+                let index = found.info.index;
+                text += &format!("; segment file {index} belongs to another cluster, node or log");
+            }
+        }
+        text
+    }
+
+    fn recovery_text(&self) -> String {
         match &self.verdict {
             Err(damaged) => format!("refused: {damaged}"),
             Ok(Recovery {
@@ -240,3 +251,6 @@ fn note(found: &Found<'_>, told: Option<Told>) -> String {
     }
     notes.join("; ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod cluster;
 mod connection;
 mod faults;
 mod garbage;
+mod inspect;
 mod leases;
 mod mac;
 mod peers;

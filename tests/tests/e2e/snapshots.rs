@@ -20,7 +20,7 @@ const KEYS: &str = "500";
 /// Keys of this test that are compared, written before and after the load.
 const OWN_KEYS: usize = 20;
 
-fn cluster(name: &str) -> Cluster {
+pub fn cluster(name: &str) -> Cluster {
     let mut cluster = Cluster::prepare_sized(name, "1MiB", &[]);
     cluster.settings = SETTINGS;
     cluster.start_all();
@@ -93,7 +93,7 @@ fn expect_equal_tables(cluster: &Cluster) {
 }
 
 /// Snapshot files of a node, newest last.
-fn files(cluster: &Cluster, node: usize) -> Vec<PathBuf> {
+pub fn files(cluster: &Cluster, node: usize) -> Vec<PathBuf> {
     let directory = cluster.node_directory(node).join("data/snapshots");
     let entries = fs::read_dir(directory).expect("snapshots");
     let mut files = entries
@@ -116,7 +116,7 @@ fn damage_newest(cluster: &Cluster, node: usize) -> String {
 }
 
 /// Loads the cluster until these nodes have let the first blocks go.
-fn load_until_released(cluster: &Cluster, nodes: &[usize]) {
+pub fn load_until_released(cluster: &Cluster, nodes: &[usize]) {
     for round in 0.. {
         let run = load(cluster, &format!("load-{round}"), "8");
         run.finish();
