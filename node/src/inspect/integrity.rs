@@ -221,6 +221,9 @@ impl Items {
                 (State::Damaged, why)
             } else {
                 let holds = match (found.sequence, found.newest) {
+                    (_, Some(newest)) if newest < report.examined.low => {
+                        "released records alone, to be used again".to_owned()
+                    }
                     (Some(sequence), Some(newest)) => {
                         let start = geometry.start_of(sequence);
                         format!("records from position {start}, the last at {newest}")
@@ -320,7 +323,7 @@ impl Items {
                 let newest = snapshots.first().map(|file| file.slot);
                 let passed = match restarted.unusable.len() {
                     0 => String::new(),
-                    passed => format!("; {passed} snapshots are passed over"),
+                    passed => format!("; snapshots passed over: {passed}"),
                 };
                 let stopped = match restarted.clean {
                     true => "stopped cleanly",

@@ -137,11 +137,14 @@ fn a_stopped_nodes_directory_is_inspected_whole_and_damaged() {
     cluster.spawn(2);
     assert_eq!(cluster.wait_end(2), Some(6), "a start says the same");
     flip(&segment, offset);
+    // A refused start leaves its number in the lock file, and a flight recording.
+    let before = contents(&data);
 
     // One byte of a snapshot.
     let newest = snapshots::files(&cluster, 2).pop().expect("a snapshot");
-    let middle = fs::metadata(&newest).expect("metadata").len() / 2;
-    flip(&newest, middle);
+    // Behind the inner nodes, among the buckets.
+    let at = fs::metadata(&newest).expect("metadata").len() - 300;
+    flip(&newest, at);
     let checkpoint = inspect(&cluster, 2, &["checkpoint", "-o", "ndjson"]);
     assert_eq!(checkpoint.status.code(), Some(6));
     let found = &rows(&checkpoint)[0];
@@ -151,7 +154,7 @@ fn a_stopped_nodes_directory_is_inspected_whole_and_damaged() {
         .nth(1)
         .and_then(|rest| rest.split(' ').next());
     let start = start.and_then(|digits| digits.parse::<u64>().ok());
-    assert!(start.is_some_and(|start| start <= middle), "{why}");
+    assert!(start.is_some_and(|start| start <= at), "{why}");
     assert!(
         why.contains("bucket") && why.contains("should stand there"),
         "{why}"
@@ -162,7 +165,7 @@ fn a_stopped_nodes_directory_is_inspected_whole_and_damaged() {
     let bad = items.iter().filter(|item| item["state"] == "damaged");
     let bad = bad.map(|item| item["item"].to_string()).collect::<Vec<_>>();
     assert!(bad.len() == 1 && bad[0].contains("snapshot"), "{bad:?}");
-    flip(&newest, middle);
+    flip(&newest, at);
     assert!(contents(&data) == before, "as it was");
     assert_ok(
         &inspect(&cluster, 2, &["integrity"]),
