@@ -9,6 +9,8 @@ pub mod integrity;
 pub mod log;
 mod records;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 

@@ -6,7 +6,8 @@
 //!
 //! * [`record`]: the 128-byte header in front of every record on disk,
 //! * [`wal`]: [`Writer`] seals records (ordering thread), [`Journal`] groups them into writes (disk
-//!   thread), [`recover`] reads them back and says what may be trusted,
+//!   thread), [`recover`] reads them back and says what may be trusted, [`wal::examine`] shows people
+//!   what else is there,
 //! * [`superblock`]: binds a directory to one cluster, node and key,
 //! * [`table`] and [`machine`]: the state that decided transactions act on,
 //! * [`state`]: that state at a checkpoint, as a tree of hashes and as bytes for other replicas,

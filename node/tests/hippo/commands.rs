@@ -282,6 +282,11 @@ fn help_version_completion_and_mistakes() {
             "{command}"
         );
     }
+    for what in ["wal", "checkpoint", "integrity"] {
+        let help = hippo(&format!("inspect {what} --help"));
+        let whole = help.out.contains("hippo inspect wal") && help.out.contains("Exit codes:");
+        assert!(help.code == 0 && whole, "inspect {what}");
+    }
     assert!(hippo("version").out.starts_with("hippo "));
     for shell in ["bash", "zsh", "fish"] {
         let script = hippo(&format!("completion {shell}"));
@@ -294,7 +299,85 @@ fn help_version_completion_and_mistakes() {
         "txn --if a=b",
         "scan --limit 0",
         "cas k v",
+        "inspect",
+        "inspect wal --kind blok",
+        "inspect wal --config no-such-file",
     ] {
         assert_eq!(hippo(mistake).code, 2, "{mistake}");
     }
+}
+
+/// Directories that no node ever ran on; nothing of them is changed.
+#[test]
+fn formatted_directories_are_inspected() {
+    let network = Network::new("inspect");
+    let inspect = |node: usize, arguments: &str| {
+        let config = network.node(node).join("node.toml");
+        hippo(&format!(
+            "inspect {arguments} --config {}",
+            config.display()
+        ))
+    };
+    let wal = inspect(0, "wal");
+    assert_eq!(wal.code, 0, "{}", wal.err);
+    assert!(wal.out.contains("0 records"), "{}", wal.out);
+    let integrity = inspect(0, "integrity");
+    assert_eq!(integrity.code, 0, "{}{}", integrity.out, integrity.err);
+    let none = inspect(0, "checkpoint");
+    assert_eq!(none.code, 1);
+    assert!(none.err.contains("no snapshot"), "{}", none.err);
+
+    // One copy of the superblock, then both.
+    let data = network.node(0).join("data");
+    let good = fs::read(data.join("superblock.a")).unwrap();
+    fs::write(data.join("superblock.b"), vec![9; 4096]).unwrap();
+    let integrity = inspect(0, "integrity -o csv");
+    assert_eq!(integrity.code, 6);
+    assert!(
+        integrity.out.contains("superblock.b,damaged"),
+        "{}",
+        integrity.out
+    );
+    assert!(
+        integrity.out.contains("superblock.a,ok"),
+        "{}",
+        integrity.out
+    );
+    assert_eq!(inspect(0, "wal").code, 0);
+    fs::write(data.join("superblock.a"), vec![9; 4096]).unwrap();
+    assert_eq!(inspect(0, "integrity").code, 6);
+    assert_eq!(inspect(0, "wal").code, 6);
+    fs::write(data.join("superblock.a"), good).unwrap();
+
+    // Segments: one is too short, one is missing.
+    let segment = network.node(1).join("data/wal/00000000.segment");
+    fs::write(&segment, vec![0; 8192]).unwrap();
+    let integrity = inspect(1, "integrity");
+    assert_eq!(integrity.code, 6);
+    assert!(
+        integrity.out.contains("8192 bytes instead"),
+        "{}",
+        integrity.out
+    );
+    fs::remove_file(&segment).unwrap();
+    let integrity = inspect(1, "integrity -o csv");
+    assert_eq!(integrity.code, 6);
+    assert!(
+        integrity.out.contains("wal segments 0 to 0,missing"),
+        "{}",
+        integrity.out
+    );
+
+    // Of another node.
+    let theirs = network.node(3).join("data");
+    fs::remove_dir_all(&theirs).unwrap();
+    fs::rename(network.node(2).join("data"), &theirs).unwrap();
+    let integrity = inspect(3, "integrity");
+    assert_eq!(integrity.code, 6);
+    assert!(
+        integrity.out.contains("foreign data directory"),
+        "{}",
+        integrity.out
+    );
+    assert_eq!(inspect(2, "integrity").code, 1, "there is none");
 }

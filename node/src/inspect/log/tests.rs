@@ -2,30 +2,25 @@
 
 use std::io;
 
-use replica::verifying::Verifying;
 use storage::record::{self, HEADER_BYTES, LogId, SECTOR_BYTES};
 use storage::wal::{SegmentInfo, Tail, Writer};
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
 use wire::bytes::HeapUnique;
 use wire::certificates::{CheckpointCertificate, Signatures as Signed};
-use wire::committee::{Committee, CommitteeParts, Member, Preset};
-use wire::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Signature, Slot, View};
-use wire::keys::NodeSecret;
-use wire::limits::WINDOW;
+use wire::ids::{Digest, Epoch, NodeId, PublicKey, Slot, View};
 use wire::messages::{CleanStopRecord, Durability, StartRecord};
 use wire::request::encode_open;
-use wire::seal::{Ed25519Signer, Ed25519Verifier, Rules, Signer, Statement};
+use wire::seal::Statement;
 use zerocopy::IntoBytes;
 
 use super::*;
+use crate::inspect::tests::{CLUSTER, ME, sign, verifying};
 
 const GEOMETRY: Geometry = Geometry {
     segment_bytes: 8 * SECTOR_BYTES as u64,
     segments_max: 3,
     reserve_bytes: 0,
 };
-const CLUSTER: ClusterId = ClusterId([1; 16]);
-const ME: NodeId = NodeId(2);
 
 fn identity(log: u8) -> Identity {
     Identity {
@@ -35,37 +30,8 @@ fn identity(log: u8) -> Identity {
     }
 }
 
-fn secret(node: u16) -> NodeSecret {
-    NodeSecret::generate(&[node as u8 + 1; 32]).unwrap()
-}
-
-fn committee() -> Committee {
-    let members = (0..4).map(|node| Member {
-        id: NodeId(node),
-        public_key: secret(node).public_key(),
-        address: ([127, 0, 0, 1], 7000 + node).into(),
-    });
-    let parts = CommitteeParts::with_preset(CLUSTER, members.collect(), Preset::Balanced);
-    Committee::new(parts.unwrap()).unwrap()
-}
-
 fn judge() -> RecordJudge {
-    let committee = committee();
-    let rules = Rules {
-        n: 4,
-        slow: 3,
-        view_change: 3,
-        window: WINDOW,
-        epoch: Epoch(0),
-        genesis: committee.genesis(),
-    };
-    let verifier = Ed25519Verifier::new(&committee);
-    RecordJudge::new(ME, Some(Verifying::new(verifier, rules)))
-}
-
-fn sign(node: u16, statement: &Statement) -> Signature {
-    let signer = Ed25519Signer::new(&committee(), &secret(node)).unwrap();
-    signer.sign(statement)
+    RecordJudge::new(ME, Some(verifying()))
 }
 
 /// A block of view 0, whose leader is node 0, signed by `by`.
