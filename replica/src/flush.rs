@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `c` | the checkpoint's certificate |
 //! | `h` | the summary of the state |
+//! | `k` | how many keys each bucket has |
 //! | `n`, number (u16, big-endian) | an inner node of the tree |
 //! | `s`, bucket (u16, big-endian) | the sessions of a bucket |
 
@@ -25,6 +26,7 @@ use crate::snapshot::SnapshotFailed;
 
 const CERTIFICATE: &[u8] = b"c";
 const SUMMARY: &[u8] = b"h";
+const COUNTS: &[u8] = b"k";
 const NODE: u8 = b'n';
 const SESSIONS: u8 = b's';
 
@@ -40,6 +42,7 @@ enum Step {
     Entries,
     Certificate,
     Summary,
+    Counts,
     Node(u8),
     Sessions(u16),
     End,
@@ -107,6 +110,15 @@ impl FlushWriter {
                 Step::Summary => {
                     execution.serve(self.slot, Part::Summary, &mut self.note)?;
                     write_note(SUMMARY, &self.note, out);
+                    self.step = Step::Counts;
+                    return Ok(true);
+                }
+                Step::Counts => {
+                    execution
+                        .copy()
+                        .expect("it is flushed")
+                        .counts(&mut self.note);
+                    write_note(COUNTS, &self.note, out);
                     self.step = Step::Node(0);
                     return Ok(true);
                 }
@@ -173,12 +185,13 @@ pub(crate) fn reopen<M: StateMachine, V: Verifier>(
         }
         nodes.push(node.clone());
     }
+    let counts = read(COUNTS).unwrap_or_default();
     let mut sessions = Vec::new();
     for bucket in Bucket::all() {
         if let Some(section) = read(&numbered(SESSIONS, bucket.number())) {
             sessions.push((bucket, section));
         }
     }
-    execution.resume(summary, nodes, &sessions)?;
+    execution.resume(summary, nodes, &sessions, &counts)?;
     Ok(Some(certificate))
 }

@@ -511,7 +511,15 @@ impl Judge {
 }
 
 fn hash_of(server: &Server) -> [u8; 32] {
-    let entries = server.execution().machine().table().entries();
+    let mut entries = Vec::new();
+    server
+        .execution()
+        .machine()
+        .table()
+        .visit(&mut |key, value| {
+            entries.push((key.to_vec(), value.to_vec()));
+            true
+        });
     table_hash(entries.iter().map(|(key, value)| (&key[..], &value[..])))
 }
 

@@ -49,6 +49,5 @@ pub mod seals;
 pub mod shapes;
 pub mod shrink;
 pub mod small;
-pub mod table;
 pub mod user;
 pub mod world;

@@ -7,7 +7,7 @@ use replica::recovery::Saved;
 use replica::replica::{Effect, Input, Pace, Replica, Setup, StartError};
 use storage::machine::Kv;
 use storage::record::{Identity, LogId};
-use storage::table::{Counts, LsmTable, MemTable};
+use storage::table::{EitherTable, LsmTable, MapStore, MemTable};
 use storage::wal::{Geometry, JournalLimits};
 use wire::committee::{Committee, VoteAuthentication};
 use wire::ids::{Instant, NodeId};
@@ -18,7 +18,6 @@ use wire::limits::{
 
 use wire::messages::Durability;
 use wire::seal::Rules;
-use wire::state::BUCKETS;
 
 use crate::buffers::{Pool, Shared};
 use crate::canaries::Canary;
@@ -29,7 +28,6 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::recordings::Reels;
 use crate::seals::Seal;
-use crate::table::SimTable;
 
 /// As in production: two chains of blocks above the executed slot, those kept for repair, under
 /// reassembly, in the leader's hands, read back, being judged, and in flight.
@@ -56,7 +54,7 @@ const JOURNAL: JournalLimits = JournalLimits {
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
 const QUEUED_MAX: usize = 2 * 192 + 512 + 2 * 1024;
 
-pub type Server = Replica<Pool, Seal, Seal, Kv<SimTable>>;
+pub type Server = Replica<Pool, Seal, Seal, Kv<EitherTable<MapStore>>>;
 
 /// One server.
 pub struct Node {
@@ -224,15 +222,13 @@ impl Node {
         Ok(())
     }
 
-    fn table(&mut self, plan: &Plan) -> SimTable {
+    fn table(&mut self, plan: &Plan) -> EitherTable<MapStore> {
         let seed = [self.random.draw(), self.random.draw()];
         let Some(memory_bytes_max) = plan.table_memory_bytes else {
-            return SimTable::Memory(MemTable::new(seed));
+            return EitherTable::Memory(MemTable::new(seed));
         };
         let store = self.disk.table().clone();
-        // Nobody looks at how many there are.
-        let counts = std::iter::repeat_n(Counts { keys: 1, bytes: 1 }, BUCKETS);
-        SimTable::Disk(LsmTable::reopen(seed, store, memory_bytes_max, counts))
+        EitherTable::Disk(LsmTable::reopen(seed, store, memory_bytes_max))
     }
 
     /// Another process with this replica's key, an empty disk and a true clock, for a liar.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use storage::state::{Checkpoints, Hold, Parts};
-use storage::table::{Counts, DiskFailed, DiskStore, Flush, Flushing, LsmTable, MemTable, Table};
+use storage::table::{DiskFailed, DiskStore, Flush, Flushing, LsmTable, MemTable, Table};
 use wire::ids::{Instant as Time, Slot};
 use wire::state::{BUCKETS, StateHead};
 
@@ -198,8 +198,7 @@ fn main() {
     let started = Instant::now();
     let store = DiskStore::open(&directory, CACHE_BYTES, broken).expect("a store");
     whole("open", started.elapsed());
-    let counts = std::iter::repeat_n(Counts { keys: 1, bytes: 1 }, BUCKETS);
-    let mut table = LsmTable::reopen([1, 2], store, 0, counts);
+    let mut table = LsmTable::reopen([1, 2], store, 0);
     let started = Instant::now();
     for number in 0..some {
         black_box(table.get(&key(scattered(number, keys))));

@@ -3,6 +3,7 @@
 //! Scan order is the byte order of the keys, on every replica; no order ever depends on a hash.
 
 mod arena;
+mod either;
 mod index;
 mod items;
 mod lsm;
@@ -12,10 +13,10 @@ mod resident;
 
 use crate::state::Bucketed;
 
+pub use either::EitherTable;
 pub use items::read as entries;
 pub use lsm::{
-    Counts, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store,
-    write_note,
+    DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store, write_note,
 };
 pub use memory::MemTable;
 
@@ -37,6 +38,12 @@ pub trait Flushing {
     /// Appends what the copy says of its state under this name (see [`write_note`]); false, with
     /// nothing appended, if there is nothing.
     fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool;
+
+    /// Appends how many keys each bucket has, to be remembered as a note.
+    fn counts(&self, note: &mut Vec<u8>);
+
+    /// Takes over what [`Flushing::counts`] said; for a table that was just opened.
+    fn recount(&mut self, note: &[u8]);
 
     /// Drops clean entries, of so many buckets at most, while memory holds too much. True when
     /// there is more to do.

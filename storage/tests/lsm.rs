@@ -11,8 +11,7 @@ use proptest::prelude::*;
 use storage::Table;
 use storage::state::{Bucketed, Checkpoints, Hold, Parts};
 use storage::table::{
-    Counts, DiskFailed, DiskStore, Flush, Flushing, LsmTable, MapStore, MemTable, Run, Store,
-    write_note,
+    DiskFailed, DiskStore, Flush, Flushing, LsmTable, MapStore, MemTable, Run, Store, write_note,
 };
 use wire::ids::{Instant, Slot};
 use wire::state::{Bucket, Part, StateHead};
@@ -351,21 +350,30 @@ impl<B: Backing> World<B> {
     }
 
     fn crash(&mut self) {
-        let mut counts = vec![Counts::default(); wire::state::BUCKETS];
-        for (key, value) in &self.stored {
-            let counts = &mut counts[Bucket::of_key(key).index()];
-            counts.keys += 1;
-            counts.bytes += (key.len() + value.len()) as u64;
-        }
         self.table = None;
         self.store.reopen();
         let (store, max) = (self.store.share(), self.memory_bytes_max);
-        self.table = Some(LsmTable::reopen([9, 9], store, max, counts.into_iter()));
+        self.table = Some(LsmTable::reopen([9, 9], store, max));
         self.checkpoints = Checkpoints::new();
         self.sessions = MemTable::new([3, 4]);
         self.present = self.stored.clone();
         self.frozen = self.stored.clone();
         (self.pinned, self.flush, self.finished) = (None, None, false);
+        let mut counts = vec![[0_u64; 2]; wire::state::BUCKETS];
+        for (key, value) in &self.stored {
+            let [keys, bytes] = &mut counts[Bucket::of_key(key).index()];
+            *keys += 1;
+            *bytes += (key.len() + value.len()) as u64;
+        }
+        let note: Vec<u8> = counts
+            .concat()
+            .into_iter()
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        self.table().recount(&note);
+        let mut again = Vec::new();
+        self.table().counts(&mut again);
+        assert_eq!(again, note);
         assert_eq!(self.table().len(), self.present.len() as u64);
         // The tree of a state begins empty: all buckets are hashed once.
         for bucket in Bucket::all() {

@@ -82,6 +82,7 @@ impl<M: StateMachine> Execution<M> {
         summary: Summary,
         nodes: Vec<Node>,
         sessions: &[(Bucket, Vec<u8>)],
+        counts: &[u8],
     ) -> Result<(), InstallFailed> {
         for (bucket, section) in sessions {
             self.sessions.check_bucket(*bucket, section)?;
@@ -89,6 +90,7 @@ impl<M: StateMachine> Execution<M> {
         for (bucket, section) in sessions {
             self.sessions.replace_bucket(*bucket, section);
         }
+        self.copy_mut().recount(counts);
         let head = summary.head;
         let (checkpoints, mut parts) = self.apart();
         checkpoints.resume(summary, nodes, &mut parts);

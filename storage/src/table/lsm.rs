@@ -44,12 +44,12 @@ const STORED: u8 = 2;
 /// Stamp of entries that came from the disk: older than every generation.
 const OLDEST: u32 = 0;
 
-/// Keys that are on disk alone.
+/// What there is of a bucket, or of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub keys: u64,
+struct Counts {
+    keys: u64,
     /// Of keys and values.
-    pub bytes: u64,
+    bytes: u64,
 }
 
 /// See the module's documentation.
@@ -61,12 +61,10 @@ pub struct LsmTable<S> {
     /// Memory may not hold all keys of these.
     partial: BucketSet,
     partial_count: usize,
-    /// What is on disk alone, by bucket; of a bucket in part that was written, as of its last
-    /// checkpoint.
-    elsewhere: Vec<Counts>,
-    elsewhere_total: Counts,
-    /// Entries in memory that are not gone.
-    live: Counts,
+    /// Of each bucket, in memory and on disk. A key that was put without asking the disk counts as
+    /// new until the bucket is read.
+    counts: Vec<Counts>,
+    total: Counts,
     /// Generation of the last write to each bucket that did not know what it overwrote. Views that
     /// are not younger need the disk, also when the bucket is whole again.
     blind: Vec<u32>,
@@ -95,9 +93,8 @@ impl<S: Store> LsmTable<S> {
             store,
             partial: BucketSet::new(),
             partial_count: 0,
-            elsewhere: vec![Counts::default(); BUCKETS],
-            elsewhere_total: Counts::default(),
-            live: Counts::default(),
+            counts: vec![Counts::default(); BUCKETS],
+            total: Counts::default(),
             blind: vec![OLDEST; BUCKETS],
             stored: 1,
             flushing: None,
@@ -109,20 +106,11 @@ impl<S: Store> LsmTable<S> {
         }
     }
 
-    /// The table over a store that has a state already; `counts` of each bucket in order.
-    pub fn reopen(
-        seed: [u64; 2],
-        store: S,
-        memory_bytes_max: u64,
-        counts: impl Iterator<Item = Counts>,
-    ) -> LsmTable<S> {
+    /// The table over a store that may have a state already. How many keys that has is known after
+    /// [`Flushing::recount`], or once every bucket was read.
+    pub fn reopen(seed: [u64; 2], store: S, memory_bytes_max: u64) -> LsmTable<S> {
         let mut table = LsmTable::new(seed, store, memory_bytes_max);
-        for (bucket, counts) in Bucket::all().zip(counts) {
-            if counts.keys > 0 {
-                table.set_partial(bucket, true);
-                table.set_elsewhere(bucket, counts);
-            }
-        }
+        (table.partial, table.partial_count) = (BucketSet::full(), BUCKETS);
         table
     }
 
@@ -154,20 +142,35 @@ impl<S: Store> LsmTable<S> {
         }
     }
 
-    fn set_elsewhere(&mut self, bucket: Bucket, counts: Counts) {
-        let before = std::mem::replace(&mut self.elsewhere[bucket.index()], counts);
-        self.elsewhere_total.keys = self.elsewhere_total.keys - before.keys + counts.keys;
-        self.elsewhere_total.bytes = self.elsewhere_total.bytes - before.bytes + counts.bytes;
+    fn set_counts(&mut self, bucket: Bucket, counts: Counts) {
+        let before = std::mem::replace(&mut self.counts[bucket.index()], counts);
+        self.total.keys = self.total.keys - before.keys + counts.keys;
+        self.total.bytes = self.total.bytes - before.bytes + counts.bytes;
     }
 
-    /// A key that was on disk alone is in memory too, or gone.
-    fn found_elsewhere(&mut self, bucket: Bucket, bytes: usize) {
-        let Counts { keys, bytes: of } = self.elsewhere[bucket.index()];
+    /// An entry of so many bytes, key and value, appears in place of one of `before` bytes; 0: of none.
+    fn count(&mut self, bucket: Bucket, before: usize, now: usize) {
+        let Counts { keys, bytes } = self.counts[bucket.index()];
         let counts = Counts {
-            keys: keys.saturating_sub(1),
-            bytes: of.saturating_sub(bytes as u64),
+            // Never below what is right, but before the state on disk was counted.
+            keys: (keys + u64::from(now > 0)).saturating_sub(u64::from(before > 0)),
+            bytes: (bytes + now as u64).saturating_sub(before as u64),
         };
-        self.set_elsewhere(bucket, counts);
+        self.set_counts(bucket, counts);
+    }
+
+    /// What memory holds of a bucket now.
+    fn count_held(&self, bucket: Bucket) -> Counts {
+        let arena = &self.held.arena;
+        let listed = self.held.listed(bucket).iter();
+        let live = listed.filter(|address| !self.is_gone(**address));
+        live.fold(Counts::default(), |counts, address| {
+            let (key, value) = arena.entry(*address);
+            Counts {
+                keys: counts.keys + 1,
+                bytes: counts.bytes + (key.len() + value.len()) as u64,
+            }
+        })
     }
 
     /// Writes a key that memory does not hold, whatever is on disk.
@@ -232,7 +235,7 @@ impl<S: Store> LsmTable<S> {
     fn write_partial(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
         let room = self.held.arena.used_bytes() < self.memory_bytes_max;
         let mut loaded = Vec::new();
-        let mut elsewhere = Counts::default();
+        let mut counts = self.count_held(bucket);
         let overlay = self.overlay(view, bucket);
         let mut rest = overlay.iter().peekable();
         let (from, to) = store::bucket_bounds(bucket);
@@ -249,8 +252,8 @@ impl<S: Store> LsmTable<S> {
                 None => items::write(key, value, out),
             }
             if self.held.find(key).address == Address::NONE {
-                elsewhere.keys += 1;
-                elsewhere.bytes += (key.len() + value.len()) as u64;
+                counts.keys += 1;
+                counts.bytes += (key.len() + value.len()) as u64;
                 if room {
                     items::write(key, value, &mut loaded);
                 }
@@ -267,9 +270,8 @@ impl<S: Store> LsmTable<S> {
                 self.keep(bucket, key, value);
             }
             self.set_partial(bucket, false);
-            elsewhere = Counts::default();
         }
-        self.set_elsewhere(bucket, elsewhere);
+        self.set_counts(bucket, counts);
     }
 
     /// Calls `visit` with the entries of `from..to` in key order until it returns false.
@@ -324,8 +326,6 @@ impl<S: Store> LsmTable<S> {
         let address = self.held.insert(found, key, value, bucket, OLDEST);
         self.unswept = BUCKETS;
         self.held.arena.set_flags(address, STORED);
-        self.live.keys += 1;
-        self.live.bytes += (key.len() + value.len()) as u64;
         address
     }
 
@@ -343,7 +343,6 @@ impl<S: Store> LsmTable<S> {
     }
 
     fn evict_bucket(&mut self, bucket: Bucket) {
-        let mut counts = self.elsewhere[bucket.index()];
         let mut at = self.held.listed(bucket).len();
         while let Some(before) = at.checked_sub(1) {
             at = before;
@@ -354,16 +353,10 @@ impl<S: Store> LsmTable<S> {
             let key = self.held.arena.key(address);
             let found = self.held.find(key);
             if !self.is_gone(address) {
-                let bytes = (key.len() + self.held.arena.value(address).len()) as u64;
-                counts.keys += 1;
-                counts.bytes += bytes;
-                self.live.keys -= 1;
-                self.live.bytes -= bytes;
                 self.set_partial(bucket, true);
             }
             self.held.remove(found);
         }
-        self.set_elsewhere(bucket, counts);
     }
 }
 
@@ -383,7 +376,6 @@ impl<S: Store> Table for LsmTable<S> {
             if !self.is_partial(bucket) || !self.fetch(bucket, key) {
                 return None;
             }
-            self.found_elsewhere(bucket, key.len() + self.fetched.len());
             let fetched = std::mem::take(&mut self.fetched);
             address = self.keep(bucket, key, &fetched);
             self.fetched = fetched;
@@ -395,26 +387,27 @@ impl<S: Store> Table for LsmTable<S> {
         assert!(key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX);
         let found = self.held.find(key);
         let stamp = self.versions.generation();
-        let bytes = (key.len() + value.len()) as u64;
+        let bytes = key.len() + value.len();
         if found.address == Address::NONE {
             let bucket = Bucket::of_key(key);
             self.add(found, key, value, bucket);
-            self.live.keys += 1;
-            self.live.bytes += bytes;
+            self.count(bucket, 0, bytes);
             return;
         }
         self.preserve(found.address);
         let arena = &self.held.arena;
         let flags = arena.flags(found.address);
-        let before = arena.value(found.address).len();
+        let (bucket, before) = (
+            arena.bucket(found.address),
+            arena.value(found.address).len(),
+        );
         let flags = if flags & GONE != 0 {
-            self.live.keys += 1;
-            self.live.bytes += bytes;
+            self.count(bucket, 0, bytes);
             // A flush may be about to delete it on disk.
             0
         } else {
-            self.live.bytes = self.live.bytes - before as u64 + value.len() as u64;
             let is_clean = arena.stamp(found.address) < self.stored;
+            self.count(bucket, key.len() + before, bytes);
             if is_clean { STORED } else { flags }
         };
         let address = self.held.overwrite(found, key, value, stamp);
@@ -429,7 +422,7 @@ impl<S: Store> Table for LsmTable<S> {
             if !self.is_partial(bucket) || !self.fetch(bucket, key) {
                 return false;
             }
-            self.found_elsewhere(bucket, key.len() + self.fetched.len());
+            self.count(bucket, key.len() + self.fetched.len(), 0);
             let address = self.add(found, key, &[], bucket);
             self.held.arena.set_flags(address, GONE);
         } else {
@@ -437,8 +430,9 @@ impl<S: Store> Table for LsmTable<S> {
                 return false;
             }
             self.preserve(found.address);
-            self.live.keys -= 1;
-            self.live.bytes -= (key.len() + self.held.arena.value(found.address).len()) as u64;
+            let arena = &self.held.arena;
+            let bytes = key.len() + arena.value(found.address).len();
+            self.count(arena.bucket(found.address), bytes, 0);
             let address = self.held.overwrite(found, key, &[], stamp);
             self.held.arena.set_flags(address, GONE);
         }
@@ -461,15 +455,15 @@ impl<S: Store> Table for LsmTable<S> {
         }
     }
 
-    /// Right where every bucket is whole; else a key that was put without asking the disk counts
-    /// twice until its bucket is hashed.
+    /// Where a bucket is not whole, a key that was put without asking the disk counts twice until the
+    /// bucket is hashed.
     fn len(&self) -> u64 {
-        self.live.keys + self.elsewhere_total.keys
+        self.total.keys
     }
 
     /// As [`Table::len`].
     fn bytes(&self) -> u64 {
-        self.live.bytes + self.elsewhere_total.bytes
+        self.total.bytes
     }
 }
 
@@ -524,7 +518,7 @@ impl<S: Store> Bucketed for LsmTable<S> {
             self.delete(&key);
         }
         self.set_partial(bucket, false);
-        self.set_elsewhere(bucket, Counts::default());
+        self.set_counts(bucket, Counts::default());
         for (key, value) in items::read(items) {
             self.put(key, value);
         }

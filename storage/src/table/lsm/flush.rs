@@ -7,7 +7,7 @@
 use wire::state::{BUCKETS, Bucket};
 
 use super::store::{self, Run, Store};
-use super::{Flushing, GONE, LsmTable, STORED};
+use super::{Counts, Flushing, GONE, LsmTable, STORED};
 use crate::state::View;
 use crate::table::items;
 
@@ -69,6 +69,25 @@ impl<S: Store> Flushing for LsmTable<S> {
 
     fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool {
         self.store.get(&store::note_key(name), note)
+    }
+
+    fn counts(&self, note: &mut Vec<u8>) {
+        for counts in &self.counts {
+            note.extend_from_slice(&counts.keys.to_le_bytes());
+            note.extend_from_slice(&counts.bytes.to_le_bytes());
+        }
+    }
+
+    fn recount(&mut self, note: &[u8]) {
+        let (numbers, _) = note.as_chunks::<8>();
+        let (pairs, _) = numbers.as_chunks::<2>();
+        for (bucket, [keys, bytes]) in Bucket::all().zip(pairs) {
+            let counts = Counts {
+                keys: u64::from_le_bytes(*keys),
+                bytes: u64::from_le_bytes(*bytes),
+            };
+            self.set_counts(bucket, counts);
+        }
     }
 
     fn evict(&mut self, buckets: usize) -> bool {
