@@ -1,7 +1,7 @@
 //! Every fault of the repertoire does something, and what the product cannot bear is found.
 
 use sim::faults::{Fault, FaultSet};
-use sim::plan::{Options, Plan};
+use sim::plan::{Options, Plan, Tables};
 use sim::probes::Probe;
 use sim::world::{self, Outcome};
 
@@ -78,6 +78,25 @@ fn without_faults_nothing_goes_wrong() {
         let wrong = network.lost + network.doubled + network.corrupted + outcome.crashes;
         assert_eq!(wrong, 0, "{:?}", Plan::new(seed, options));
     }
+}
+
+/// Processes go on from the state in the table's own copy on disk, and memory holds a part of it.
+#[test]
+fn tables_on_disk_hold_the_same_state() {
+    let options = Options {
+        table: Tables::Disk,
+        ..Options::default()
+    };
+    let outcomes: Vec<_> = (0..40).map(|seed| world::run(seed, options)).collect();
+    for outcome in &outcomes {
+        assert_eq!(outcome.violation, None);
+    }
+    let reached = |probe| {
+        outcomes
+            .iter()
+            .any(|outcome| outcome.probes.count(probe) > 0)
+    };
+    assert!(reached(Probe::SnapshotWritten) && reached(Probe::FromSnapshot));
 }
 
 /// Off because the product cannot repair them; the judge sees that.
