@@ -452,7 +452,7 @@ impl Judge {
 
     /// Everything that must hold when the run has settled, or its time is up.
     pub fn finish(&self, scenario: Scenario, nodes: &[Node], users: &[User]) -> Check {
-        if self.is_wedged() {
+        if self.is_wedged(nodes) {
             return Ok(());
         }
         for (node, known) in nodes.iter().zip(&self.known) {

@@ -294,7 +294,7 @@ impl World {
             Ok(checked) => self.checked = checked,
             Err(unordered) => violation = violation.or(Some(unordered)),
         }
-        let wedged = self.judge.is_wedged();
+        let wedged = self.judge.is_wedged(&self.nodes);
         self.probes.hit_if(Probe::ManySilent, wedged);
         self.look_back();
         self.probes.take_reached();
@@ -337,7 +337,10 @@ impl World {
                 .as_ref()
                 .is_none_or(|director| director.settles);
             let healed = self.now > self.plan.heal_ns && unscripted;
-            if healed && self.now > self.plan.heal_ns + WEDGED_NS && self.judge.is_wedged() {
+            if healed
+                && self.now > self.plan.heal_ns + WEDGED_NS
+                && self.judge.is_wedged(&self.nodes)
+            {
                 break;
             }
             let scenario = self.plan.scenario;

@@ -5,6 +5,7 @@
 use wire::ids::{NodeId, Slot};
 
 use super::Judge;
+use crate::node::Node;
 
 type Check = Result<(), String>;
 
@@ -132,14 +133,33 @@ impl Judge {
         Ok(())
     }
 
-    /// More replicas than the committee bears lie, or are silent for a checkpoint that nobody has:
-    /// then nothing more need happen, and nothing of what was not on the disks need be left (R3).
-    pub fn is_wedged(&self) -> bool {
-        let lost = self.known.iter().filter(|known| {
+    /// More replicas than the committee bears lie, or are silent at once: for a checkpoint that nobody
+    /// has, or for a state that nobody can give them. Then nothing more need happen, and nothing of
+    /// what was not on the disks need be left (R3).
+    pub fn is_wedged(&self, nodes: &[Node]) -> bool {
+        let lost = self.known.iter().enumerate().filter(|(id, known)| {
             let until = known.leases.silent_perhaps_until();
-            known.faulty || until.is_some_and(|slot| slot > self.certified)
+            known.faulty
+                || until.is_some_and(|slot| slot > self.certified)
+                || self.is_beyond_help(*id, nodes)
         });
         self.leases && lost.count() > self.faults_borne
+    }
+
+    /// A replica whose silence ends with a state that it has not executed, and for which nobody keeps
+    /// the next block, nor a checkpoint: the next one that is made ends its silence.
+    fn is_beyond_help(&self, id: usize, nodes: &[Node]) -> bool {
+        let known = &self.known[id];
+        if known.executed >= known.leases.forgotten_perhaps {
+            return false;
+        }
+        let others = nodes.iter().filter(|node| node.id.index() != id);
+        let mut up = others.filter_map(|node| node.server.as_ref());
+        !up.any(|server| {
+            let ready = server.execution().pinned().filter(|pinned| pinned.ready);
+            server.ordering().core().retained_from() <= known.executed.next()
+                || ready.is_some_and(|pinned| pinned.slot > known.executed)
+        })
     }
 
     /// An honest replica that is silent though it need not be: others can certify what it waits for.
