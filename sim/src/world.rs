@@ -1,11 +1,12 @@
 //! One world: an event heap in virtual time over servers, disks, links and users.
 //!
-//! This file is the heap and what one event leads to. `strikes` holds how faults come about,
-//! `clients` who asks, `delivery` the way of a datagram, `lies` what liars send, `lives` how processes end and
-//! start, `snapshots` how files are written,
-//! `observe` what is noted, `direct` scenarios, `outcome` how runs are begun and how they end.
+//! This file is the heap and what one event leads to. `strikes` holds how faults come about, `committee` who
+//! replicates, `clients` who asks, `delivery` the way of a datagram, `lies` what liars send, `lives` how
+//! processes end and start, `snapshots` how files are written, `observe` what is noted, `direct` scenarios,
+//! `outcome` how runs are begun and how they end.
 
 mod clients;
+mod committee;
 mod delivery;
 mod direct;
 mod lies;
@@ -24,11 +25,9 @@ use std::sync::Arc;
 use replica::ordering::ReadBack;
 use replica::replica::{Effect, Input};
 use storage::wal::SegmentSource;
-use wire::committee::{Committee, CommitteeParts, Member, Parameters, Preset, VoteAuthentication};
+use wire::committee::Committee;
 use wire::header::HEADER_BYTES;
-use wire::ids::{ClusterId, Instant, NodeId};
-use wire::keys::NodeSecret;
-use wire::seal::Rules;
+use wire::ids::{Instant, NodeId};
 
 pub use outcome::{Outcome, run, run_caught, run_for_recordings, run_plan, run_recorded};
 
@@ -160,62 +159,10 @@ pub struct World {
     director: Option<Director>,
 }
 
-fn committee_of(plan: &Plan, random: &mut Random) -> (Committee, Vec<NodeSecret>) {
-    let secrets = (0..plan.options.nodes)
-        .map(|_| NodeSecret::generate(&random.bytes()).expect("a drawn secret is good"))
-        .collect::<Vec<_>>();
-    let members = secrets.iter().enumerate().map(|(index, secret)| Member {
-        id: NodeId(index as u16),
-        public_key: secret.public_key(),
-        address: End(index).address(),
-    });
-    let shape = plan.options.shape();
-    let members = members.collect::<Vec<_>>();
-    let usual = Preset::Balanced.parameters(shape.n);
-    let parameters = Parameters {
-        n: shape.n,
-        b: shape.b,
-        u: shape.u,
-        p: shape.p,
-    };
-    let preset = match (shape.exclusion, shape.b.cmp(&shape.u)) {
-        (false, _) => Preset::Strict,
-        (_, std::cmp::Ordering::Less) => Preset::CrashHeavy,
-        (_, std::cmp::Ordering::Greater) => Preset::SafetyHeavy,
-        (_, std::cmp::Ordering::Equal) => Preset::Balanced,
-    };
-    let first = if usual.is_ok() {
-        Preset::Balanced
-    } else {
-        Preset::Latency
-    };
-    let mut parts = CommitteeParts::with_preset(ClusterId([7; 16]), members, first)
-        .expect("a size that can be judged");
-    (parts.preset, parts.parameters) = (preset, parameters);
-    if plan.votes_by_mac {
-        parts.vote_authentication = VoteAuthentication::Mac;
-    }
-    let committee = Committee::new(parts);
-    (committee.expect("drawn members are good"), secrets)
-}
-
-/// What long messages of this world are measured by.
-fn rules_of(plan: &Plan, committee: &Committee) -> Rules {
-    let shape = plan.options.shape();
-    Rules {
-        n: shape.n,
-        slow: shape.slow,
-        view_change: shape.change,
-        window: 2 * plan.interval,
-        epoch: committee.epoch(),
-        genesis: committee.genesis(),
-    }
-}
-
 impl World {
     pub fn new(plan: Plan) -> World {
         let mut random = Random::new(plan.seed ^ 0x51b7);
-        let (committee, secrets) = committee_of(&plan, &mut random);
+        let (committee, secrets) = committee::drawn(&plan, &mut random);
         let committee = Arc::new(committee);
         let judged = Rc::new(Judged::new(&committee));
         let nodes = secrets.into_iter().enumerate().map(|(index, secret)| {
@@ -225,7 +172,7 @@ impl World {
         });
         let nodes = nodes.collect::<Vec<_>>();
         let seal = nodes[0].seal();
-        let rules = rules_of(&plan, &committee);
+        let rules = committee::rules(&plan, &committee);
         let users = plan.users.iter().enumerate().map(|(number, user)| {
             User::new(
                 number,

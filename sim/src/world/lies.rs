@@ -35,7 +35,7 @@ impl World {
     pub(super) fn take_seat(&mut self, node: usize) {
         if let Some(seat) = &mut self.seats[node] {
             let datagram_bytes = self.plan.datagram_bytes;
-            let rules = super::rules_of(&self.plan, &self.committee);
+            let rules = super::committee::rules(&self.plan, &self.committee);
             let authentic = self.nodes[node].authentic(&self.committee, datagram_bytes, rules);
             seat.authentic = authentic;
             if seat.liar.is_two() {
