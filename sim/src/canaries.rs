@@ -1,7 +1,8 @@
 //! Planted bugs: what the checks must find, or they prove nothing.
 //!
 //! Three are planted outside of the product, in every build. The others are lines of the product
-//! itself that exist only with the cargo feature `canary`; see [`wire::canary`].
+//! itself that exist only with the cargo feature `canary`; see [`wire::canary`]. Directories, whose
+//! names a power cut may lose, are not simulated: `nodirsync` takes real disks.
 
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,8 @@ canaries! {
     Nofence, "nofence", false, Seeds("5"), "a fenced read is answered before its fence is executed";
     Onereply, "onereply", false, Seeds("4"), "clients trust the first reply";
     Mixreply, "mixreply", false, Seeds("4"), "clients count unequal results as equal";
+    Resync, "resync", false, Seeds("4"), "a write that failed is tried again, and voting goes on";
+    Batchjudge, "batchjudge", false, Seeds("4"), "a block admits the requests in it";
     Votefirst, "votefirst", false, Seeds("4"), "votes leave before their records are durable";
     Gcearly, "gcearly", false, Seeds("4"), "the log forgets blocks that are still needed";
     Decidedahead, "decidedahead", false, Seeds("4"), "the log names a decided block ahead of the block";
@@ -116,6 +119,7 @@ canaries! {
     Stuckpeer, "stuckpeer", false, Unit, "a transfer asks one peer alone";
     Dedupoff, "dedupoff", false, Seeds("4"), "a state forgets what was executed";
     Localevict, "localevict", false, Unit, "each replica evicts another session";
+    Noposition, "noposition", false, Unit, "a record counts wherever it lies";
     Cutany, "cutany", false, Unit, "a log is cut at any damage";
     Sameboot, "sameboot", false, Unit, "links of every process begin with one boot";
     Reflect, "reflect", false, Unit, "both directions of a link have one key, and whoever has it may have sent";
@@ -126,6 +130,7 @@ canaries! {
     Trailing, "trailing", false, Unit, "bytes behind a request are accepted";
     Noview, "noview", false, Unit, "the view is not signed";
     Notag, "notag", false, Unit, "the kind of a statement is not signed";
+    Twoforms, "twoforms", false, Unit, "one message has two encodings";
     Weakverify, "weakverify", false, Unit, "keys and points of small order are accepted";
 }
 

@@ -6,10 +6,12 @@ mod told;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use wire::block::BlockView;
 use wire::certificates::Place;
 use wire::header::{Direction, Header, Kind};
 use wire::ids::{Boot, Digest, NodeId, Position, Slot, View};
-use wire::seal::Rules;
+use wire::request::checked_requests;
+use wire::seal::{Rules, Verifier};
 use wire::view_change::{ViewChange, split_signed};
 
 use crate::agreement::Agreement;
@@ -72,6 +74,7 @@ pub struct Judge {
     /// The model has executed everything up to here.
     decided: Slot,
     model: Model,
+    seal: Seal,
     acknowledged: u64,
     results_lost: u64,
     /// Highest slot of an acknowledged operation.
@@ -101,11 +104,12 @@ impl Judge {
         Judge {
             known: vec![Known::default(); shape.n],
             agreement: Agreement::new(shape, rules.genesis, plan.leases || plan.careless),
-            bases: Bases::new(shape, seal, rules),
+            bases: Bases::new(shape, seal.clone(), rules),
             window: rules.window,
             blocks: BTreeMap::new(),
             decided: Slot(0),
             model: Model::new(plan.sessions_max),
+            seal,
             evicts: plan.sessions_max < wire::limits::SESSIONS_MAX,
             acknowledged: 0,
             results_lost: 0,
@@ -404,6 +408,11 @@ impl Judge {
                 return Err(format!("slot {slot} is final, and nobody has written it"));
             };
             self.model.execute(message)?;
+            let block = BlockView::frame(message).expect("the model has read it");
+            let forged = |request| self.seal.request(&request).is_err();
+            if checked_requests(block.payload).any(forged) {
+                return Err(format!("slot {slot} holds what no client signed (BYZ12)"));
+            }
             self.decided = slot;
             self.blocks.retain(|(at, _), _| *at > slot);
         }

@@ -21,6 +21,7 @@ use wire::ids::{
 use wire::keys::NodeSecret;
 use wire::limits::{GRAIN_BYTES, SESSIONS_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
+use wire::messages::WishBody;
 use wire::ops::{Operation, OperationsBuilder};
 use wire::request::{RequestFields, RequestView, encode_request, set_signature};
 use wire::seal::{Ed25519Verifier, FakeSeal, Signer, Statement, Verifier};
@@ -34,6 +35,7 @@ const CHECKS: &[(Canary, Check)] = &[
     (Canary::Notag, |_| a_vote_is_no_commit()),
     (Canary::Weakverify, |_| a_weak_key_signs_nothing()),
     (Canary::Trailing, |_| nothing_follows_a_request()),
+    (Canary::Twoforms, |_| a_wish_has_one_form()),
     (Canary::Fragmix, |_| fragments_of_two_messages_stay_apart()),
     (Canary::Reflect, |_| nobody_hears_itself()),
     (Canary::Longlen, |_| a_long_message_is_refused()),
@@ -45,6 +47,7 @@ const CHECKS: &[(Canary, Check)] = &[
     }),
     (Canary::Stuckpeer, |_| a_silent_peer_is_not_asked_alone()),
     (Canary::Cutany, damaged_logs_are_refused),
+    (Canary::Noposition, misplaced_records_are_known),
 ];
 
 #[test]
@@ -141,6 +144,19 @@ fn nothing_follows_a_request() -> bool {
     let mut frame = frame(PublicKey([1; 32]));
     frame.push(0);
     RequestView::parse(&frame).is_err()
+}
+
+/// Whatever is taken is what its fields encode to.
+fn a_wish_has_one_form() -> bool {
+    let wish = WishBody::new(Boot(1), 2, Signature([3; 64]));
+    (0..wish.as_bytes().len()).all(|at| {
+        let mut bytes = wish.as_bytes().to_vec();
+        bytes[at] ^= 1;
+        WishBody::decode(&bytes).map_or(true, |taken| {
+            let made = WishBody::new(taken.boot(), taken.counter(), taken.signature);
+            made.as_bytes() == bytes
+        })
+    })
 }
 
 const PLACE: MessagePlace = MessagePlace {
@@ -330,15 +346,24 @@ fn a_bucket_of_another_state_is_refused() -> bool {
 
 /// DISK4: rot in what was acknowledged is refused, not cut.
 fn damaged_logs_are_refused(canary: Option<Canary>) -> bool {
-    let faults = FaultSet::NONE.with(Fault::Rot).with(Fault::Crash);
-    let refuses = |seed| {
+    damage_is_named(canary, Fault::Rot, "write-ahead log damaged")
+}
+
+/// DISK5: sectors that changed places, or show what they held before, are known for what they are.
+fn misplaced_records_are_known(canary: Option<Canary>) -> bool {
+    damage_is_named(canary, Fault::Misdirect, "belongs to another place")
+}
+
+fn damage_is_named(canary: Option<Canary>, damage: Fault, name: &str) -> bool {
+    let faults = FaultSet::NONE.with(damage).with(Fault::Crash);
+    let named = |seed| {
         let options = Options {
             faults,
             canary,
             ..Options::default()
         };
         let violation = world::run_caught(seed, options).violation;
-        violation.is_some_and(|violation| violation.contains("write-ahead log damaged"))
+        violation.is_some_and(|violation| violation.contains(name))
     };
-    (0..20).any(refuses)
+    (0..20).any(named)
 }

