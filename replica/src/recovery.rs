@@ -13,7 +13,9 @@ use consensus::quorum::Quorums;
 use consensus::{BlockCheck, Recovered, RecoveredBlock};
 use storage::machine::StateMachine;
 use storage::record::{Identity, Kind as RecordKind};
-use storage::wal::{Damaged, Geometry, Recovery, SegmentSource, Tail, Verdict, Writer, recover};
+use storage::wal::{
+    Damaged, Geometry, Recovery, SegmentSource, Tail, Verdict, Window, Writer, recover,
+};
 use thiserror::Error;
 use wire::bytes::{Buffers, SharedBytes, UniqueBytes};
 use wire::canary::planted;
@@ -190,9 +192,8 @@ where
     recovered.durable_position = recovery.flushed().position();
     let places = Writer::new(*geometry, *identity, recovery.tail.clone());
     let mut reader = Reader {
-        source,
+        window: Window::new(source, geometry),
         places: &places,
-        record: vec![0; BLOCK_BUFFER_BYTES],
     };
     let decided = recovered.decided.slot;
     if let Some(known) = &recovered.checkpoint {
@@ -205,7 +206,7 @@ where
     let certified = recovered.checkpoint.map(|known| known.header.slot());
     for slot in (start.slot.0 + 1..=decided.0).map(Slot) {
         let location = ledger.locate(slot);
-        let message = reader.message(location, slot, block_buffers)?;
+        let message = reader.message(location, slot, Window::read, block_buffers)?;
         execution.execute(slot, &message, &mut Nowhere);
         if keeps_newest && certified == Some(slot) {
             // What is kept moves on to it, as it did when it was certified.
@@ -232,7 +233,12 @@ where
             });
         }
         let location = blocks[place].location;
-        let message = reader.message(Some(location), place.slot, block_buffers)?;
+        let message = reader.message(
+            Some(location),
+            place.slot,
+            Window::read_alone,
+            block_buffers,
+        )?;
         let found = verifying.block(&message).map(|(_, found)| found);
         let valid = match found {
             Ok(BlockCheck::Good) => signed.insert(*place),
@@ -338,18 +344,22 @@ fn needed_blocks(recovered: &Recovered, blocks: &BTreeMap<Place, Known>) -> BTre
 /// Block buffers that a restart leaves for what comes, before it reads blocks that nothing stands on.
 const SPARE_BUFFERS: usize = 128;
 
+/// One of the two ways of a window: from this offset of a segment, so many bytes.
+type ReadIn<'a, Src> = for<'w> fn(&'w mut Window<'a, Src>, u32, u64, usize) -> Option<&'w [u8]>;
+
 /// Reads single records back.
 struct Reader<'a, Src> {
-    source: &'a mut Src,
+    window: Window<'a, Src>,
     places: &'a Writer,
-    record: Vec<u8>,
 }
 
-impl<Src: SegmentSource> Reader<'_, Src> {
+impl<'a, Src: SegmentSource> Reader<'a, Src> {
+    /// The message of a block.
     fn message<Bu: Buffers>(
         &mut self,
         location: Option<Location>,
         slot: Slot,
+        read: ReadIn<'a, Src>,
         buffers: &mut Bu,
     ) -> Result<Bu::Shared, RestartError> {
         let unreadable = |reason: &str| RestartError::Unreadable {
@@ -362,13 +372,11 @@ impl<Src: SegmentSource> Reader<'_, Src> {
             .locate(start)
             .ok_or_else(|| unreadable("its segment was recycled"))?;
         let bytes = sectors as usize * SECTOR_BYTES;
-        let record = self
-            .record
-            .get_mut(..bytes)
-            .ok_or_else(|| unreadable("too long"))?;
-        self.source
-            .read(segment, offset, record)
-            .map_err(|error| unreadable(&error.to_string()))?;
+        if bytes > BLOCK_BUFFER_BYTES {
+            return Err(unreadable("too long"));
+        }
+        let record = read(&mut self.window, segment, offset, bytes)
+            .ok_or_else(|| unreadable("the disk does not give it"))?;
         let (message_bytes, _) = message_in_record(record, slot)
             .ok_or_else(|| unreadable("the record holds another block"))?;
         let mut buffer = buffers

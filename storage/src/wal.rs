@@ -25,6 +25,7 @@
 mod journal;
 mod recover;
 mod survey;
+mod window;
 mod writer;
 
 use thiserror::Error;
@@ -36,6 +37,7 @@ pub use recover::{
     recover,
 };
 pub use survey::{SegmentInfo, SegmentSource};
+pub use window::Window;
 pub use writer::{Sealed, WalFull, Writer};
 
 use crate::record::{HeaderHash, SECTOR_BYTES};

@@ -27,8 +27,8 @@ use wire::ids::Position;
 
 pub use examine::{BodyFound, Examined, Found, SegmentFound, examine};
 
-use super::survey::{SegmentSource, Survey, Window, belongs};
-use super::{Durable, Geometry, SegmentInfo, Tail};
+use super::survey::{SegmentSource, Survey, belongs};
+use super::{Durable, Geometry, SegmentInfo, Tail, Window};
 use crate::record::{
     self, Decoded, HEADER_BYTES, Header, HeaderHash, Identity, Kind, SECTOR_BYTES,
 };

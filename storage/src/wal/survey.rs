@@ -8,7 +8,7 @@ use std::io;
 
 use wire::ids::Position;
 
-use super::{Cause, Geometry};
+use super::{Cause, Geometry, Window};
 use crate::record::{self, Decoded, Header, Identity, SECTOR_BYTES};
 
 /// A segment file as recovery finds it.
@@ -28,56 +28,6 @@ pub trait SegmentSource {
     /// Fills `into` from `offset` (both whole sectors, within the file). An error concerns this
     /// range only; recovery then tries smaller ranges.
     fn read(&mut self, segment: u32, offset: u64, into: &mut [u8]) -> io::Result<()>;
-}
-
-/// Bytes read at once.
-const WINDOW_BYTES: usize = 1 << 20;
-
-/// Reads ahead in large pieces and falls back to what was asked for when a piece is unreadable.
-pub(super) struct Window<'a, S> {
-    source: &'a mut S,
-    segment_bytes: u64,
-    bytes: Vec<u8>,
-    segment: u32,
-    start: u64,
-}
-
-impl<'a, S: SegmentSource> Window<'a, S> {
-    pub(super) fn new(source: &'a mut S, geometry: &Geometry) -> Window<'a, S> {
-        Window {
-            source,
-            segment_bytes: geometry.segment_bytes,
-            bytes: Vec::new(),
-            segment: 0,
-            start: 0,
-        }
-    }
-
-    /// The given range of a segment, which lies within it; none when it cannot be read.
-    pub(super) fn read(&mut self, segment: u32, offset: u64, length: usize) -> Option<&[u8]> {
-        let end = offset + length as u64;
-        let held_end = self.start + self.bytes.len() as u64;
-        if segment != self.segment || offset < self.start || end > held_end {
-            let whole = length.next_multiple_of(SECTOR_BYTES);
-            let ahead = (self.segment_bytes - offset).min(WINDOW_BYTES.max(whole) as u64);
-            self.fill(segment, offset, ahead as usize)
-                .or_else(|_| self.fill(segment, offset, whole))
-                .ok()?;
-        }
-        let from = (offset - self.start) as usize;
-        self.bytes.get(from..from + length)
-    }
-
-    fn fill(&mut self, segment: u32, offset: u64, length: usize) -> io::Result<()> {
-        self.segment = segment;
-        self.start = offset;
-        self.bytes.resize(length, 0);
-        let outcome = self.source.read(segment, offset, &mut self.bytes);
-        if outcome.is_err() {
-            self.bytes.clear();
-        }
-        outcome
-    }
 }
 
 /// What one file holds.

@@ -10,8 +10,8 @@ use wire::limits::BLOCK_MESSAGE_BYTES_MAX;
 
 use super::{Cause, Head, Next, Walk, end_of};
 use crate::record::{self, Decoded, HEADER_BYTES, Header, Identity, SECTOR_BYTES};
-use crate::wal::survey::{SegmentSource, Survey, Window, belongs};
-use crate::wal::{Geometry, SegmentInfo};
+use crate::wal::survey::{SegmentSource, Survey, belongs};
+use crate::wal::{Geometry, SegmentInfo, Window};
 
 /// What follows the header of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
