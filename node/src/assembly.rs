@@ -19,8 +19,9 @@ use replica::takeover::Takeover;
 use replica::verify_queue::VerifyQueue;
 use replica::verifying::Verifying;
 use storage::superblock::Superblock;
+use storage::table::DiskStore;
 use storage::wal::{Journal, JournalLimits, SegmentSource, Writer};
-use wire::committee::{Committee, VoteAuthentication};
+use wire::committee::{self, Committee, VoteAuthentication};
 use wire::header::HEADER_BYTES;
 use wire::ids::{Boot, Instant, NodeId, Slot};
 use wire::keys::NodeSecret;
@@ -29,8 +30,8 @@ use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY}
 use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
 use crate::buffers::Pooled;
-use crate::config::{BackendChoice, Config, Flush};
-use crate::datadir::{DataDirectory, SnapshotFile, SnapshotSteps};
+use crate::config::{BackendChoice, Config, Flush, Table};
+use crate::datadir::{DataDirectory, SnapshotFile, snapshots, tables};
 use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::flight::{self, Flight};
@@ -78,6 +79,8 @@ pub struct Assembly<'a> {
 pub struct Restored {
     execution: Execution<Machine>,
     restarted: Restarted<Pooled>,
+    /// The table on disk, if that is where it is.
+    store: Option<DiskStore>,
 }
 
 impl Restored {
@@ -156,8 +159,23 @@ pub fn verifying(config: &Config, committee: &Committee, me: NodeId) -> Verifyin
     Verifying::new(Ed25519Verifier::new(committee), rules)
 }
 
-/// The state machine of a committee, holding nothing.
+/// The state machine of a committee, in memory and holding nothing.
 pub fn machine(committee: &Committee) -> Result<Machine, Refusal> {
+    Ok(Machine::new(
+        committee.state_machine(),
+        seed()?,
+        KEYS_EXPECTED,
+    ))
+}
+
+/// The state machine over a table on disk.
+pub fn machine_over(store: &DiskStore, config: &Config) -> Result<Machine, Refusal> {
+    let memory_bytes = config.storage.table_memory_bytes;
+    Ok(Machine::over(store.clone(), seed()?, memory_bytes))
+}
+
+/// A key for the hash of keys.
+fn seed() -> Result<[u64; 2], Refusal> {
     let entropy = crate::keyfile::entropy().or_exit(Exit::Failure, "no randomness")?;
     let mut seed = [0u64; 2];
     for (word, bytes) in seed.iter_mut().zip(entropy.chunks_exact(8)) {
@@ -165,7 +183,26 @@ pub fn machine(committee: &Committee) -> Result<Machine, Refusal> {
             .iter()
             .fold(0, |word, byte| word << 8 | u64::from(*byte));
     }
-    Ok(Machine::new(committee.state_machine(), seed, KEYS_EXPECTED))
+    Ok(seed)
+}
+
+/// The table of a node, if it is on disk.
+fn open_table(node: &Assembly<'_>) -> Result<Option<DiskStore>, Refusal> {
+    let (data, storage) = (&node.directory.path, &node.config.storage);
+    let has_keys = node.committee.state_machine() == committee::StateMachine::Kv;
+    if storage.table == Table::Disk && has_keys {
+        let opened = tables::open(data, storage.table_cache_bytes);
+        return opened.map(Some).map_err(|error| tables::refusal(&error));
+    }
+    let path = tables::table_path(data);
+    if path.exists() {
+        return Err(Refusal::preflight(format!(
+            "{} holds the state of this node, and storage.table is memory; a node that began with \
+             disk stays with it: set storage.table = \"disk\"",
+            path.display()
+        )));
+    }
+    Ok(None)
 }
 
 /// What a start reads of a data directory.
@@ -211,12 +248,17 @@ pub fn replay<Src: SegmentSource>(
     Ok(Restored {
         execution,
         restarted,
+        store: None,
     })
 }
 
 /// Reads the log, executes what is decided, and makes what was read durable.
 pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored, Refusal> {
-    let machine = machine(node.committee)?;
+    let store = open_table(node)?;
+    let machine = match &store {
+        Some(store) => machine_over(store, node.config)?,
+        None => machine(node.committee)?,
+    };
     let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
     let files = &node.directory.snapshots;
     let stored = Stored {
@@ -226,8 +268,9 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
         blocks: &node.pools.blocks,
     };
     let (committee, me) = (node.committee, node.shared.me);
-    let restored = replay(node.config, committee, me, machine, reply_bytes, stored)
+    let mut restored = replay(node.config, committee, me, machine, reply_bytes, stored)
         .or_exit(Exit::Damaged, "write-ahead log")?;
+    restored.store = store;
     let restarted = &restored.restarted;
     for (name, reason) in &restarted.unusable {
         tracing::warn!("snapshot {name} is passed over: {reason}");
@@ -242,6 +285,9 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
             .or_exit(Exit::Failure, "cannot flush the snapshot")?;
         telemetry.slot.set(slot.0);
         telemetry.bytes.set(file.bytes);
+    } else if let Some(slot) = restarted.snapshot {
+        tracing::info!("began from the table at slot {slot}");
+        telemetry.slot.set(slot.0);
     }
     // What was read may still lie in the system's memory only.
     for file in &segments.files {
@@ -262,6 +308,7 @@ pub fn build(
     let Restored {
         execution,
         restarted,
+        store,
     } = restored;
     let (committee, pools, shared) = (node.committee, node.pools, node.shared);
     let now = Instant(clock::now_ns());
@@ -366,17 +413,21 @@ pub fn build(
     if let Some(certificate) = ordering.core().checkpoint() {
         saving.certified(certificate.clone(), execution.pinned());
     }
+    // A machine without keys has no copy on disk.
+    let (telemetry, stopped) = (shared.telemetry.clone(), shared.stopped.clone());
+    let data = &node.directory.path;
+    let writer = match store {
+        Some(store) => tables::start(store, data, telemetry, stopped, execute_waker),
+        None => {
+            let directory = node.directory.snapshots_path();
+            snapshots::start(directory, telemetry, stopped, execute_waker)
+        }
+    };
     let duties = Duties {
         takeover: Takeover::new(shared.me, committee.n()),
         saving,
         from_net: states_from_net,
-        snapshots: SnapshotSteps::start(
-            node.directory.snapshots_path(),
-            shared.telemetry.clone(),
-            shared.stopped.clone(),
-            execute_waker,
-        )
-        .or_exit(Exit::Failure, "cannot start the writer of snapshots")?,
+        snapshots: writer.or_exit(Exit::Failure, "cannot start the writer of snapshots")?,
         chunk: Vec::with_capacity(MESSAGE_BYTES_MAX),
         expired_at: now,
     };

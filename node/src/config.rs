@@ -87,6 +87,9 @@ pub struct StorageConfig {
     pub segment_bytes: u64,
     pub segments_max: u32,
     pub segments_initial: u32,
+    pub table: Table,
+    pub table_memory_bytes: u64,
+    pub table_cache_bytes: u64,
     /// None: [`StorageConfig::snapshot_log_bytes`] decides by the size of the log.
     pub snapshot_log_bytes: Option<u64>,
 }
@@ -97,7 +100,11 @@ impl StorageConfig {
         let log_bytes = self
             .segment_bytes
             .saturating_mul(u64::from(self.segments_max));
-        self.snapshot_log_bytes.unwrap_or(log_bytes / 4)
+        let automatic = match self.table {
+            Table::Memory => log_bytes / 4,
+            Table::Disk => (log_bytes / 4).min(FLUSH_LOG_BYTES),
+        };
+        self.snapshot_log_bytes.unwrap_or(automatic)
     }
 }
 
@@ -145,6 +152,10 @@ words! {
 words! {
     /// What an idle hot thread does.
     Idle { Auto => "auto", Spin => "spin", SpinYield => "spin-yield", Block => "block", }
+}
+words! {
+    /// Where keys and values are.
+    Table { Memory => "memory", Disk => "disk", }
 }
 words! {
     /// How a log write becomes durable.
@@ -259,6 +270,9 @@ impl Config {
                 segment_bytes: number(value("storage", "segment_bytes")),
                 segments_max: number(value("storage", "segments_max")) as u32,
                 segments_initial: number(value("storage", "segments_initial")) as u32,
+                table: Table::of(value("storage", "table")),
+                table_memory_bytes: number(value("storage", "table_memory_bytes")),
+                table_cache_bytes: number(value("storage", "table_cache_bytes")),
                 snapshot_log_bytes: optional(value("storage", "snapshot_log_bytes"))
                     .map(|bytes| bytes as u64),
             },
@@ -349,6 +363,9 @@ impl Config {
 
 /// Questions to peers are no load on them.
 const INTERVAL_NS_MIN: u64 = 100_000_000;
+/// What is written to the log until a table on disk is brought up to date, if nobody says otherwise:
+/// about as many bytes of entries wait in memory.
+const FLUSH_LOG_BYTES: u64 = 64 << 20;
 
 fn refuse(
     layers: &Layers,

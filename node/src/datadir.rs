@@ -6,13 +6,16 @@
 //!      superblock.b
 //!      wal/00000000.segment ...   preallocated and zeroed
 //!      snapshots/*.snapshot       the state at a checkpoint, named by its slot
+//!      table/                     or all of it here, when storage.table is disk
 //! ```
 //!
 //! Nothing here interprets the log. A start never formats, and a refused start changes nothing.
 
 pub mod look;
 mod segments;
-mod snapshots;
+pub mod snapshots;
+mod steps;
+pub mod tables;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -27,7 +30,8 @@ use wire::ids::Digest;
 use crate::config::value::show_bytes;
 use crate::exit::{Exit, ExitContext, Refusal};
 pub use segments::{MakerState, SegmentMaker, make_segment, segment_path};
-pub use snapshots::{SnapshotFile, SnapshotSteps, list as list_snapshots};
+pub use snapshots::{SnapshotFile, list as list_snapshots};
+pub use steps::SnapshotSteps;
 
 const COPIES: [(Twin, &str); 2] = [(Twin::A, "superblock.a"), (Twin::B, "superblock.b")];
 const WAL: &str = "wal";
@@ -284,6 +288,14 @@ fn write_copy(path: &Path, name: &str, superblock: &Superblock) -> io::Result<()
         .open(path.join(name))?;
     file.write_all(&superblock.format())?;
     file.sync_all()
+}
+
+/// Whether an error may pass when somebody makes room.
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// Makes names durable.

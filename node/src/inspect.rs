@@ -8,7 +8,9 @@
 pub mod integrity;
 pub mod log;
 mod records;
+pub mod signers;
 pub mod snapshot;
+pub mod table;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use std::path::Path;
 
 use replica::verifying::Verifying;
 use storage::superblock::{Expected, Superblock, SuperblockError};
+use storage::table::DiskStore;
 use wire::committee::{Committee, StateMachine};
 use wire::ids::NodeId;
 use wire::seal::Ed25519Verifier;
@@ -24,8 +27,8 @@ use records::RecordJudge;
 
 use crate::assembly;
 use crate::config::Config;
-use crate::datadir::{SnapshotFile, look};
-use crate::exit::{Exit, Refusal};
+use crate::datadir::{SnapshotFile, look, tables};
+use crate::exit::{Exit, ExitContext, Refusal};
 use crate::machine::Machine;
 use crate::prepare;
 
@@ -36,6 +39,13 @@ pub struct Directory {
     pub committee: Option<Committee>,
     /// Why there is no committee, and other things that whoever reads the output must know.
     pub remarks: Vec<String>,
+}
+
+/// A table of a data directory.
+pub struct OpenTable {
+    pub store: DiskStore,
+    /// Behind which its files are.
+    _links: look::TableLinks,
 }
 
 impl Directory {
@@ -158,6 +168,29 @@ impl Directory {
         };
         let mut pieces = file.pieces();
         Ok(snapshot::inspect(&mut pieces, &against, self.verifying()))
+    }
+
+    /// The table on disk, opened so that nothing of it changes; none where there is none.
+    pub fn table(&self) -> Result<Option<OpenTable>, Refusal> {
+        let path = tables::table_path(self.data());
+        let cannot = || format!("cannot look at {}", path.display());
+        let links = look::TableLinks::to(self.data()).or_exit(Exit::Failure, cannot())?;
+        let Some(links) = links else {
+            return Ok(None);
+        };
+        let cache_bytes = self.config.storage.table_cache_bytes;
+        let opened = tables::open(links.data(), cache_bytes);
+        let store = opened.map_err(|error| tables::refusal(&error.called(&path)))?;
+        let store = store.called(&path);
+        Ok(Some(OpenTable {
+            store,
+            _links: links,
+        }))
+    }
+
+    /// Reads a table that was opened.
+    pub fn inspect_table(&self, table: &OpenTable, key: Option<&[u8]>) -> table::Report {
+        table::inspect(&table.store, key, self.verifying())
     }
 
     /// Judges signatures as a start does.

@@ -2,25 +2,39 @@
 
 use storage::machine::{Kv, Noop, StateMachine};
 use storage::state::Bucketed;
-use storage::table::MemTable;
+use storage::table::{DiskStore, EitherTable, Flushing, LsmTable, MemTable};
 use wire::committee;
 use wire::ops::{Operation, ResultBuffer};
 
 /// One of the built-in state machines; a match costs less than a virtual call.
 pub enum Machine {
-    Kv(Box<Kv<MemTable>>),
+    Kv(Box<Kv<EitherTable<DiskStore>>>),
     Noop(Noop),
 }
 
 impl Machine {
-    /// `seed`: random, so that clients cannot choose colliding keys.
+    /// In memory, with room for so many keys. `seed`: random, so that clients cannot choose
+    /// colliding keys.
     pub fn new(choice: committee::StateMachine, seed: [u64; 2], keys: usize) -> Machine {
         match choice {
             committee::StateMachine::Kv => {
-                Machine::Kv(Box::new(Kv::new(MemTable::with_capacity(seed, keys))))
+                Machine::of(EitherTable::Memory(MemTable::with_capacity(seed, keys)))
             }
             committee::StateMachine::Noop => Machine::Noop(Noop),
         }
+    }
+
+    /// Keys and values over what is in a store; so many bytes of them are in memory at most.
+    pub fn over(store: DiskStore, seed: [u64; 2], memory_bytes_max: u64) -> Machine {
+        Machine::of(EitherTable::Disk(LsmTable::reopen(
+            seed,
+            store,
+            memory_bytes_max,
+        )))
+    }
+
+    fn of(table: EitherTable<DiskStore>) -> Machine {
+        Machine::Kv(Box::new(Kv::new(table)))
     }
 }
 
@@ -43,6 +57,13 @@ impl StateMachine for Machine {
         match self {
             Machine::Kv(kv) => kv.read(operation, out),
             Machine::Noop(noop) => noop.read(operation, out),
+        }
+    }
+
+    fn flushing(&mut self) -> Option<&mut dyn Flushing> {
+        match self {
+            Machine::Kv(kv) => kv.flushing(),
+            Machine::Noop(noop) => noop.flushing(),
         }
     }
 

@@ -226,6 +226,18 @@ pub struct Snapshots {
     pub bytes: Gauge,
 }
 
+/// The table on disk; all 0 when there is none.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Table {
+    /// Of entries that memory holds.
+    pub memory_bytes: Gauge,
+    pub disk_bytes: Gauge,
+    pub tables: Gauge,
+    /// Sorted runs that wait to be merged.
+    pub runs: Gauge,
+}
+
 /// Written by the stage that writes the log.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -469,6 +481,7 @@ pub struct Telemetry {
     pub execute: Execute,
     pub transfers: Transfers,
     pub snapshots: Snapshots,
+    pub table: Table,
     pub log: Log,
     pub io: Io,
     pub verify: Verify,
@@ -501,6 +514,7 @@ impl Telemetry {
             execute: Execute::default(),
             transfers: Transfers::default(),
             snapshots: Snapshots::default(),
+            table: Table::default(),
             log: Log::default(),
             io: Io::default(),
             verify: Verify::default(),

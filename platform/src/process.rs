@@ -3,7 +3,10 @@
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+
+/// A tenth of the weight of the others on a full machine.
+const LATE_PRIORITY: i32 = 10;
 
 /// CPU seconds (user and system) that a process has used; `None` when it is gone.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
@@ -41,6 +44,12 @@ pub fn raise_open_files(needed: u64) -> u64 {
         let _ = setrlimit(Resource::Nofile, raised);
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Lowers the priority of the calling thread, for work that may be late.
+pub fn yield_to_others() {
+    // Linux keeps priorities by thread; 0 is the calling one. A sandbox may forbid it.
+    let _ = setpriority_process(None, LATE_PRIORITY);
 }
 
 /// The machine in a few words, without its name.

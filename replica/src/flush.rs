@@ -13,12 +13,12 @@
 //! | `s`, bucket (u16, big-endian) | the sessions of a bucket |
 
 use storage::machine::StateMachine;
-use storage::state::Unserved;
+use storage::state::{Unserved, join};
 use storage::table::write_note;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{Digest, Slot};
 use wire::seal::{Compound, Verifier};
-use wire::state::{Bucket, NODES, Node, Part, Summary};
+use wire::state::{BUCKETS_PER_NODE, Bucket, Leaf, NODES, Node, Part, Summary};
 
 use crate::execution::Execution;
 use crate::recovery::SavedUnusable;
@@ -136,7 +136,7 @@ impl FlushWriter {
                     Some(bucket) => {
                         let next = number.checked_add(1).map_or(Step::End, Step::Sessions);
                         if execution.flush_sessions(bucket, &mut self.note) {
-                            write_note(&numbered(SESSIONS, number), &self.note, out);
+                            write_note(&sessions_note(bucket), &self.note, out);
                             self.step = next;
                             return Ok(true);
                         }
@@ -149,49 +149,88 @@ impl FlushWriter {
     }
 }
 
+/// What a copy says of the state as a whole.
+#[derive(Clone, Debug)]
+pub struct CopyHead {
+    /// Of this state; its signatures were not verified.
+    pub certificate: CheckpointCertificate,
+    pub summary: Summary,
+    /// As the summary says.
+    pub nodes: Vec<Node>,
+    counts: Vec<u8>,
+}
+
+impl CopyHead {
+    /// Reads it; `note` gives what was noted under a name, if anything was.
+    pub fn read<E: From<SavedUnusable>>(
+        mut note: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<CopyHead, E> {
+        let mut must = |name: &[u8]| -> Result<Vec<u8>, E> {
+            note(name)?.ok_or(SavedUnusable::OtherState.into())
+        };
+        let certificate = CheckpointCertificate::decode(&must(CERTIFICATE)?);
+        let certificate = certificate.map_err(SavedUnusable::Uncertified)?;
+        let summary = must(SUMMARY)?;
+        let summary = Summary::parse(&summary).map_err(|_| SavedUnusable::OtherState)?;
+        if (summary.root(), summary.head.slot()) != (certificate.root, certificate.header.slot()) {
+            return Err(SavedUnusable::OtherState.into());
+        }
+        let mut nodes = Vec::with_capacity(NODES);
+        for (index, digest) in (0..).zip(&summary.nodes) {
+            let node = must(&numbered(NODE, index))?;
+            let node = Node::parse(&node).map_err(|_| SavedUnusable::OtherState)?;
+            if node.digest() != *digest {
+                return Err(SavedUnusable::OtherState.into());
+            }
+            nodes.push(node.clone());
+        }
+        Ok(CopyHead {
+            certificate,
+            summary: summary.clone(),
+            nodes,
+            counts: must(COUNTS)?,
+        })
+    }
+
+    /// Whether a bucket of these items of the machine and of the sessions is the one in the tree.
+    pub fn holds(&self, bucket: Bucket, items: &[u8], sessions: &[u8]) -> bool {
+        let node = &self.nodes[bucket.index() / BUCKETS_PER_NODE];
+        let leaf = node.leaves[bucket.index() % BUCKETS_PER_NODE];
+        Leaf::of(&join(items, sessions)) == leaf
+    }
+}
+
+/// Under which name a copy has the sessions of a bucket.
+pub fn sessions_note(bucket: Bucket) -> [u8; 3] {
+    numbered(SESSIONS, bucket.number())
+}
+
 /// Goes on from the state in the table's copy, if there is one: verifies the certificate and the
 /// tree, and gives the sessions to the fresh execution. Entries are read when they are asked for.
 pub(crate) fn reopen<M: StateMachine, V: Verifier>(
     execution: &mut Execution<M>,
     compound: &mut Compound<V>,
 ) -> Result<Option<CheckpointCertificate>, SavedUnusable> {
-    let Some(table) = execution.copy() else {
+    let Some(table) = execution.copy().filter(|table| !table.is_blank()) else {
         return Ok(None);
     };
     let read = |name: &[u8]| {
         let mut note = Vec::new();
         table.note(name, &mut note).then_some(note)
     };
-    let Some(certificate) = read(CERTIFICATE) else {
-        return Ok(None);
-    };
-    let certificate = CheckpointCertificate::decode(&certificate)
-        .and_then(|certificate| compound.checkpoint_certificate(certificate))
+    let head = CopyHead::read(|name| Ok::<_, SavedUnusable>(read(name)))?;
+    let certificate = compound
+        .checkpoint_certificate(head.certificate)
         .map_err(SavedUnusable::Uncertified)?
         .into_inner();
-    let summary = read(SUMMARY).ok_or(SavedUnusable::OtherState)?;
-    let summary = Summary::parse(&summary)
-        .map_err(|_| SavedUnusable::OtherState)?
-        .clone();
-    if (summary.root(), summary.head.slot()) != (certificate.root, certificate.header.slot()) {
+    let sessions = Bucket::all().filter_map(|bucket| Some((bucket, read(&sessions_note(bucket))?)));
+    let sessions = sessions.collect::<Vec<_>>();
+    if !execution.recount(&head.counts) {
         return Err(SavedUnusable::OtherState);
     }
-    let mut nodes = Vec::with_capacity(NODES);
-    for (index, digest) in (0..).zip(&summary.nodes) {
-        let node = read(&numbered(NODE, index)).ok_or(SavedUnusable::OtherState)?;
-        let node = Node::parse(&node).map_err(|_| SavedUnusable::OtherState)?;
-        if node.digest() != *digest {
-            return Err(SavedUnusable::OtherState);
-        }
-        nodes.push(node.clone());
-    }
-    let counts = read(COUNTS).unwrap_or_default();
-    let mut sessions = Vec::new();
-    for bucket in Bucket::all() {
-        if let Some(section) = read(&numbered(SESSIONS, bucket.number())) {
-            sessions.push((bucket, section));
-        }
-    }
-    execution.resume(summary, nodes, &sessions, &counts)?;
+    execution.resume(head.summary, head.nodes, &sessions)?;
     Ok(Some(certificate))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,10 @@ use storage::table::Table;
 use wire::ids::Slot;
 use wire::state::{Bucket, StateHead};
 
+use keys::{key, scattered};
+
+mod keys;
+
 /// No sessions.
 struct Nobody(Versions);
 
@@ -29,16 +33,6 @@ impl Bucketed for Nobody {
     }
 
     fn replace_bucket(&mut self, _: Bucket, _: &[u8]) {}
-}
-
-fn key(number: u64) -> [u8; 16] {
-    let mut key = *b"key-............";
-    let mut rest = number;
-    for digit in key[4..].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    key
 }
 
 /// Overwrites every key once, scattered; nanoseconds a put.

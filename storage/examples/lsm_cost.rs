@@ -11,22 +11,12 @@ use storage::table::{DiskFailed, DiskStore, Flush, Flushing, LsmTable, MemTable,
 use wire::ids::{Instant as Time, Slot};
 use wire::state::{BUCKETS, StateHead};
 
+use keys::{key, scattered};
+
+mod keys;
+
 const VALUE: [u8; 128] = [7; 128];
 const CACHE_BYTES: u64 = 16 << 20;
-
-fn scattered(step: u64, keys: u64) -> u64 {
-    step.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys
-}
-
-fn key(number: u64) -> [u8; 16] {
-    let mut key = *b"key-............";
-    let mut rest = number;
-    for digit in key[4..].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    key
-}
 
 fn each(what: &str, count: u64, took: Duration) {
     let nanoseconds = took.as_nanos() as f64 / count as f64;

@@ -146,6 +146,14 @@ fn section(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + SECTION_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
+/// The bytes of a bucket of these items of the machine and of the sessions.
+pub fn join(machine: &[u8], sessions: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(2 * SECTION_HEAD_BYTES + machine.len() + sessions.len());
+    section(&mut bytes, |out| out.extend_from_slice(machine));
+    section(&mut bytes, |out| out.extend_from_slice(sessions));
+    bytes
+}
+
 /// The two sections of a bucket, which must fill `bytes`: the machine's items and the sessions'. None
 /// when they do not.
 pub fn sections(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -165,9 +173,7 @@ mod tests {
 
     #[test]
     fn sections_split_as_they_were_joined() {
-        let mut bytes = Vec::new();
-        section(&mut bytes, |out| out.extend(b"machine"));
-        section(&mut bytes, |out| out.extend(b"sessions"));
+        let mut bytes = join(b"machine", b"sessions");
         assert_eq!(sections(&bytes), Some((&b"machine"[..], &b"sessions"[..])));
         for length in 0..bytes.len() {
             assert_eq!(sections(&bytes[..length]), None);

@@ -35,6 +35,12 @@ pub trait Flushing {
     /// Nothing of it became visible.
     fn flush_abort(&mut self);
 
+    /// Bytes that entries take in memory.
+    fn memory_bytes(&self) -> u64;
+
+    /// Whether the copy was never written.
+    fn is_blank(&self) -> bool;
+
     /// Appends what the copy says of its state under this name (see [`write_note`]); false, with
     /// nothing appended, if there is nothing.
     fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool;
@@ -42,8 +48,10 @@ pub trait Flushing {
     /// Appends how many keys each bucket has, to be remembered as a note.
     fn counts(&self, note: &mut Vec<u8>);
 
-    /// Takes over what [`Flushing::counts`] said; for a table that was just opened.
-    fn recount(&mut self, note: &[u8]);
+    /// Takes over what [`Flushing::counts`] said; for a table that was just opened. False, with
+    /// nothing changed, if it cannot have said that.
+    #[must_use]
+    fn recount(&mut self, note: &[u8]) -> bool;
 
     /// Drops clean entries, of so many buckets at most, while memory holds too much. True when
     /// there is more to do.

@@ -370,7 +370,7 @@ impl<B: Backing> World<B> {
             .into_iter()
             .flat_map(u64::to_le_bytes)
             .collect();
-        self.table().recount(&note);
+        assert!(self.table().recount(&note));
         let mut again = Vec::new();
         self.table().counts(&mut again);
         assert_eq!(again, note);

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use storage::record::Kind;
-use wire::ids::Slot;
+use wire::ids::{Digest, Slot};
 
 use super::output::{Format, Rows, hex, print, show_bytes};
 use super::overrides::Overrides;
 use crate::config::Config;
 use crate::config::value;
-use crate::datadir::{self, SnapshotFile, look};
+use crate::datadir::{self, SnapshotFile, look, tables};
 use crate::exit::{Exit, ExitContext, Outcome, Refusal};
+use crate::inspect::signers::Signer;
 use crate::inspect::{Directory, integrity, log, snapshot};
 
 const EXAMPLE: &str = "\
@@ -43,10 +44,16 @@ pub enum InspectCommand {
     /// Exit code 6 with the first damaged frame and where it begins.
     #[command(after_help = EXAMPLE)]
     Checkpoint(CheckpointArgs),
+    /// Verify the table on disk: sums, hashes up to the root, certificate, the order of keys
+    ///
+    /// Reads every entry of data/table, which storage.table = "disk" makes. Exit code 6 with the
+    /// first thing that is wrong.
+    #[command(after_help = EXAMPLE)]
+    Table(TableArgs),
     /// Check everything, and whether the node would start; one line for each item
     ///
-    /// Superblock, segment files, log, snapshots, flight recordings; then the log is executed on the
-    /// newest usable snapshot as a start does it, in memory, which takes as long. Exit code 6 if
+    /// Superblock, segment files, log, snapshots or table, flight recordings; then the log is executed
+    /// on the newest usable state as a start does it, in memory, which takes as long. Exit code 6 if
     /// anything is damaged or a start would be refused.
     #[command(after_help = EXAMPLE)]
     Integrity(IntegrityArgs),
@@ -97,6 +104,15 @@ pub struct CheckpointArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct TableArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Print the value of this key as well; exits 4 when it is absent
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct IntegrityArgs {
     #[command(flatten)]
     which: Which,
@@ -127,6 +143,7 @@ pub fn run(command: &InspectCommand) -> Outcome {
     match command {
         InspectCommand::Wal(args) => wal(args),
         InspectCommand::Checkpoint(args) => checkpoint(args),
+        InspectCommand::Table(args) => table(args),
         InspectCommand::Integrity(args) => everything(args),
     }
 }
@@ -234,8 +251,15 @@ fn checkpoint(args: &CheckpointArgs) -> Outcome {
     let superblock = directory.superblock().ok();
     let key = args.key.as_ref().map(String::as_bytes);
     let report = directory.snapshot(superblock.as_ref(), &file, key)?;
-    let fields = fields(&file, &report, key);
-    print(match args.which.output {
+    let mut fields = fields(&file, &report);
+    ask(key, report.value.as_deref(), &mut fields);
+    show(args.which.output, fields);
+    Ok(ended(report.wrong.is_some(), key, report.value.as_deref()))
+}
+
+/// One line for each field, or a row for programs.
+fn show(format: Format, fields: Vec<(&'static str, Value)>) {
+    print(match format {
         Format::Table => lines(&fields),
         format => {
             let names = fields.iter().map(|(name, _)| *name).collect::<Vec<_>>();
@@ -244,11 +268,59 @@ fn checkpoint(args: &CheckpointArgs) -> Outcome {
             rows.render(format)
         }
     });
-    Ok(match (&report.wrong, key, &report.value) {
-        (Some(_), ..) => Exit::Damaged,
-        (None, Some(_), None) => Exit::Absent,
+}
+
+/// What was found of the key that was asked for.
+fn ask(key: Option<&[u8]>, value: Option<&[u8]>, fields: &mut Vec<(&'static str, Value)>) {
+    if let Some(key) = key {
+        fields.push(("key", show_bytes(key).into()));
+        fields.push(("value_hex", value.map(hex).into()));
+        fields.push(("value", value.map(show_bytes).into()));
+    }
+}
+
+fn ended(wrong: bool, key: Option<&[u8]>, value: Option<&[u8]>) -> Exit {
+    match (wrong, key, value) {
+        (true, ..) => Exit::Damaged,
+        (false, Some(_), None) => Exit::Absent,
         _ => Exit::Ok,
-    })
+    }
+}
+
+fn table(args: &TableArgs) -> Outcome {
+    let directory = open(&args.which)?;
+    let table = directory.table()?.ok_or_else(|| {
+        Refusal::failure(format!(
+            "there is no table in {}: storage.table = \"disk\" makes one",
+            directory.data().display()
+        ))
+    })?;
+    let key = args.key.as_ref().map(String::as_bytes);
+    let report = directory.inspect_table(&table, key);
+    let path = tables::table_path(directory.data());
+    let mut fields = vec![
+        ("directory", path.display().to_string().into()),
+        ("state", state(report.wrong.is_some()).into()),
+        ("why", report.wrong.as_ref().map(ToString::to_string).into()),
+        ("more_wrong", report.more_wrong.into()),
+        ("slot", report.slot.into()),
+        ("block", digest(report.chain)),
+        ("root", digest(report.root)),
+        ("signers", signers(&report.signers)),
+        ("signers_needed", report.signers_needed.into()),
+        ("time_ns", report.time_ns.into()),
+        ("transactions", report.transactions.into()),
+        ("bytes", report.bytes.into()),
+        ("files", report.files.into()),
+        ("runs", report.runs.into()),
+        ("buckets", report.buckets.into()),
+        ("buckets_used", report.buckets_used.into()),
+        ("entries", report.entries.into()),
+        ("sessions", report.sessions.into()),
+    ];
+    ask(key, report.value.as_deref(), &mut fields);
+    show(args.which.output, fields);
+    Ok(ended(report.wrong.is_some(), key, report.value.as_deref()))
 }
 
 fn newest(directory: &Directory) -> Result<SnapshotFile, Refusal> {
@@ -265,33 +337,16 @@ fn newest(directory: &Directory) -> Result<SnapshotFile, Refusal> {
 }
 
 /// By name, so that machine forms and people see the same.
-fn fields(
-    file: &SnapshotFile,
-    report: &snapshot::Report,
-    key: Option<&[u8]>,
-) -> Vec<(&'static str, Value)> {
-    let digest = |digest: Option<wire::ids::Digest>| {
-        digest.map_or(Value::Null, |digest| format!("{digest:#}").into())
-    };
-    let signers = report.signers.iter().map(|(by, holds)| {
-        let mut signer = Map::new();
-        signer.insert("node".to_owned(), by.0.into());
-        signer.insert("good".to_owned(), json!(holds));
-        Value::Object(signer)
-    });
-    let state = match report.wrong {
-        Some(_) => "damaged",
-        None => "ok",
-    };
-    let mut fields = vec![
+fn fields(file: &SnapshotFile, report: &snapshot::Report) -> Vec<(&'static str, Value)> {
+    vec![
         ("file", file.name().into()),
-        ("state", state.into()),
+        ("state", state(report.wrong.is_some()).into()),
         ("why", report.wrong.as_ref().map(ToString::to_string).into()),
         ("node", report.node.map(|node| node.0).into()),
         ("slot", report.slot.into()),
         ("block", digest(report.chain)),
         ("root", digest(report.root)),
-        ("signers", signers.collect()),
+        ("signers", signers(&report.signers)),
         ("signers_needed", report.signers_needed.into()),
         ("time_ns", report.time_ns.into()),
         ("transactions", report.transactions.into()),
@@ -301,14 +356,28 @@ fn fields(
         ("buckets_used", report.buckets_used.into()),
         ("entries", report.entries.into()),
         ("sessions", report.sessions.into()),
-    ];
-    if let Some(key) = key {
-        let value = report.value.as_ref();
-        fields.push(("key", show_bytes(key).into()));
-        fields.push(("value_hex", value.map(|value| hex(value)).into()));
-        fields.push(("value", value.map(|value| show_bytes(value)).into()));
+    ]
+}
+
+fn state(wrong: bool) -> &'static str {
+    match wrong {
+        true => "damaged",
+        false => "ok",
     }
-    fields
+}
+
+fn digest(digest: Option<Digest>) -> Value {
+    digest.map_or(Value::Null, |digest| format!("{digest:#}").into())
+}
+
+fn signers(signers: &[Signer]) -> Value {
+    let signers = signers.iter().map(|(by, holds)| {
+        let mut signer = Map::new();
+        signer.insert("node".to_owned(), by.0.into());
+        signer.insert("good".to_owned(), json!(holds));
+        Value::Object(signer)
+    });
+    signers.collect()
 }
 
 /// One line for each field.

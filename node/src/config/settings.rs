@@ -307,6 +307,36 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "storage",
+        "table",
+        Kind::Choice(&["memory", "disk"]),
+        Some("memory"),
+        "memory: keys and values are all in memory, and snapshot files hold a copy. disk: data/table \
+         holds them, and memory those that were used last; a start reads none of them. A directory \
+         that began with disk stays with it.",
+    ),
+    setting(
+        "storage",
+        "table_memory_bytes",
+        Kind::Size {
+            min: 4 * MIB,
+            max: 1 << 46,
+        },
+        Some("256MiB"),
+        "Entries of a table on disk that memory holds. What was written since the table on disk was \
+         brought up to date comes on top.",
+    ),
+    setting(
+        "storage",
+        "table_cache_bytes",
+        Kind::Size {
+            min: MIB,
+            max: 1 << 46,
+        },
+        Some("32MiB"),
+        "Blocks of the files of a table on disk that memory holds.",
+    ),
+    setting(
+        "storage",
         "snapshot_log_bytes",
         Kind::SizeOrAuto {
             min: MIB,
@@ -314,9 +344,10 @@ pub const SETTINGS: &[Setting] = &[
         },
         Some("auto"),
         "When the log in use has this many bytes, the state at the next checkpoint is written to \
-         data/snapshots, and the log before it is used again. Less means shorter starts and more \
-         writing. Blocks of the last two checkpoint intervals stay in the log in any case. auto: a \
-         quarter of what segments_max segments hold.",
+         data/snapshots, or what changed of it to data/table, and the log before it is used again. \
+         Less means shorter starts and more writing. Blocks of the last two checkpoint intervals \
+         stay in the log in any case. auto: a quarter of what segments_max segments hold, and \
+         64 MiB at most when storage.table is disk.",
     ),
     setting(
         "consensus",

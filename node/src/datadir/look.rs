@@ -1,15 +1,16 @@
 //! A data directory as it lies there, for whoever only looks: nothing is locked, repaired, made or
 //! removed, and no file is opened for writing.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use platform::file::open_to_read;
 use storage::superblock::{SUPERBLOCK_BYTES, Twin};
 use storage::wal::{SegmentInfo, SegmentSource};
 
+use super::tables::TABLE;
 use super::{COPIES, LOCK, WAL, segment_path, segments};
 
 /// Both copies of the superblock, as they are; an absent one is empty.
@@ -67,6 +68,55 @@ fn names_a_flock(locks: &str, device: u64, inode: u64) -> bool {
         let mut words = line.split_whitespace();
         words.any(|word| word == "FLOCK") && words.any(|word| word == name)
     })
+}
+
+/// A table on disk that can be opened as if it were one's own: links to its files in a directory of
+/// the system's, for the crate removes at an open what an earlier process left behind. Gone when it
+/// is dropped.
+#[derive(Debug)]
+pub struct TableLinks(PathBuf);
+
+impl TableLinks {
+    /// None where there is no table.
+    pub fn to(data: &Path) -> io::Result<Option<TableLinks>> {
+        let table = fs::canonicalize(data)?.join(TABLE);
+        if !table.is_dir() {
+            return Ok(None);
+        }
+        let name = format!("hippo-look-{}", std::process::id());
+        let links = TableLinks(std::env::temp_dir().join(name));
+        DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(links.0.join(TABLE))?;
+        link_files(&table, &links.0.join(TABLE))?;
+        Ok(Some(links))
+    }
+
+    /// Where the table's directory is.
+    pub fn data(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TableLinks {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn link_files(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let named = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&named)?;
+            link_files(&entry.path(), &named)?;
+        } else {
+            symlink(entry.path(), named)?;
+        }
+    }
+    Ok(())
 }
 
 /// The segment files of a log, to be read only; one is open at a time.

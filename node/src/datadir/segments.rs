@@ -211,10 +211,7 @@ fn work(shared: &Shared, wal: &Path, segment_bytes: u64) {
 fn is_no_space(error: &PlatformError) -> bool {
     match error {
         PlatformError::NoSpace { .. } => true,
-        PlatformError::Io { source, .. } => matches!(
-            source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-        ),
+        PlatformError::Io { source, .. } => super::is_no_space(source),
         _ => false,
     }
 }

@@ -10,16 +10,16 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::Duration;
 
 use platform::waker::Waker;
 use replica::saving::Piece;
 use wire::ids::Slot;
 
-use super::sync_directory;
+use super::steps::{EIO, SnapshotSteps, Step, Taken};
+use super::{is_no_space, sync_directory};
 use crate::stages::Switch;
-use crate::stages::links::{Inlet, Outlet, link};
 use crate::telemetry::Telemetry;
 
 const SUFFIX: &str = ".snapshot";
@@ -31,14 +31,8 @@ const KEPT: usize = 2;
 const FLUSH_EVERY_BYTES: u64 = 4 << 20;
 /// After each piece of 64 KiB or more: about 100 MB/s at most, so that the log is not starved.
 const BREATH: Duration = Duration::from_micros(500);
-/// How soon the thread sees that the node has ended.
-const PAUSE: Duration = Duration::from_millis(50);
-/// Steps on their way; four wait for an answer at most, beside those of files given up.
-const STEPS: usize = 64;
 /// Bytes of one read.
 const READ_BYTES: usize = 1 << 20;
-/// An error without a number.
-const EIO: i32 = 5;
 
 /// A snapshot as it lies in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,102 +147,30 @@ pub(super) fn open(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
     list(directory)
 }
 
-/// A step of writing, and the file that it belongs to: files are counted, so that nothing of one
-/// that was given up is taken for an answer about the next.
-#[derive(Debug)]
-struct Step {
-    file: u64,
-    piece: Piece,
-}
-
-#[derive(Debug)]
-struct Answer {
-    file: u64,
-    result: Result<(), i32>,
-}
-
-/// The hot end: hands steps over and takes answers, and never waits.
-pub struct SnapshotSteps {
-    steps: Outlet<Step>,
-    answers: Inlet<Answer>,
-    thread: Thread,
-    file: u64,
-    failure: Arc<OnceLock<String>>,
-}
-
-impl SnapshotSteps {
-    /// Starts the thread that writes; `waker` is of the thread that hears the answers.
-    pub fn start(
-        directory: PathBuf,
-        telemetry: Arc<Telemetry>,
-        stopped: Arc<Switch>,
-        waker: Waker,
-    ) -> io::Result<SnapshotSteps> {
-        let failure = Arc::new(OnceLock::new());
-        let (steps, mut taken) = link(STEPS, None);
-        let (mut answering, answers) = link(STEPS, Some(waker));
-        let mut keeper = Keeper {
-            directory,
-            file: None,
-            failure: failure.clone(),
-            telemetry,
-        };
-        let handle = thread::Builder::new()
-            .name("hippo-snapshots".to_owned())
-            .spawn(move || {
-                while !stopped.get() {
-                    let Some(Step { file, piece }) = taken.pop() else {
-                        thread::park_timeout(PAUSE);
-                        continue;
-                    };
-                    let answered = piece != Piece::Abort;
-                    let result = keeper.carry_out(piece);
-                    // As many answers wait as steps were unanswered.
-                    if answered && answering.push(Answer { file, result }).is_ok() {
-                        answering.wake();
-                    }
-                }
-            })?;
-        Ok(SnapshotSteps {
-            steps,
-            answers,
-            thread: handle.thread().clone(),
-            file: 0,
-            failure,
-        })
-    }
-
-    /// Why this process has to end, if it has.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
-    }
-
-    /// Whether so many more steps find room.
-    pub fn has_room(&self, steps: usize) -> bool {
-        self.steps.room() >= steps
-    }
-
-    /// Hands a step over; the caller made sure of the room.
-    pub fn push(&mut self, piece: Piece) {
-        let file = self.file;
-        if piece == Piece::Abort {
-            self.file += 1;
-        }
-        if self.steps.push(Step { file, piece }).is_err() {
-            unreachable!("room was checked");
-        }
-        self.thread.unpark();
-    }
-
-    /// The answer to the oldest unanswered step of the file under way.
-    pub fn next_answer(&mut self) -> Option<Result<(), i32>> {
-        while let Some(answer) = self.answers.pop() {
-            if answer.file == self.file {
-                return Some(answer.result);
+/// Starts the thread that writes files; `waker` is of the thread that hears the answers.
+pub fn start(
+    directory: PathBuf,
+    telemetry: Arc<Telemetry>,
+    stopped: Arc<Switch>,
+    waker: Waker,
+) -> io::Result<SnapshotSteps> {
+    let failure = Arc::new(OnceLock::new());
+    let mut keeper = Keeper {
+        directory,
+        file: None,
+        failure: failure.clone(),
+        telemetry,
+    };
+    let work = move |mut taken: Taken| {
+        while let Some(Step { file, piece }) = taken.next(|| ()) {
+            let answered = piece != Piece::Abort;
+            let result = keeper.carry_out(piece);
+            if answered {
+                taken.answer(file, result);
             }
         }
-        None
-    }
+    };
+    SnapshotSteps::start("hippo-snapshots", failure, stopped, waker, work)
 }
 
 /// A file that has no name yet.
@@ -383,13 +305,6 @@ impl Keeper {
     }
 }
 
-fn is_no_space(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
-}
-
 fn path(directory: &Path, slot: Slot) -> PathBuf {
     directory.join(format!("{:020}{SUFFIX}", slot.0))
 }
@@ -486,8 +401,7 @@ mod tests {
         let stopped = Arc::new(Switch::default());
         let telemetry = Arc::new(Telemetry::new(NodeId(1), 4, Instant(0)));
         let waker = Waker::new().unwrap();
-        let mut steps =
-            SnapshotSteps::start(directory.clone(), telemetry, stopped.clone(), waker).unwrap();
+        let mut steps = super::start(directory.clone(), telemetry, stopped.clone(), waker).unwrap();
         steps.push(Piece::Begin { slot: Slot(8) });
         steps.push(Piece::Bytes(vec![1]));
         steps.push(Piece::Abort);
@@ -496,7 +410,7 @@ mod tests {
         let mut answers = Vec::new();
         for _ in 0..6000 {
             answers.extend(steps.next_answer());
-            if answers.len() == 2 && steps.answers.queued() == 0 {
+            if answers.len() == 2 && steps.answers_waiting() == 0 {
                 break;
             }
             thread::sleep(Duration::from_millis(10));

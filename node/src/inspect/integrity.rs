@@ -8,9 +8,10 @@ use storage::superblock::{Superblock, SuperblockError};
 use wire::ids::Slot;
 use wire::limits::SECTOR_BYTES;
 
-use super::{Directory, Refusal, log};
+use super::{Directory, OpenTable, Refusal, log};
 use crate::assembly::{self, Stored};
 use crate::datadir::{self, SnapshotFile, look};
+use crate::exit::Exit;
 use crate::run;
 
 /// A recording is two reels of some megabytes; what is longer is none.
@@ -77,10 +78,21 @@ pub fn inspect(directory: &Directory) -> Result<Vec<Item>, Refusal> {
         );
         Vec::new()
     });
-    items.snapshots(directory, &superblock, &snapshots)?;
-    items.start(directory, &superblock, &mut segments, &snapshots)?;
+    let table = items.table(directory)?;
+    // A state is in one of the two.
+    if matches!(table, Table::Absent) || !snapshots.is_empty() {
+        items.snapshots(directory, &superblock, &snapshots)?;
+    }
+    items.start(directory, &superblock, &mut segments, &snapshots, &table)?;
     items.others(directory);
     Ok(items.0)
+}
+
+/// The table on disk, as it was found.
+enum Table {
+    Absent,
+    Good(OpenTable),
+    Damaged,
 }
 
 struct Items(Vec<Item>);
@@ -291,13 +303,51 @@ impl Items {
         Ok(())
     }
 
-    /// What a start makes of the log and the snapshots together.
+    /// The table on disk, if there is one that a start can read.
+    fn table(&mut self, directory: &Directory) -> Result<Table, Refusal> {
+        let table = match directory.table() {
+            Ok(None) => return Ok(Table::Absent),
+            Ok(Some(table)) => table,
+            Err(refusal) if refusal.exit == Exit::Damaged => {
+                self.add("table", State::Damaged, refusal.to_string());
+                return Ok(Table::Damaged);
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let report = directory.inspect_table(&table, None);
+        match (&report.wrong, report.slot) {
+            (Some(wrong), _) => {
+                let more = match report.more_wrong {
+                    0 => String::new(),
+                    more => format!("; and {more} more"),
+                };
+                self.add("table", State::Damaged, format!("{wrong}{more}"));
+                return Ok(Table::Damaged);
+            }
+            (None, None) => self.add("table", State::Note, "nothing in it yet"),
+            (None, Some(slot)) => {
+                let why = format!(
+                    "slot {slot}, {} bytes in {} files, {} entries, {} sessions, signed by {} nodes",
+                    report.bytes,
+                    report.files,
+                    report.entries,
+                    report.sessions,
+                    report.signers.len()
+                );
+                self.add("table", State::Good, why);
+            }
+        }
+        Ok(Table::Good(table))
+    }
+
+    /// What a start makes of the log and the state on disk together.
     fn start(
         &mut self,
         directory: &Directory,
         superblock: &Superblock,
         segments: &mut look::SegmentFiles,
         snapshots: &[SnapshotFile],
+        table: &Table,
     ) -> Result<(), Refusal> {
         let Some(committee) = &directory.committee else {
             return Ok(());
@@ -309,7 +359,15 @@ impl Items {
             segments,
             blocks: &blocks,
         };
-        let machine = assembly::machine(committee)?;
+        let machine = match table {
+            Table::Good(table) => assembly::machine_over(&table.store, &directory.config)?,
+            Table::Absent => assembly::machine(committee)?,
+            Table::Damaged => {
+                let why = "not tried: what it reads of a damaged table ends the process";
+                self.add("start", State::Note, why);
+                return Ok(());
+            }
+        };
         let (config, me) = (&directory.config, superblock.node);
         match assembly::replay(config, committee, me, machine, SECTOR_BYTES, stored) {
             Err(error) => self.add("start", State::Refused, error.to_string()),
@@ -317,6 +375,9 @@ impl Items {
                 let restarted = restored.restarted();
                 let low = restarted.tail.low();
                 let from = match restarted.snapshot {
+                    Some(slot) if matches!(table, Table::Good(_)) => {
+                        format!("from the table at slot {slot} and the log from position {low}")
+                    }
                     Some(slot) => format!("from snapshot {slot} and the log from position {low}"),
                     None => "from the log alone, which is whole".to_owned(),
                 };

@@ -12,13 +12,11 @@ use storage::table::entries;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{ClusterId, Digest, NodeId};
 use wire::reject::Reject;
-use wire::seal::{Ed25519Verifier, Signed};
+use wire::seal::Ed25519Verifier;
 use wire::state::{Bucket, Part};
 
+use super::signers::{Signer, judge};
 use crate::machine::Machine;
-
-/// Who signed a certificate, and whether the signature holds; none where nobody could verify it.
-pub type Signer = (NodeId, Option<bool>);
 
 /// What is wrong with a snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -176,38 +174,21 @@ impl Report {
     fn certificate(
         &mut self,
         bytes: &[u8],
-        mut verifying: Option<Verifying<Ed25519Verifier>>,
+        verifying: Option<Verifying<Ed25519Verifier>>,
     ) -> Result<(), Wrong> {
         // The frame behind the header; without it the reader says what is wrong.
         let (Some(root), true) = (self.root, self.frames > 1) else {
             return Ok(());
         };
         let found = CheckpointCertificate::decode(bytes).map_err(Wrong::Uncertified)?;
-        let statement = found.statement();
-        let mut compound = verifying.as_mut().map(Verifying::compound);
-        self.signers_needed = compound.as_ref().map(|compound| compound.rules().slow);
-        for (by, signature) in found.signatures.iter() {
-            let signed = Signed {
-                by,
-                statement,
-                signature: *signature,
-            };
-            let holds = compound.as_mut();
-            let holds = holds.map(|compound| compound.signed(signed).is_ok());
-            self.signers.push((by, holds));
-        }
+        let judged = judge(&found, verifying);
+        (self.signers, self.signers_needed) = (judged.signers, judged.needed);
         let place = found.place();
         let of_this = (Some(place.slot.0), Some(place.digest), found.root);
         if (self.slot, self.chain, root) != of_this {
             return Err(Wrong::OtherState);
         }
-        match compound {
-            Some(compound) => compound
-                .checkpoint_certificate(found)
-                .map(drop)
-                .map_err(Wrong::Uncertified),
-            None => Ok(()),
-        }
+        judged.holds.map_err(Wrong::Uncertified)
     }
 }
 

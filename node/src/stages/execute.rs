@@ -31,6 +31,8 @@ const HASH_BYTES: usize = 32 * 1024;
 const HASH_PAUSES: [u64; 4] = [9, 9, 3, 0];
 /// Pieces of a snapshot while blocks come: every so many turns.
 const SPARE_EVERY: u32 = 16;
+/// Buckets whose entries are dropped from memory in one turn, when it holds too much.
+const EVICTED_BUCKETS: usize = 1;
 /// Blocks applied in one turn.
 const BLOCKS_PER_TURN: usize = 4;
 
@@ -221,6 +223,7 @@ impl Execute {
         let spare = done == 0 || self.turns.is_multiple_of(SPARE_EVERY);
         let hashing = self.hash(&clock);
         let tending = self.tend_states(Instant(clock()), spare);
+        let evicting = self.execution.evict(EVICTED_BUCKETS);
         if done > 0 || tending {
             let execute = &self.shared.telemetry.execute;
             execute.replies.set(self.replies.sent);
@@ -235,10 +238,12 @@ impl Execute {
             execute.sessions.set(self.execution.sessions() as u64);
             execute.table_keys.set(self.execution.machine().keys());
             execute.table_bytes.set(self.execution.machine().bytes());
+            let memory_bytes = self.execution.memory_bytes();
+            self.shared.telemetry.table.memory_bytes.set(memory_bytes);
         }
         self.to_order.wake();
         self.replies.to_net.wake();
-        done > 0 || hashing || tending
+        done > 0 || hashing || tending || evicting
     }
 
     fn publish_executed(&self) {

@@ -22,6 +22,12 @@ impl<M: StateMachine> Execution<M> {
         self.machine.flushing().is_some()
     }
 
+    /// Bytes that entries take in memory, when there is a copy of them on disk.
+    pub fn memory_bytes(&mut self) -> u64 {
+        let table = self.machine.flushing();
+        table.map_or(0, |table| table.memory_bytes())
+    }
+
     /// The table's copy.
     pub(crate) fn copy(&mut self) -> Option<&dyn Flushing> {
         self.machine.flushing().map(|table| &*table)
@@ -75,6 +81,11 @@ impl<M: StateMachine> Execution<M> {
         table.is_some_and(|table| table.evict(buckets))
     }
 
+    /// How many keys the copy has; false, with nothing changed, if this does not say that.
+    pub(crate) fn recount(&mut self, counts: &[u8]) -> bool {
+        self.copy_mut().recount(counts)
+    }
+
     /// Goes on from the state in the table's copy; nothing is changed on an error. The nodes are
     /// those of the summary.
     pub(crate) fn resume(
@@ -82,7 +93,6 @@ impl<M: StateMachine> Execution<M> {
         summary: Summary,
         nodes: Vec<Node>,
         sessions: &[(Bucket, Vec<u8>)],
-        counts: &[u8],
     ) -> Result<(), InstallFailed> {
         for (bucket, section) in sessions {
             self.sessions.check_bucket(*bucket, section)?;
@@ -90,7 +100,6 @@ impl<M: StateMachine> Execution<M> {
         for (bucket, section) in sessions {
             self.sessions.replace_bucket(*bucket, section);
         }
-        self.copy_mut().recount(counts);
         let head = summary.head;
         let (checkpoints, mut parts) = self.apart();
         checkpoints.resume(summary, nodes, &mut parts);

@@ -1,9 +1,6 @@
 //! What a log says was forgotten, whatever the next process is told (R3, R5).
 
-use replica::execution::Execution;
-use replica::recovery::{RestartError, restart};
-use replica::verifying::Verifying;
-use storage::machine::Noop;
+use replica::recovery::RestartError;
 use storage::record::Kind;
 use storage::{Writer, recover};
 use wire::bytes::Buffers;
@@ -12,7 +9,7 @@ use wire::limits::RECORD_HEADER_BYTES;
 use wire::messages::{CleanStopRecord, Durability, LeaseRecord, StartRecord};
 use zerocopy::IntoBytes;
 
-use crate::world::{Disk, GENESIS, GEOMETRY, IDENTITY, Judge, QUORUMS, RULES, buffers};
+use crate::world::{Disk, GEOMETRY, IDENTITY, buffers, start_on};
 
 use Durability::{Lease, None as Nothing, Sync};
 
@@ -52,18 +49,7 @@ fn ends(story: &[Told]) -> Result<(bool, u64, u64), RestartError> {
         disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
             .copy_from_slice(&sealed.shared);
     }
-    let restarted = restart(
-        IDENTITY.node,
-        &QUORUMS,
-        &mut disk,
-        &GEOMETRY,
-        &IDENTITY,
-        GENESIS,
-        &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
-        &mut Verifying::new(Judge, RULES),
-        &mut buffers(),
-        None,
-    )?;
+    let restarted = start_on(&mut disk, &GEOMETRY)?;
     let recovered = &restarted.recovered;
     Ok((restarted.clean, recovered.lease.0, recovered.forgotten.0))
 }

@@ -10,8 +10,7 @@ mod torn;
 mod world;
 
 use replica::execution::Execution;
-use replica::recovery::{Restarted, restart};
-use replica::verifying::Verifying;
+use replica::recovery::Restarted;
 use storage::machine::Noop;
 use storage::record::Kind;
 use storage::{Writer, recover};
@@ -22,7 +21,7 @@ use wire::limits::RECORD_HEADER_BYTES;
 use wire::reply::{Answer, ReplyView};
 use zerocopy::IntoBytes;
 
-use world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, QUORUMS, RULES, Said, buffers};
+use world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Said, buffers, start_on};
 
 const EMPTY: (Signature, &[u8]) = (GOOD, &[]);
 const UNSIGNED: (Signature, &[u8]) = (BAD, &[]);
@@ -54,18 +53,7 @@ fn restarted_on(blocks: &[(Signature, &[u8])]) -> (Restarted<HeapBuffers>, Disk)
         disk.0[sealed.segment as usize][offset..][..sealed.shared.len()]
             .copy_from_slice(&sealed.shared);
     }
-    let restarted = restart(
-        IDENTITY.node,
-        &QUORUMS,
-        &mut disk,
-        &GEOMETRY,
-        &IDENTITY,
-        GENESIS,
-        &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
-        &mut Verifying::new(Judge, RULES),
-        &mut buffers(),
-        None,
-    );
+    let restarted = start_on(&mut disk, &GEOMETRY);
     (restarted.unwrap(), disk)
 }
 

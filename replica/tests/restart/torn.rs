@@ -6,10 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use replica::execution::Execution;
-use replica::recovery::{DecidedRecord, RestartError, Restarted, StandingRecord, restart};
-use replica::verifying::Verifying;
-use storage::machine::Noop;
+use replica::recovery::{DecidedRecord, RestartError, Restarted, StandingRecord};
 use storage::record::{HEADER_BYTES, Kind, SECTOR_BYTES};
 use storage::wal::{Cause, Journal, JournalLimits};
 use storage::{Geometry, Tail, Verdict, Writer};
@@ -22,7 +19,7 @@ use wire::view_change::{NewView, ViewChange, signed_body};
 use zerocopy::IntoBytes;
 
 use crate::released::standing;
-use crate::world::{Disk, GENESIS, GOOD, IDENTITY, Judge, QUORUMS, RULES, buffers};
+use crate::world::{Disk, GENESIS, GOOD, IDENTITY, buffers, start_on};
 
 const SMALL: Geometry = Geometry {
     segment_bytes: 10 * SECTOR_BYTES as u64,
@@ -293,18 +290,7 @@ fn write(told: &[Told], acknowledged: usize) -> Written {
 }
 
 fn start(disk: &mut Disk) -> Result<Restarted<HeapBuffers>, RestartError> {
-    restart(
-        IDENTITY.node,
-        &QUORUMS,
-        disk,
-        &SMALL,
-        &IDENTITY,
-        GENESIS,
-        &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
-        &mut Verifying::new(Judge, RULES),
-        &mut buffers(),
-        None,
-    )
+    start_on(disk, &SMALL)
 }
 
 /// Everything that these records were the word for is known, and the stop counts as clean only if

@@ -4,7 +4,10 @@ use std::cell::Cell;
 use std::io;
 
 use replica::agreement::quorum::Quorums;
-use replica::execution::Replies;
+use replica::execution::{Execution, Replies};
+use replica::recovery::{RestartError, Restarted, restart};
+use replica::verifying::Verifying;
+use storage::machine::Noop;
 use storage::{Geometry, Identity, LogId, SegmentInfo, SegmentSource};
 use wire::bytes::HeapBuffers;
 use wire::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Signature, Slot};
@@ -108,4 +111,23 @@ pub fn buffers() -> HeapBuffers {
     HeapBuffers {
         bytes_each: BLOCK_BUFFER_BYTES,
     }
+}
+
+/// Member 1 of four starts over what is on the disk.
+pub fn start_on(
+    disk: &mut Disk,
+    geometry: &Geometry,
+) -> Result<Restarted<HeapBuffers>, RestartError> {
+    restart(
+        IDENTITY.node,
+        &QUORUMS,
+        disk,
+        geometry,
+        &IDENTITY,
+        GENESIS,
+        &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
+        &mut Verifying::new(Judge, RULES),
+        &mut buffers(),
+        None,
+    )
 }

@@ -4,6 +4,8 @@
 use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use wire::state::Bucket;
 
+use crate::state::Malformed;
+
 const KEY_LENGTH_BYTES: usize = 2;
 const LENGTHS_BYTES: usize = 6;
 /// Entries that are sorted without a buffer from the allocator: a bucket of 250,000 keys holds as many.
@@ -137,8 +139,16 @@ fn split(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
     Some(((key, value), rest))
 }
 
+/// See [`Bucketed::check_bucket`](crate::state::Bucketed::check_bucket).
+pub(super) fn check(bucket: Bucket, bytes: &[u8]) -> Result<(), Malformed> {
+    match are_canonical(bucket, bytes) {
+        true => Ok(()),
+        false => Err(Malformed { bucket }),
+    }
+}
+
 /// Whether `bytes` are entries of this bucket as [`write_sorted`] writes them.
-pub(super) fn are_canonical(bucket: Bucket, bytes: &[u8]) -> bool {
+fn are_canonical(bucket: Bucket, bytes: &[u8]) -> bool {
     let mut rest = bytes;
     let mut before: &[u8] = &[];
     while !rest.is_empty() {

@@ -19,6 +19,7 @@
 
 mod disk;
 mod flush;
+mod manifest;
 mod map;
 mod store;
 
@@ -117,11 +118,6 @@ impl<S: Store> LsmTable<S> {
     /// The map on disk.
     pub fn store(&self) -> &S {
         &self.store
-    }
-
-    /// Bytes that entries take in memory.
-    pub fn memory_bytes(&self) -> u64 {
-        self.held.arena.used_bytes()
     }
 
     /// Whether a key may be on disk that memory does not hold.
@@ -329,19 +325,6 @@ impl<S: Store> LsmTable<S> {
         address
     }
 
-    fn evict_some(&mut self, buckets: usize) -> bool {
-        for _ in 0..buckets {
-            if self.unswept == 0 || self.held.arena.used_bytes() <= self.memory_bytes_max {
-                return false;
-            }
-            self.unswept -= 1;
-            let bucket = Bucket::new(self.hand as u16).expect("below the number of buckets");
-            self.hand = (self.hand + 1) % BUCKETS;
-            self.evict_bucket(bucket);
-        }
-        true
-    }
-
     fn evict_bucket(&mut self, bucket: Bucket) {
         let mut at = self.held.listed(bucket).len();
         while let Some(before) = at.checked_sub(1) {
@@ -496,11 +479,7 @@ impl<S: Store> Bucketed for LsmTable<S> {
     }
 
     fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
-        if items::are_canonical(bucket, items) {
-            Ok(())
-        } else {
-            Err(Malformed { bucket })
-        }
+        items::check(bucket, items)
     }
 
     fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {

@@ -163,11 +163,7 @@ impl Bucketed for MemTable {
     }
 
     fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
-        if items::are_canonical(bucket, items) {
-            Ok(())
-        } else {
-            Err(Malformed { bucket })
-        }
+        items::check(bucket, items)
     }
 
     fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {

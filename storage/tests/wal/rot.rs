@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 
 use storage::record::{HEADER_BYTES, SECTOR_BYTES};
-use storage::superblock::{DIRECTORY_VERSION, Loaded, SuperblockError, Twin};
+use storage::superblock::{Loaded, SuperblockError, Twin};
 use storage::wal::Cause;
 use storage::{Kind, Superblock};
-use wire::ids::{Digest, PublicKey};
 
 use crate::log::{Log, geometry, identity, in_parallel};
 use crate::oracle::{Expected, Oracle, Outcome};
+use crate::rows::superblock;
 
 const SECTORS: usize = 12;
 
@@ -190,16 +190,7 @@ fn every_bit_of_a_log_that_ended_uncleanly() {
 /// Both copies of the superblock, every bit of either: the other one does, and says which to repair.
 #[test]
 fn every_bit_of_the_superblock() {
-    let superblock = Superblock {
-        directory_version: DIRECTORY_VERSION,
-        sequence: 4,
-        cluster: identity().cluster,
-        node: identity().node,
-        public_key: PublicKey([3; 32]),
-        committee: Digest([4; 32]),
-        log: identity().log,
-        geometry: geometry(),
-    };
+    let superblock = superblock();
     let good = superblock.format();
     // A rewrite torn between the two copies.
     let older = Superblock {

@@ -346,7 +346,8 @@ fn a_header_that_names_more_than_is_there_is_believed() {
     assert_eq!(found, (7, end, Ends::Damaged(Cause::HeaderMissing)));
 }
 
-fn superblock() -> Superblock {
+/// As it was formatted, and written again three times.
+pub fn superblock() -> Superblock {
     Superblock {
         directory_version: DIRECTORY_VERSION,
         sequence: 4,

@@ -14,7 +14,7 @@ const SECTOR: u64 = 4096;
 const HEAD: u64 = 128;
 const PREFIX: u64 = 256;
 
-fn inspect(cluster: &Cluster, node: usize, arguments: &[&str]) -> Output {
+pub fn inspect(cluster: &Cluster, node: usize, arguments: &[&str]) -> Output {
     let (what, rest) = arguments.split_first().expect("what to inspect");
     Command::new(binary("hippo"))
         .args(["inspect", what, "--config"])
@@ -24,21 +24,21 @@ fn inspect(cluster: &Cluster, node: usize, arguments: &[&str]) -> Output {
         .expect("hippo runs")
 }
 
-fn rows(output: &Output) -> Vec<Value> {
+pub fn rows(output: &Output) -> Vec<Value> {
     let text = stdout(output);
     text.lines()
         .map(|line| serde_json::from_str(line).expect("a row"))
         .collect()
 }
 
-fn flip(file: &Path, at: u64) {
+pub fn flip(file: &Path, at: u64) {
     let mut bytes = fs::read(file).expect("a file");
     bytes[at as usize] ^= 0x10;
     fs::write(file, bytes).expect("written");
 }
 
 /// Every file below a directory, with its bytes.
-fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).expect("directory") {
         let path = entry.expect("entry").path();

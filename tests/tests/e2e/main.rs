@@ -18,3 +18,4 @@ mod reads;
 mod recordings;
 mod restarts;
 mod snapshots;
+mod tables;

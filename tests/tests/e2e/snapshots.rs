@@ -14,21 +14,26 @@ use crate::connection::connect;
 /// A snapshot as soon as a few of the small segments are in use.
 const SETTINGS: &[&str] = &["--storage-snapshot-log-bytes", "3MiB"];
 /// Patience with what depends on the machine.
-const LIMIT: Duration = Duration::from_secs(240);
+pub const LIMIT: Duration = Duration::from_secs(240);
 /// Keys of the load generator.
 const KEYS: &str = "500";
 /// Keys of this test that are compared, written before and after the load.
 const OWN_KEYS: usize = 20;
 
 pub fn cluster(name: &str) -> Cluster {
+    cluster_with(name, SETTINGS)
+}
+
+/// With small segments and these settings.
+pub fn cluster_with(name: &str, settings: &'static [&'static str]) -> Cluster {
     let mut cluster = Cluster::prepare_sized(name, "1MiB", &[]);
-    cluster.settings = SETTINGS;
+    cluster.settings = settings;
     cluster.start_all();
     cluster
 }
 
 /// One transaction in a block, as far as they keep apart: what counts is the number of slots.
-fn load(cluster: &Cluster, name: &str, seconds: &str) -> crate::cluster::Load {
+pub fn load(cluster: &Cluster, name: &str, seconds: &str) -> crate::cluster::Load {
     cluster.load(
         name,
         &[
@@ -48,7 +53,7 @@ fn load(cluster: &Cluster, name: &str, seconds: &str) -> crate::cluster::Load {
     )
 }
 
-fn put_own(cluster: &Cluster, round: usize) {
+pub fn put_own(cluster: &Cluster, round: usize) {
     let mut connection = connect(cluster);
     for key in 0..OWN_KEYS {
         let value = format!("{round}-{key}");
@@ -59,7 +64,7 @@ fn put_own(cluster: &Cluster, round: usize) {
 }
 
 /// Every node shows what was written last.
-fn expect_own(cluster: &Cluster, round: usize) {
+pub fn expect_own(cluster: &Cluster, round: usize) {
     let mut connection = connect(cluster);
     for node in 0..NODES {
         for key in 0..OWN_KEYS {
@@ -85,7 +90,7 @@ fn table(cluster: &Cluster, node: usize) -> Option<(u64, u64, u64, u64)> {
     ))
 }
 
-fn expect_equal_tables(cluster: &Cluster) {
+pub fn expect_equal_tables(cluster: &Cluster) {
     cluster.wait("all nodes hold as much", LIMIT, || {
         let first = table(cluster, 0);
         first.is_some() && (1..NODES).all(|node| table(cluster, node) == first)

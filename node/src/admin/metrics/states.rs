@@ -20,12 +20,12 @@ impl Page<'_> {
         )?;
         self.counter(
             "snapshots",
-            "Snapshot files written",
+            "Snapshot files written, or times that the table on disk was brought up to date",
             snapshots.written.get(),
         )?;
         self.counter(
             "snapshot_failures",
-            "Snapshot files that could not be written",
+            "Snapshot files or runs of the table that could not be written",
             snapshots.failures.get(),
         )?;
         self.gauge(
@@ -35,13 +35,34 @@ impl Page<'_> {
         )?;
         self.gauge(
             "snapshot_slot",
-            "Slot of the newest snapshot file",
+            "Slot of the newest snapshot file, or of the table on disk",
             snapshots.slot.get(),
         )?;
         self.gauge(
             "snapshot_bytes",
-            "Size of the newest snapshot file",
+            "Size of the newest snapshot file, or of the table on disk",
             snapshots.bytes.get(),
+        )?;
+        let table = &telemetry.table;
+        self.gauge(
+            "table_memory_bytes",
+            "Entries of a table on disk that memory holds",
+            table.memory_bytes.get(),
+        )?;
+        self.gauge(
+            "table_disk_bytes",
+            "Files of the table on disk",
+            table.disk_bytes.get(),
+        )?;
+        self.gauge(
+            "table_files",
+            "Files that the table on disk consists of",
+            table.tables.get(),
+        )?;
+        self.gauge(
+            "table_runs",
+            "Sorted runs of the table on disk that wait to be merged",
+            table.runs.get(),
         )?;
         self.gauge(
             "state_transfer_active",

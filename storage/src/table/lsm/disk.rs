@@ -8,16 +8,20 @@
 //! Readers wait while a manifest is replaced, which flushes five files: a few milliseconds, once a
 //! flush and once a compaction.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use lsm_tree::{
     AbstractTree, AnyIngestion, AnyTree, Cache, Config, Guard, SeqNo, SequenceNumberCounter,
+    UserValue,
 };
 use thiserror::Error;
+use wire::state::Bucket;
 
-use super::store::{Run, Store};
+use super::manifest;
+use super::store::{self, Run, Store};
+use crate::table::items;
 
 /// Sees every version: above all sequence numbers, whose highest bit the crate reserves.
 const NEWEST: SeqNo = SeqNo::MAX >> 1;
@@ -36,9 +40,24 @@ impl DiskFailed {
     /// Whether what is on disk is not what was written, where a read or write that failed may be a
     /// matter of the device, of rights or of space.
     pub fn is_damage(&self) -> bool {
+        let kinds = [io::ErrorKind::UnexpectedEof, io::ErrorKind::NotFound];
+        self.io_error()
+            .is_none_or(|error| kinds.contains(&error.kind()))
+    }
+
+    /// The same of a table that is known as another one.
+    pub fn called(self, path: &Path) -> DiskFailed {
+        DiskFailed {
+            path: path.to_owned(),
+            ..self
+        }
+    }
+
+    /// What the system said, if it was the system.
+    pub fn io_error(&self) -> Option<&io::Error> {
         match &self.source {
-            lsm_tree::Error::Io(error) => error.kind() == std::io::ErrorKind::UnexpectedEof,
-            _ => true,
+            lsm_tree::Error::Io(error) => Some(error),
+            _ => None,
         }
     }
 }
@@ -75,6 +94,7 @@ impl DiskStore {
             path: path.to_owned(),
             source,
         };
+        manifest::check(path).map_err(failed)?;
         let tree = config.use_cache(cache).open().map_err(failed)?;
         next.fetch_max(tree.get_highest_seqno().map_or(1, |highest| highest + 1));
         Ok(DiskStore {
@@ -85,11 +105,70 @@ impl DiskStore {
         })
     }
 
+    /// The same store, which errors name so.
+    pub fn called(self, path: &Path) -> DiskStore {
+        DiskStore {
+            path: Arc::new(path.to_owned()),
+            ..self
+        }
+    }
+
     fn failed(&self, source: lsm_tree::Error) -> DiskFailed {
         DiskFailed {
             path: PathBuf::clone(&self.path),
             source,
         }
+    }
+
+    /// The value at a place.
+    fn read(&self, place: &[u8]) -> Result<Option<UserValue>, DiskFailed> {
+        let read = self.tree.get(place, NEWEST);
+        read.map_err(|error| self.failed(error))
+    }
+
+    fn read_range(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), DiskFailed> {
+        for entry in self.tree.range(from..to, NEWEST, None) {
+            let (key, value) = entry.into_inner().map_err(|error| self.failed(error))?;
+            if !visit(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the last run noted under a name (see [`write_note`](super::write_note)).
+    pub fn read_note(&self, name: &[u8]) -> Result<Option<Vec<u8>>, DiskFailed> {
+        let note = self.read(&store::note_key(name))?;
+        Ok(note.map(|note| note.to_vec()))
+    }
+
+    /// Appends the entries of a bucket as [`Bucketed::write_bucket`](crate::state::Bucketed) does.
+    pub fn read_bucket(&self, bucket: Bucket, items: &mut Vec<u8>) -> Result<(), DiskFailed> {
+        let (from, to) = store::bucket_bounds(bucket);
+        self.read_range(&from, &to, &mut |place, value| {
+            items::write(store::key_of_entry(place), value, items);
+            true
+        })
+    }
+
+    /// Whether a key has an entry.
+    pub fn has_entry(&self, key: &[u8]) -> Result<bool, DiskFailed> {
+        let mut place = Vec::new();
+        store::entry_key(Bucket::of_key(key), key, &mut place);
+        Ok(self.read(&place)?.is_some())
+    }
+
+    /// Calls `visit` with every key in the order of keys, until it returns false.
+    pub fn read_keys(&self, visit: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), DiskFailed> {
+        let (from, to) = store::order_bounds(&[], None);
+        self.read_range(&from, &to, &mut |place, _| {
+            visit(store::key_of_order(place))
+        })
     }
 
     /// Begins a run. One at a time; reads go on.
@@ -130,27 +209,14 @@ impl DiskStore {
 
 impl Store for DiskStore {
     fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
-        match self.tree.get(key, NEWEST) {
-            Ok(Some(found)) => {
-                value.extend_from_slice(&found);
-                true
-            }
-            Ok(None) => false,
-            Err(error) => (self.broken)(self.failed(error)),
-        }
+        let found = self.read(key).unwrap_or_else(|error| (self.broken)(error));
+        found.iter().for_each(|held| value.extend_from_slice(held));
+        found.is_some()
     }
 
     fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        for entry in self.tree.range(from..to, NEWEST, None) {
-            match entry.into_inner() {
-                Ok((key, value)) => {
-                    if !visit(&key, &value) {
-                        return;
-                    }
-                }
-                Err(error) => (self.broken)(self.failed(error)),
-            }
-        }
+        let read = self.read_range(from, to, visit);
+        read.unwrap_or_else(|error| (self.broken)(error));
     }
 }
 

@@ -67,6 +67,19 @@ impl<S: Store> Flushing for LsmTable<S> {
         self.flushing = None;
     }
 
+    fn memory_bytes(&self) -> u64 {
+        self.held.arena.used_bytes()
+    }
+
+    fn is_blank(&self) -> bool {
+        let mut blank = true;
+        self.store.range(&[], &[u8::MAX], &mut |_, _| {
+            blank = false;
+            false
+        });
+        blank
+    }
+
     fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool {
         self.store.get(&store::note_key(name), note)
     }
@@ -78,7 +91,10 @@ impl<S: Store> Flushing for LsmTable<S> {
         }
     }
 
-    fn recount(&mut self, note: &[u8]) {
+    fn recount(&mut self, note: &[u8]) -> bool {
+        if note.len() != BUCKETS * size_of::<Counts>() {
+            return false;
+        }
         let (numbers, _) = note.as_chunks::<8>();
         let (pairs, _) = numbers.as_chunks::<2>();
         for (bucket, [keys, bytes]) in Bucket::all().zip(pairs) {
@@ -88,10 +104,20 @@ impl<S: Store> Flushing for LsmTable<S> {
             };
             self.set_counts(bucket, counts);
         }
+        true
     }
 
     fn evict(&mut self, buckets: usize) -> bool {
-        self.evict_some(buckets)
+        for _ in 0..buckets {
+            if self.unswept == 0 || self.memory_bytes() <= self.memory_bytes_max {
+                return false;
+            }
+            self.unswept -= 1;
+            let bucket = Bucket::new(self.hand as u16).expect("below the number of buckets");
+            self.hand = (self.hand + 1) % BUCKETS;
+            self.evict_bucket(bucket);
+        }
+        true
     }
 }
 
@@ -136,7 +162,7 @@ pub struct Flush<R> {
     run: R,
     /// Keys that appear or vanish, one behind the other, and where each begins and ends.
     keys: Vec<u8>,
-    order: Vec<(u32, u16, bool)>,
+    order: Vec<(usize, u16, bool)>,
     /// The order of keys was written, and notes follow.
     ordered: bool,
     place: Vec<u8>,
@@ -176,9 +202,9 @@ impl<R: Run> Flush<R> {
                 self.run.put(&self.place, value)?;
             }
             if *what != KNOWN {
-                let at = u32::try_from(self.keys.len()).expect("keys of a flush fit 4 GiB");
                 let appears = *what == NEW;
-                self.order.push((at, key.len() as u16, appears));
+                self.order
+                    .push((self.keys.len(), key.len() as u16, appears));
                 self.keys.extend_from_slice(key);
             }
         }
@@ -196,7 +222,7 @@ impl<R: Run> Flush<R> {
             return Ok(());
         }
         let keys = &self.keys;
-        let key_at = |at: u32, length: u16| &keys[at as usize..][..usize::from(length)];
+        let key_at = |at: usize, length: u16| &keys[at..][..usize::from(length)];
         self.order
             .sort_unstable_by_key(|(at, length, _)| key_at(*at, *length));
         for (at, length, appears) in &self.order {
