@@ -1,73 +1,19 @@
 //! A small snapshot, whole and then hurt in every frame.
 
-use replica::execution::{Execution, Replies};
 use replica::snapshot::SnapshotWriter;
-use storage::state::Hold;
-use wire::block::{BlockHeader, BlockPrefix, payload_digest};
-use wire::bytes::HeapShared;
 use wire::certificates::Signatures;
 use wire::committee::StateMachine;
-use wire::ids::{Epoch, PublicKey, Sequence, SessionId, Signature, Slot, View};
-use wire::ops::{Operation, OperationsBuilder};
-use wire::request::{RequestFields, encode_open, encode_request};
+use wire::ids::Signature;
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::inspect::tests::{CLUSTER, ME, sign, verifying};
-
-struct Nowhere;
-
-impl Replies for Nowhere {
-    fn reply(&mut self, _: &PublicKey, _: Slot, _: &[u8]) {}
-
-    fn read_reply(&mut self, _: &PublicKey, _: Slot, _: [&[u8]; 2]) {}
-}
-
-fn header(slot: Slot, payload: &[u8]) -> BlockHeader {
-    let parent = Digest([slot.0 as u8; 32]);
-    BlockHeader::new(Epoch(0), View(0), slot, 5, parent, payload_digest(payload))
-}
+use crate::inspect::tests::{CLUSTER, ME, small, verifying};
 
 /// Frames of a snapshot with one session and the keys k0 to k9. `certify` may change what was signed.
 fn frames(certify: impl Fn(&mut CheckpointCertificate)) -> Vec<Vec<u8>> {
-    let machine = Machine::new(StateMachine::Kv, [1, 2], 16);
-    let mut execution = Execution::new(ME, 4, machine, 1400).with_checkpoint_interval(2);
-    let client = PublicKey([7; 32]);
-    let mut opening = Vec::new();
-    encode_open(&mut opening, client, Slot(0));
-    let mut operations = OperationsBuilder::new();
-    for number in 0..10 {
-        let (key, value) = (format!("k{number}"), format!("v{number}"));
-        let (key, value) = (key.as_bytes(), value.as_bytes());
-        operations.push(&Operation::Put { key, value });
-    }
-    let fields = RequestFields {
-        session: SessionId::opened_at(Slot(1), 0),
-        first_sequence: Sequence(1),
-        acked_low: Sequence(0),
-        flags: 0,
-        count: 10,
-    };
-    let mut putting = Vec::new();
-    encode_request(&mut putting, client, fields, operations.bytes());
-    for (slot, payload) in [(Slot(1), &opening), (Slot(2), &putting)] {
-        let prefix = BlockPrefix::new(header(slot, payload), Signature([0; 64]), payload.len());
-        let message = HeapShared::copy_from(&[prefix.as_bytes(), payload].concat());
-        execution.execute(slot, &message, &mut Nowhere);
-    }
-    while execution.work(usize::MAX) {}
-    let (slot, root) = execution.take_root().unwrap();
-    assert!(execution.pin(Hold::Open).ready);
-    let mut certificate = CheckpointCertificate {
-        header: header(slot, &putting),
-        root,
-        signatures: Signatures::new(),
-    };
-    for node in 0..3 {
-        let signature = sign(node, &certificate.statement());
-        certificate.signatures.add(NodeId(node), signature);
-    }
+    let (mut execution, mut certificate) = small(Machine::new(StateMachine::Kv, [1, 2], 16));
     let place = certificate.place();
+    let (slot, root) = (place.slot, certificate.root);
     certify(&mut certificate);
     let mut writer = SnapshotWriter::new(CLUSTER, ME, slot, place.digest, root)
         .with_certificate(certificate.encode());
