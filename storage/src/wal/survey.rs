@@ -9,7 +9,7 @@ use std::io;
 use wire::ids::Position;
 
 use super::{Cause, Geometry, Window};
-use crate::record::{self, Decoded, Header, Identity, SECTOR_BYTES};
+use crate::record::{self, Decoded, HEADER_BYTES, Header, Identity, SECTOR_BYTES};
 
 /// A segment file as recovery finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(super) struct SegmentSurvey {
     pub(super) index: u32,
     /// Of its newest record: sequence number and position.
     pub(super) newest: Option<(u64, Position)>,
+    /// Whole records of the same stretch; counted only where another file claims it as well.
+    whole: u64,
 }
 
 /// What the first pass found.
@@ -99,9 +101,25 @@ impl Survey {
             survey.segments.push(SegmentSurvey {
                 index: segment.index,
                 newest,
+                whole: 0,
             });
         }
+        for at in 0..survey.segments.len() {
+            if let Some(sequence) = survey.claimed_twice(at) {
+                let segment = survey.segments[at].index;
+                let whole = whole_records(window, segment, sequence, geometry, identity);
+                survey.segments[at].whole = whole;
+            }
+        }
         survey
+    }
+
+    /// The stretch that a file claims, if another one does so, too.
+    fn claimed_twice(&self, at: usize) -> Option<u64> {
+        let claim = |segment: &SegmentSurvey| segment.newest.map(|(sequence, _)| sequence);
+        let claimed = claim(&self.segments[at])?;
+        let claims = self.segments.iter().filter_map(claim);
+        (claims.filter(|sequence| *sequence == claimed).count() > 1).then_some(claimed)
     }
 
     fn count(&mut self, header: &Header) {
@@ -111,16 +129,44 @@ impl Survey {
         self.newest = self.newest.max(Some(header.position));
     }
 
-    /// The file that holds a stretch of the log. Copies of a stretch cannot come from this code;
-    /// should a file have been copied by hand, the one that goes furthest is right.
+    /// The file that holds a stretch of the log. Two that do cannot come from this code: one was
+    /// copied by hand, or a header strayed into it. The one that has most of the stretch is right.
     pub(super) fn holding(&self, sequence: u64) -> Option<u32> {
         self.segments
             .iter()
-            .filter_map(|segment| Some((segment.newest?, segment.index)))
+            .filter_map(|segment| Some((segment.newest?, segment)))
             .filter(|((held, _), _)| *held == sequence)
-            .max()
-            .map(|(_, index)| index)
+            .max_by_key(|(newest, segment)| (segment.whole, *newest, segment.index))
+            .map(|(_, segment)| segment.index)
     }
+}
+
+/// Records of a stretch in a file whose bodies are what their headers sum.
+fn whole_records<S: SegmentSource>(
+    window: &mut Window<'_, S>,
+    segment: u32,
+    sequence: u64,
+    geometry: &Geometry,
+    identity: &Identity,
+) -> u64 {
+    let mut whole = 0;
+    for sector in 0..geometry.segment_bytes / SECTOR_BYTES as u64 {
+        let offset = sector * SECTOR_BYTES as u64;
+        let Some(bytes) = window.read(segment, offset, SECTOR_BYTES) else {
+            continue;
+        };
+        if let Decoded::Intact(header) = record::decode(bytes, identity, None)
+            && header.segment_sequence == sequence
+            && belongs(&header, geometry, offset)
+        {
+            let bytes = HEADER_BYTES + header.body_bytes as usize;
+            let record = window.read(segment, offset, bytes);
+            let is_whole = record
+                .is_some_and(|bytes| record::body_crc(&bytes[HEADER_BYTES..]) == header.body_crc);
+            whole += u64::from(is_whole);
+        }
+    }
+    whole
 }
 
 /// Whether an intact header lies where it says, and its record within the segment.

@@ -218,8 +218,8 @@ impl Oracle {
         let is_whole = |segment: usize, mark: &Mark| {
             disk.segments[segment][mark.offset..][..mark.bytes.len()] == mark.bytes[..]
         };
-        // Where there are two copies of a stretch, the one that goes furthest, and of equal ones one
-        // that is whole.
+        // Where two files claim a stretch, the one that has most of it, and of equal ones the one that
+        // goes furthest.
         let holding = |position: Position| {
             let sequence = geometry().sequence_of(position);
             (0..segments)
@@ -229,7 +229,7 @@ impl Oracle {
                         let mark = &self.marks[**index];
                         mark.sequence() == sequence && is_whole(*segment, mark)
                     });
-                    (stretches[*segment], whole.count(), *segment)
+                    (whole.count(), stretches[*segment], *segment)
                 })
         };
 

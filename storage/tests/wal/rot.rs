@@ -7,7 +7,7 @@ use storage::superblock::{Loaded, SuperblockError, Twin};
 use storage::wal::Cause;
 use storage::{Kind, Superblock};
 
-use crate::log::{Log, geometry, identity, in_parallel};
+use crate::log::{Log, identity, in_parallel};
 use crate::oracle::{Expected, Oracle, Outcome};
 use crate::rows::superblock;
 
