@@ -57,8 +57,8 @@ impl<S: Signer> Core<S> {
         };
     }
 
-    /// Nothing that counts may be said yet.
-    pub(crate) fn is_recalling(&self) -> bool {
+    /// R6: the others are asked what this replica has said; nothing that counts may be said yet.
+    pub fn is_recalling(&self) -> bool {
         self.recall.waits
     }
 

@@ -434,8 +434,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// Writes the marker of a clean stop and says where it ends; nothing but the disk's word is
     /// taken in from then on. The caller waits until it is durable and then ends. `None` when the
-    /// log, or a pool, has no room now.
+    /// log, or a pool, has no room now, and while the others are asked: the marker would tell the
+    /// next process that there is nothing to ask (R6).
     pub fn stop(&mut self) -> Option<Position> {
+        if self.core.is_recalling() {
+            return None;
+        }
         let body = CleanStopRecord::new(self.config.boot);
         let end = self.record(RecordKind::CleanStop, body.as_bytes());
         self.stopped |= end.is_some();

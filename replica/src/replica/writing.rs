@@ -73,7 +73,7 @@ where
         }
     }
 
-    /// Writes the marker of a clean stop; false when it found no room now. Nothing but the disk's
+    /// Writes the marker of a clean stop; false when it cannot be written now. Nothing but the disk's
     /// word is taken in from then on, and the process may end when [`Replica::is_stopped`].
     pub fn stop(&mut self, now: Instant, out: &mut Vec<Effect<Bu::Shared>>) -> bool {
         self.stopping = self.ordering.stop();

@@ -516,8 +516,6 @@ fn a_liar_that_changes_its_mind_with_every_status_changes_little_here() {
 /// R6: what a process forgot is not known before the others were heard. When it stops earlier than
 /// that, its marker would tell the next one that nothing was forgotten.
 #[test]
-#[ignore = "the marker of a clean stop is written while the others are still asked, so that the next \
-            start waits for nobody"]
 fn a_stop_while_the_others_are_asked_is_not_a_clean_one() {
     let mut log = restarted(&[EMPTY, EMPTY]);
     log.boot = Boot(2);
