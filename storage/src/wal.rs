@@ -33,8 +33,8 @@ use wire::ids::Position;
 
 pub use journal::{Batch, Journal, JournalFailed, JournalLimits, PushError, Token};
 pub use recover::{
-    BodyFound, Cause, Damaged, Entry, Examined, Found, Recovery, SegmentFound, Verdict, examine,
-    recover,
+    BodyFound, Cause, Damaged, Entry, Examined, Found, Hole, Recovery, SegmentFound, Verdict,
+    examine, recover, recover_around,
 };
 pub use survey::{SegmentInfo, SegmentSource};
 pub use window::Window;

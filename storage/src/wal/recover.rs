@@ -130,6 +130,25 @@ pub struct Damaged {
     pub cause: Cause,
 }
 
+/// A block that was acknowledged and whose bytes rotted, in a log that is whole but for such: others
+/// may still have them (R5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    pub position: Position,
+    /// File and offset of the body.
+    pub segment: u32,
+    pub offset: u64,
+    pub body_bytes: u32,
+    pub body_crc: u32,
+}
+
+impl Hole {
+    /// Whether these bytes stood there.
+    pub fn fits(&self, body: &[u8]) -> bool {
+        body.len() == self.body_bytes as usize && record::body_crc(body) == self.body_crc
+    }
+}
+
 /// A log that may be written again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
@@ -246,6 +265,30 @@ pub fn recover<S: SegmentSource>(
     identity: &Identity,
     visit: &mut dyn FnMut(Entry<'_>),
 ) -> Result<Recovery, Damaged> {
+    walk(source, geometry, identity, visit, None)
+}
+
+/// As [`recover`], of a log that lacks the bytes of some blocks: `hole` is called with each of
+/// these, in the order of the log. Blocks alone can come from others (R5), and only those below the
+/// acknowledged position are known to belong to the log. What may be written to it before they are
+/// in their place again is START, and nothing may be voted on.
+pub fn recover_around<S: SegmentSource>(
+    source: &mut S,
+    geometry: &Geometry,
+    identity: &Identity,
+    visit: &mut dyn FnMut(Entry<'_>),
+    hole: &mut dyn FnMut(Hole),
+) -> Result<Recovery, Damaged> {
+    walk(source, geometry, identity, visit, Some(hole))
+}
+
+fn walk<S: SegmentSource>(
+    source: &mut S,
+    geometry: &Geometry,
+    identity: &Identity,
+    visit: &mut dyn FnMut(Entry<'_>),
+    mut hole: Option<&mut dyn FnMut(Hole)>,
+) -> Result<Recovery, Damaged> {
     assert!(geometry.check().is_ok(), "unchecked WAL geometry");
     let mut segments = source.segments();
     segments.sort_unstable_by_key(|segment| segment.index);
@@ -258,8 +301,8 @@ pub fn recover<S: SegmentSource>(
         identity,
         survey: &survey,
         last: None,
+        excused: 0,
     };
-
     if let Some(cause) = survey.refused {
         let (position, floor) = (survey.low, survey.floor);
         return Err(Damaged {
@@ -275,9 +318,18 @@ pub fn recover<S: SegmentSource>(
     let mut records = 0;
     let verdict = loop {
         let here = walk.look(position);
+        if let Some(hole) = &mut hole
+            && position < survey.floor
+            && let Some(header) = here.lost_block()
+        {
+            hole(walk.pass(&header));
+            position = end_of(&header);
+            end = position;
+            continue;
+        }
         let spoken = if position < survey.floor && !planted("cutany") {
             Spoken::Yes
-        } else if survey.sectors_unreadable > 0 {
+        } else if survey.sectors_unreadable > walk.excused {
             Spoken::Unclear
         } else {
             Spoken::No
@@ -375,6 +427,20 @@ struct Walk<'a, S> {
     survey: &'a Survey,
     /// The last accepted record: its header's hash and low-water mark.
     last: Option<(HeaderHash, Position)>,
+    /// Unreadable sectors in which no header can be, for they are in the middle of a record.
+    excused: u64,
+}
+
+impl Here {
+    /// The header of a block in its place in the chain whose body is not what it sums, or cannot be
+    /// read.
+    fn lost_block(&self) -> Option<Header> {
+        let lost = self.head == Head::Intact
+            && matches!(self.body, Body::Torn | Body::Unreadable)
+            && self.chain == Chain::Linked;
+        let is_block = |header: &Header| matches!(header.kind, Kind::Block | Kind::FetchedBlock);
+        self.header.filter(|header| lost && is_block(header))
+    }
 }
 
 impl<S: SegmentSource> Walk<'_, S> {
@@ -452,6 +518,31 @@ impl<S: SegmentSource> Walk<'_, S> {
                 Next::Continues
             }
             _ => Next::Ends,
+        }
+    }
+
+    /// Goes past a block without its bytes.
+    fn pass(&mut self, header: &Header) -> Hole {
+        let offset = self.geometry.offset_of(header.position);
+        let segment = self
+            .survey
+            .holding(header.segment_sequence)
+            .expect("just read from it");
+        let sector = self.window.read(segment, offset, SECTOR_BYTES);
+        let sector = sector.expect("just read");
+        self.last = Some((record::header_hash(sector), header.low));
+        let sectors = (end_of(header).0 - header.position.0) / SECTOR_BYTES as u64;
+        for number in 1..sectors {
+            let at = offset + number * SECTOR_BYTES as u64;
+            let read = self.window.read(segment, at, SECTOR_BYTES);
+            self.excused += u64::from(read.is_none());
+        }
+        Hole {
+            position: header.position,
+            segment,
+            offset: offset + HEADER_BYTES as u64,
+            body_bytes: header.body_bytes,
+            body_crc: header.body_crc,
         }
     }
 

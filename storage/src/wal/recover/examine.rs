@@ -116,6 +116,7 @@ pub fn examine<S: SegmentSource>(
         identity,
         survey: &survey,
         last: None,
+        excused: 0,
     };
     let mut position = survey.low;
     loop {
