@@ -14,7 +14,7 @@ use consensus::{BlockCheck, Recovered, RecoveredBlock};
 use storage::machine::StateMachine;
 use storage::record::{Identity, Kind as RecordKind};
 use storage::wal::{
-    Damaged, Geometry, Recovery, SegmentSource, Tail, Verdict, Window, Writer, recover,
+    Damaged, Geometry, Recovery, SegmentSource, Tail, Verdict, Window, Writer, recover_around,
 };
 use thiserror::Error;
 use wire::bytes::{Buffers, SharedBytes, UniqueBytes};
@@ -85,6 +85,8 @@ pub struct Restarted<Bu: Buffers> {
     pub clean: bool,
     /// Messages of the undecided blocks, and where their records lie.
     pub undecided: Vec<(Place, Bu::Shared, Location)>,
+    /// Blocks whose bytes rotted (R5): this replica is silent, and gets what it lacks from others.
+    pub lost_blocks: u64,
     /// Records of evidence in the log.
     pub evidence: u64,
     /// Slot of the snapshot that this start began from.
@@ -157,7 +159,10 @@ where
     let first = Slot((start.slot.0 + 1).saturating_sub(2 * WINDOW).max(1));
     let ledger = Ledger::new(*geometry, first);
     let mut walk = Walk::new(compound, me, quorums, genesis, start, certificate, ledger);
-    let recovery = recover(source, geometry, identity, &mut |entry| walk.visit(&entry))?;
+    let recovery = recover_around(source, geometry, identity, &mut |found| match found {
+        Ok(entry) => walk.visit(&entry),
+        Err(hole) => walk.hole(hole),
+    })?;
     let low = recovery.tail.low();
     let walked = match certificate {
         None if low > Position(0) => Err(RestartError::NoSnapshot { low }),
@@ -173,7 +178,7 @@ where
     if walk.lost {
         return Err(RestartError::LostWithoutDurability { boot: walk.boot });
     }
-    let clean = walk.ended_cleanly();
+    let clean = walk.ended_cleanly() && walk.lost_blocks == 0;
     let Walk {
         boot,
         restarted_in,
@@ -182,6 +187,7 @@ where
         order,
         evidence,
         ledger,
+        lost_blocks,
         ..
     } = walk;
     if let Some((epoch, stage)) = restarted_in.filter(|_| !planted("boot")) {
@@ -310,6 +316,7 @@ where
         clean,
         recovery,
         undecided: messages,
+        lost_blocks,
         evidence,
         snapshot: certificate.map(|found| found.header.slot()),
         unusable,

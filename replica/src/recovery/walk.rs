@@ -11,6 +11,7 @@ use std::sync::Arc;
 use consensus::quorum::Quorums;
 use consensus::{RecordAs, Recovered, RecoveredBlock};
 use storage::record::Kind as RecordKind;
+use storage::wal::Hole;
 use wire::block::BlockView;
 use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
@@ -32,6 +33,15 @@ pub(super) struct Known {
     pub location: Location,
 }
 
+impl Known {
+    fn parent(&self) -> Place {
+        Place {
+            slot: Slot(self.block.header.slot().0 - 1),
+            digest: self.block.header.parent,
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(super) struct Walk<'a, V> {
     compound: &'a mut Compound<V>,
@@ -48,6 +58,7 @@ pub(super) struct Walk<'a, V> {
     /// The newest process ended uncleanly, and ran without durability: what it said is lost (R5).
     pub lost: bool,
     pub recovered: Recovered,
+    genesis: Digest,
     /// What the snapshot holds: decided, whatever the log says of it.
     start: Place,
     /// Blocks up to the start were noted in the ledger.
@@ -62,6 +73,11 @@ pub(super) struct Walk<'a, V> {
     pub evidence: u64,
     pub ledger: Ledger,
     pub failed: Option<RestartError>,
+    /// Blocks whose bytes are gone (R5). What was voted with them is forgotten, and what stands on
+    /// them leads nowhere.
+    pub lost_blocks: u64,
+    /// The highest checkpoint that this log knows to be certified.
+    certified: Slot,
     /// Records seen.
     records: u64,
 }
@@ -79,6 +95,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
     ) -> Walk<'a, V> {
         let mut recovered = Recovered::blank(genesis);
         (recovered.decided, recovered.checkpoint) = (start, certificate);
+        let certified = start.slot;
         Walk {
             compound,
             recovered_by,
@@ -89,6 +106,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             durability: Durability::Sync,
             lost: false,
             recovered,
+            genesis,
             start,
             start_noted: false,
             restated: true,
@@ -97,6 +115,8 @@ impl<'a, V: Verifier> Walk<'a, V> {
             evidence: 0,
             ledger,
             failed: None,
+            lost_blocks: 0,
+            certified,
             records: 0,
         }
     }
@@ -110,6 +130,9 @@ impl<'a, V: Verifier> Walk<'a, V> {
             return Err(RestartError::Unstated);
         }
         self.process_ended();
+        if self.lost_blocks > 0 {
+            self.forget_votes();
+        }
         self.note_start();
         let mut retained = self.recovered.decided.slot.next();
         while retained > Slot(1) && self.ledger.locate(Slot(retained.0 - 1)).is_some() {
@@ -120,14 +143,48 @@ impl<'a, V: Verifier> Walk<'a, V> {
         Ok(())
     }
 
+    /// R5, by the means of R3: a vote that the log no longer shows was for a slot up to W above the
+    /// newest checkpoint that it knows to be certified (N2), as if that had been a lease. This replica
+    /// is silent until a checkpoint there is certified: all that it may have voted for is then decided
+    /// history, and whatever it lacks of that comes from others.
+    fn forget_votes(&mut self) {
+        let window = self.compound.rules().window;
+        let recovered = &mut self.recovered;
+        recovered.forgotten = recovered.forgotten.max(Slot(self.certified.0 + window));
+        let base = recovered.certificate.map_or(
+            Place {
+                slot: Slot(0),
+                digest: self.genesis,
+            },
+            |known| known.base,
+        );
+        let decided = recovered.decided;
+        let ground = base.max(decided);
+        if !self.descends(self.recovered.tip, ground) {
+            // What is left of it cannot be shown to extend what was voted before.
+            self.recovered.tip = base;
+        }
+    }
+
+    /// A block stood here.
+    pub fn hole(&mut self, hole: Hole) {
+        self.first(hole.position);
+        self.lost_blocks += 1;
+        self.clean_boot = None;
+    }
+
+    fn first(&mut self, position: Position) {
+        if self.records == 0 {
+            self.restated = position == Position(0);
+        }
+        self.records += 1;
+    }
+
     pub fn visit(&mut self, entry: &storage::wal::Entry<'_>) {
         if self.failed.is_some() {
             return;
         }
-        if self.records == 0 {
-            self.restated = entry.position == Position(0);
-        }
-        self.records += 1;
+        self.first(entry.position);
         let malformed = RestartError::Malformed {
             kind: entry.kind,
             position: entry.position,
@@ -253,6 +310,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         if extends {
             recovered.tip = place;
         } else if kind == RecordAs::Vote
+            && self.lost_blocks == 0
             && !again
             && place.slot > stable
             && header.view() == recovered.installed
@@ -287,10 +345,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         while let Some(known) = self.blocks.get(&next) {
             let (position, sectors) = known.location;
             self.ledger.note(next.slot, position, sectors);
-            next = Place {
-                slot: Slot(next.slot.0 - 1),
-                digest: known.block.header.parent,
-            };
+            next = known.parent();
         }
     }
 
@@ -337,24 +392,31 @@ impl<'a, V: Verifier> Walk<'a, V> {
             }
             return;
         }
+        let lowest = self.lowest_below(place, before.slot);
+        if lowest != before {
+            // On a block that is lost it cannot be executed here, decided though it is.
+            let lost = self.lost_blocks > 0 && lowest.slot > before.slot;
+            self.failed = (!lost).then_some(off_chain);
+            return;
+        }
+        self.recovered.decided = place;
         let mut next = place;
-        while next.slot > before.slot {
-            let Some(known) = self.blocks.get(&next) else {
-                self.failed = Some(off_chain);
-                return;
-            };
+        while let Some(known) = self.blocks.get(&next).filter(|_| next != before) {
             self.ledger
                 .note(next.slot, known.location.0, known.location.1);
-            next = Place {
-                slot: Slot(next.slot.0 - 1),
-                digest: known.block.header.parent,
-            };
+            next = known.parent();
         }
-        if next == before {
-            self.recovered.decided = place;
-        } else {
-            self.failed = Some(off_chain);
+    }
+
+    /// Where known blocks lead from `place` down to this slot; further up when one is missing.
+    fn lowest_below(&self, place: Place, slot: Slot) -> Place {
+        let mut next = place;
+        while next.slot > slot
+            && let Some(known) = self.blocks.get(&next)
+        {
+            next = known.parent();
         }
+        next
     }
 
     /// Own words about views below the stage count no more.
@@ -458,7 +520,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             // shown to have stayed on one chain votes no more in this view.
             // Nor is one whose votes may be forgotten (R3).
             let tip = self.recovered.tip;
-            let whole = self.recovered.forgotten <= tip.slot;
+            let whole = self.recovered.forgotten <= tip.slot && self.lost_blocks == 0;
             if self.jumps_are_risky && !(whole && self.descends(place, tip)) {
                 self.recovered.voting_stopped = true;
             }
@@ -469,16 +531,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
 
     /// Whether known blocks lead from `place` down to `ancestor`.
     fn descends(&self, place: Place, ancestor: Place) -> bool {
-        let mut next = place;
-        while next.slot > ancestor.slot
-            && let Some(known) = self.blocks.get(&next)
-        {
-            next = Place {
-                slot: Slot(next.slot.0 - 1),
-                digest: known.block.header.parent,
-            };
-        }
-        next == ancestor
+        self.lowest_below(place, ancestor.slot) == ancestor
     }
 
     fn commit(&mut self, body: &[u8]) -> Option<()> {
@@ -496,6 +549,10 @@ impl<'a, V: Verifier> Walk<'a, V> {
         let certificate = CheckpointCertificate::decode(body).ok()?;
         let certificate = self.compound.checkpoint_certificate(certificate).ok()?;
         self.settle(certificate.place());
+        self.certified = self.certified.max(certificate.header.slot());
+        if self.recovered.decided.slot < certificate.header.slot() {
+            return Some(());
+        }
         let known = self.recovered.checkpoint.as_ref();
         if known.is_none_or(|known| known.header.slot() < certificate.header.slot()) {
             self.recovered.checkpoint = Some(certificate.into_inner());

@@ -19,7 +19,7 @@ use wire::view_change::{NewView, ViewChange, signed_body};
 use zerocopy::IntoBytes;
 
 use crate::released::standing;
-use crate::world::{Disk, GENESIS, GOOD, IDENTITY, buffers, start_on};
+use crate::world::{Disk, GENESIS, GOOD, IDENTITY, start_on};
 
 const SMALL: Geometry = Geometry {
     segment_bytes: 10 * SECTOR_BYTES as u64,
@@ -307,6 +307,29 @@ fn remembers(found: &Restarted<HeapBuffers>, told: &[Told], what: &str) {
     assert_eq!(found.clean, stopped, "{what}");
 }
 
+/// A block is lost: of what was voted, all that is not known is owed silence (R3), and the others are
+/// asked (R6). Nothing else is forgotten.
+fn remembers_or_is_silent(found: &Restarted<HeapBuffers>, told: &[Told], what: &str) {
+    let recovered = &found.recovered;
+    let stable = recovered
+        .checkpoint
+        .map_or(Slot(0), |known| known.header.slot());
+    assert!(recovered.forgotten > stable && !found.clean, "{what}");
+    for (at, told) in told.iter().enumerate() {
+        let excused = match told.said {
+            Said::Voted(_, place) => place.slot <= recovered.forgotten,
+            // Others know what is decided.
+            Said::Decided(_) | Said::Stopped => true,
+            _ => false,
+        };
+        assert!(
+            excused || told.said.is_known(found),
+            "{what}: record {at}, {:?}, is forgotten",
+            told.said
+        );
+    }
+}
+
 #[test]
 fn each_record_of_the_story_says_something() {
     let story = story();
@@ -361,8 +384,8 @@ fn no_tear_makes_a_replica_forget() {
 }
 
 /// A flipped bit in what a story has written: none of it is forgotten. Where a later header shows
-/// that it had been acknowledged, the log makes no replica any more (R5); of the last record none
-/// does, and then the stop is no clean one and the others are asked (R6).
+/// that it had been acknowledged, the log makes no replica any more, or one that is silent if it was
+/// a block (R5); of the last record none does, and then the stop is no clean one and the others are asked (R6).
 fn flipped(told: &[Told], bits: impl Fn(usize) -> Vec<usize> + Sync, from: usize) -> u64 {
     let written = write(told, told.len());
     let shown = written
@@ -382,6 +405,12 @@ fn flipped(told: &[Told], bits: impl Fn(usize) -> Vec<usize> + Sync, from: usize
             let found = start(&mut disk);
             disk.0[lies.segment][byte] ^= 1 << (bit % 8);
             match found {
+                Ok(found) if found.lost_blocks > 0 => {
+                    let is_body = bit >= 8 * HEADER_BYTES;
+                    assert!(told[at].kind == Kind::Block && is_body, "{what}");
+                    assert!(lies.start < shown && found.lost_blocks == 1, "{what}");
+                    remembers_or_is_silent(&found, told, &what);
+                }
                 Ok(found) => {
                     assert!(
                         lies.start >= shown,
@@ -405,7 +434,8 @@ fn flipped(told: &[Told], bits: impl Fn(usize) -> Vec<usize> + Sync, from: usize
                     remembers(&found, &told[..at], &what);
                 }
                 Err(RestartError::Damaged(damaged)) => {
-                    assert!(lies.start < shown, "{what}: {damaged}");
+                    let is_lost = told[at].kind == Kind::Block && bit >= 8 * HEADER_BYTES;
+                    assert!(lies.start < shown && !is_lost, "{what}: {damaged}");
                 }
                 Err(error) => panic!("{what}: {error}"),
             }

@@ -130,23 +130,11 @@ pub struct Damaged {
     pub cause: Cause,
 }
 
-/// A block that was acknowledged and whose bytes rotted, in a log that is whole but for such: others
-/// may still have them (R5).
+/// A block that was acknowledged and whose bytes rotted, in a log that is whole but for such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hole {
     pub position: Position,
-    /// File and offset of the body.
-    pub segment: u32,
-    pub offset: u64,
-    pub body_bytes: u32,
-    pub body_crc: u32,
-}
-
-impl Hole {
-    /// Whether these bytes stood there.
-    pub fn fits(&self, body: &[u8]) -> bool {
-        body.len() == self.body_bytes as usize && record::body_crc(body) == self.body_crc
-    }
+    pub end: Position,
 }
 
 /// A log that may be written again.
@@ -265,29 +253,28 @@ pub fn recover<S: SegmentSource>(
     identity: &Identity,
     visit: &mut dyn FnMut(Entry<'_>),
 ) -> Result<Recovery, Damaged> {
-    walk(source, geometry, identity, visit, None)
+    let mut whole = |found: Result<Entry<'_>, Hole>| visit(found.expect("holes are damage"));
+    walk(source, geometry, identity, false, &mut whole)
 }
 
-/// As [`recover`], of a log that lacks the bytes of some blocks: `hole` is called with each of
-/// these, in the order of the log. Blocks alone can come from others (R5), and only those below the
-/// acknowledged position are known to belong to the log. What may be written to it before they are
-/// in their place again is START, and nothing may be voted on.
+/// As [`recover`], and goes past blocks whose bytes rotted: only blocks can come from others (R5),
+/// and only those below the acknowledged position are known to belong to the log. Whoever finds one
+/// has forgotten a vote.
 pub fn recover_around<S: SegmentSource>(
     source: &mut S,
     geometry: &Geometry,
     identity: &Identity,
-    visit: &mut dyn FnMut(Entry<'_>),
-    hole: &mut dyn FnMut(Hole),
+    visit: &mut dyn FnMut(Result<Entry<'_>, Hole>),
 ) -> Result<Recovery, Damaged> {
-    walk(source, geometry, identity, visit, Some(hole))
+    walk(source, geometry, identity, true, visit)
 }
 
 fn walk<S: SegmentSource>(
     source: &mut S,
     geometry: &Geometry,
     identity: &Identity,
-    visit: &mut dyn FnMut(Entry<'_>),
-    mut hole: Option<&mut dyn FnMut(Hole)>,
+    passes_holes: bool,
+    visit: &mut dyn FnMut(Result<Entry<'_>, Hole>),
 ) -> Result<Recovery, Damaged> {
     assert!(geometry.check().is_ok(), "unchecked WAL geometry");
     let mut segments = source.segments();
@@ -318,13 +305,13 @@ fn walk<S: SegmentSource>(
     let mut records = 0;
     let verdict = loop {
         let here = walk.look(position);
-        if let Some(hole) = &mut hole
+        if passes_holes
             && position < survey.floor
             && let Some(header) = here.lost_block()
         {
-            hole(walk.pass(&header));
-            position = end_of(&header);
-            end = position;
+            let hole = walk.pass(&header);
+            (position, end) = (hole.end, hole.end);
+            visit(Err(hole));
             continue;
         }
         let spoken = if position < survey.floor && !planted("cutany") {
@@ -539,15 +526,16 @@ impl<S: SegmentSource> Walk<'_, S> {
         }
         Hole {
             position: header.position,
-            segment,
-            offset: offset + HEADER_BYTES as u64,
-            body_bytes: header.body_bytes,
-            body_crc: header.body_crc,
+            end: end_of(header),
         }
     }
 
     /// Delivers a record that [`Walk::look`] found good; returns where it ends.
-    fn accept(&mut self, header: &Header, visit: &mut dyn FnMut(Entry<'_>)) -> Position {
+    fn accept(
+        &mut self,
+        header: &Header,
+        visit: &mut dyn FnMut(Result<Entry<'_>, Hole>),
+    ) -> Position {
         let position = header.position;
         let segment = self
             .survey
@@ -560,12 +548,12 @@ impl<S: SegmentSource> Walk<'_, S> {
             .read(segment, offset, length)
             .expect("just read");
         let end = end_of(header);
-        visit(Entry {
+        visit(Ok(Entry {
             kind: header.kind,
             position,
             end,
             body: &bytes[HEADER_BYTES..],
-        });
+        }));
         self.last = Some((record::header_hash(bytes), header.low));
         end
     }
