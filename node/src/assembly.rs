@@ -1,5 +1,7 @@
 //! Builds the stages of a node from what recovery found, and joins them with rings.
 
+use std::fmt::Display;
+
 use platform::clock;
 use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
@@ -101,6 +103,27 @@ impl Restored {
         Some(recovered.forgotten.0).filter(|forgotten| low < *forgotten)
     }
 
+    /// Why it begins silent.
+    pub fn why_silent(&self) -> String {
+        let restarted = &self.restarted;
+        match (restarted.lost_blocks, restarted.lacks_state) {
+            (0, false) => {
+                "an earlier process ended uncleanly under durability = lease and may have \
+                           forgotten votes"
+                    .to_owned()
+            }
+            (0, true) => {
+                "the state that the log was let go behind is not on this disk, and others \
+                          are asked for theirs"
+                    .to_owned()
+            }
+            (blocks, _) => format!(
+                "the log lacks {blocks} block(s) whose bytes rotted, and votes for them may be \
+                 forgotten; check the disk"
+            ),
+        }
+    }
+
     /// What the log and the snapshots came to.
     pub fn restarted(&self) -> &Restarted<Pooled> {
         &self.restarted
@@ -186,12 +209,22 @@ fn seed() -> Result<[u64; 2], Refusal> {
     Ok(seed)
 }
 
-/// The table of a node, if it is on disk.
+/// The table of a node, if it is on disk. One that is damaged is set aside for an empty one: others
+/// have the state.
 fn open_table(node: &Assembly<'_>) -> Result<Option<DiskStore>, Refusal> {
     let (data, storage) = (&node.directory.path, &node.config.storage);
     let has_keys = node.committee.state_machine() == committee::StateMachine::Kv;
     if storage.table == Table::Disk && has_keys {
-        let opened = tables::open(data, storage.table_cache_bytes);
+        if tables::is_marked(data) {
+            set_table_aside(node, &"a read of it failed before")?;
+        }
+        let opened = match tables::open(data, storage.table_cache_bytes) {
+            Err(error) if error.is_damage() => {
+                set_table_aside(node, &error)?;
+                tables::open(data, storage.table_cache_bytes)
+            }
+            opened => opened,
+        };
         return opened.map(Some).map_err(|error| tables::refusal(&error));
     }
     let path = tables::table_path(data);
@@ -203,6 +236,17 @@ fn open_table(node: &Assembly<'_>) -> Result<Option<DiskStore>, Refusal> {
         )));
     }
     Ok(None)
+}
+
+fn set_table_aside(node: &Assembly<'_>, why: &dyn Display) -> Result<(), Refusal> {
+    let aside = tables::set_aside(&node.directory.path);
+    let aside = aside.or_exit(Exit::Failure, "cannot set the damaged table aside")?;
+    tracing::error!(
+        "the table is damaged: {why}. It is now {}, and others are asked for the state; check the \
+         disk",
+        aside.display()
+    );
+    Ok(())
 }
 
 /// What a start reads of a data directory.
@@ -254,22 +298,31 @@ pub fn replay<Src: SegmentSource>(
 
 /// Reads the log, executes what is decided, and makes what was read durable.
 pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored, Refusal> {
-    let store = open_table(node)?;
-    let machine = match &store {
-        Some(store) => machine_over(store, node.config)?,
-        None => machine(node.committee)?,
-    };
+    let mut store = open_table(node)?;
     let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
     let files = &node.directory.snapshots;
-    let stored = Stored {
-        superblock: &node.directory.superblock,
-        snapshots: files,
-        segments: &mut *segments,
-        blocks: &node.pools.blocks,
-    };
     let (committee, me) = (node.committee, node.shared.me);
-    let mut restored = replay(node.config, committee, me, machine, reply_bytes, stored)
-        .or_exit(Exit::Damaged, "write-ahead log")?;
+    let mut restored = loop {
+        let machine = match &store {
+            Some(store) => machine_over(store, node.config)?,
+            None => machine(committee)?,
+        };
+        let stored = Stored {
+            superblock: &node.directory.superblock,
+            snapshots: files,
+            segments: &mut *segments,
+            blocks: &node.pools.blocks,
+        };
+        match replay(node.config, committee, me, machine, reply_bytes, stored) {
+            // An empty one can be used.
+            Err(RestartError::TableUnusable(reason)) => {
+                drop(store.take());
+                set_table_aside(node, &reason)?;
+                store = open_table(node)?;
+            }
+            replayed => break replayed.or_exit(Exit::Damaged, "write-ahead log")?,
+        }
+    };
     restored.store = store;
     let restarted = &restored.restarted;
     for (name, reason) in &restarted.unusable {

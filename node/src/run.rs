@@ -209,8 +209,8 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
     );
     if let Some(slot) = restored.silent_until() {
         tracing::warn!(
-            "an earlier process ended uncleanly under durability = lease and may have forgotten \
-             votes: this node is silent until a checkpoint at slot {slot} or above is certified (R3)"
+            "{}: this node is silent until a checkpoint at slot {slot} or above is certified (R3)",
+            restored.why_silent()
         );
     }
     let (gso, gro) = (socket.gso(), socket.gro());

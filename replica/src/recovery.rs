@@ -47,16 +47,10 @@ pub enum RestartError {
         kind: RecordKind,
         position: Position,
     },
-    #[error(
-        "the log begins at position {low}, and no snapshot holds the state before: restore the \
-         snapshot, or this member as a new one"
-    )]
-    NoSnapshot { low: Position },
-    #[error(
-        "snapshot {name} cannot be used, and the log alone does not reach back far enough: \
-         {reason}. Restore this member as a new one"
-    )]
-    SnapshotDamaged { name: String, reason: SavedUnusable },
+    #[error("the table on disk cannot be used: {0}")]
+    TableUnusable(SavedUnusable),
+    #[error("snapshot {name} was begun to be installed, and cannot be: {reason}")]
+    HalfInstalled { name: String, reason: SavedUnusable },
     #[error("the log begins in the middle, and no record says where this replica stood")]
     Unstated,
     #[error(
@@ -87,6 +81,8 @@ pub struct Restarted<Bu: Buffers> {
     pub undecided: Vec<(Place, Bu::Shared, Location)>,
     /// Blocks whose bytes rotted (R5): this replica is silent, and gets what it lacks from others.
     pub lost_blocks: u64,
+    /// The log was let go behind a state that is not on this disk any more. The same follows.
+    pub lacks_state: bool,
     /// Records of evidence in the log.
     pub evidence: u64,
     /// Slot of the snapshot that this start began from.
@@ -104,12 +100,10 @@ impl Replies for Nowhere {
     fn read_reply(&mut self, _: &PublicKey, _: Slot, _: [&[u8]; 2]) {}
 }
 
-/// What errors call the state in the table's copy on disk.
-const TABLE: &str = "table";
-
 /// Reads the log, executes what it knows to be decided, verifies the rest. Begins from the state in
 /// the table's copy on disk, if it has one, else from the first snapshot of `saved` that can be used:
-/// newest first.
+/// newest first. Where the log does not reach back to that, or lacks blocks, the replica is silent
+/// (R3) until others have given it a newer state.
 pub fn restart<'s, Bu, Src, M, V>(
     me: NodeId,
     quorums: &Quorums,
@@ -134,10 +128,8 @@ where
         digest: genesis,
     };
     let mut unusable = Vec::new();
-    let mut certificate = flush::reopen(execution, compound).map_err(|reason| {
-        let name = TABLE.to_owned();
-        RestartError::SnapshotDamaged { name, reason }
-    })?;
+    let reopened = flush::reopen(execution, compound);
+    let mut certificate = reopened.map_err(RestartError::TableUnusable)?;
     if let Some(found) = certificate {
         start = found.place();
     }
@@ -151,7 +143,7 @@ where
             }
             // Of the execution nothing is known any more.
             Err(reason @ SavedUnusable::NotInstalled(_)) => {
-                return Err(RestartError::SnapshotDamaged { name, reason });
+                return Err(RestartError::HalfInstalled { name, reason });
             }
             Err(reason) => unusable.push((name, reason)),
         }
@@ -163,22 +155,13 @@ where
         Ok(entry) => walk.visit(&entry),
         Err(hole) => walk.hole(hole),
     })?;
-    let low = recovery.tail.low();
-    let walked = match certificate {
-        None if low > Position(0) => Err(RestartError::NoSnapshot { low }),
-        _ => walk.finish(),
-    };
-    if let Err(error) = walked {
-        // The newest one is what the log was cut behind.
-        return Err(match unusable.into_iter().next() {
-            Some((name, reason)) => RestartError::SnapshotDamaged { name, reason },
-            None => error,
-        });
-    }
+    walk.finish()?;
     if walk.lost {
         return Err(RestartError::LostWithoutDurability { boot: walk.boot });
     }
-    let clean = walk.ended_cleanly() && walk.lost_blocks == 0;
+    let lacks_state = walk.lacks_state;
+    let clean = walk.ended_cleanly() && walk.lost_blocks == 0 && !lacks_state;
+    let settled = walk.settled();
     let Walk {
         boot,
         restarted_in,
@@ -222,7 +205,7 @@ where
     }
     let needed = needed_blocks(&recovered, &blocks);
     let others = order.iter().rev().copied();
-    let others = others.filter(|place| place.slot > decided && !needed.contains(place));
+    let others = others.filter(|place| place.slot > settled && !needed.contains(place));
     let undecided = needed.iter().copied().chain(others).collect::<Vec<_>>();
     let mut messages = Vec::with_capacity(undecided.len());
     let mut signed = BTreeSet::new();
@@ -317,6 +300,7 @@ where
         recovery,
         undecided: messages,
         lost_blocks,
+        lacks_state,
         evidence,
         snapshot: certificate.map(|found| found.header.slot()),
         unusable,

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::faults::{Fault, FaultSet};
 use crate::plan::{Options, Votes};
 use crate::shapes::SHAPES;
 
@@ -114,6 +115,7 @@ canaries! {
     Ckptearly, "ckptearly", false, Seeds("4"), "a state is signed before its blocks are durable";
     Leaselate, "leaselate", false, Seeds("4"), "votes leave before their lease is durable";
     Shortsilence, "shortsilence", false, Seeds("4"), "silence ends below the lease";
+    Loudholes, "loudholes", false, Seeds("4"), "who lost blocks of its log speaks all the same";
     Oldmarker, "oldmarker", false, Seeds("4"), "the marker of any clean stop counts";
     Rootblind, "rootblind", false, Unit, "transferred buckets are not checked";
     Stuckpeer, "stuckpeer", false, Unit, "a transfer asks one peer alone";
@@ -164,6 +166,10 @@ impl Canary {
             durability: match self {
                 Canary::Leaselate | Canary::Shortsilence | Canary::Oldmarker => Votes::Lease,
                 _ => Votes::Drawn,
+            },
+            faults: match self {
+                Canary::Loudholes => FaultSet::standard().with(Fault::Holes),
+                _ => FaultSet::standard(),
             },
             ..Options::default()
         }

@@ -200,7 +200,8 @@ impl Judge {
     }
 
     /// A process started and has read its log; `whole` says that the disk was not taken away.
-    pub fn started(&mut self, node: &Node, whole: bool) -> Check {
+    /// `lacks`: its disk lost blocks, or the state.
+    pub fn started(&mut self, node: &Node, whole: bool, lacks: bool) -> Check {
         let known = &mut self.known[node.id.index()];
         (known.decided, known.executed, known.voted) = (Slot(0), Slot(0), Slot(0));
         known.hoards_since = None;
@@ -252,7 +253,13 @@ impl Judge {
         }
         let (tip, view) = (core.tip().slot, server.summary().view);
         let jumped = self.agreement.jumped_to(node.id, view);
-        if tip < jumped {
+        let voted = self.agreement.voted_to(node.id, view);
+        if lacks {
+            // R5: what it no longer knows to have said it owes in silence.
+            let (said, window) = (voted.max(jumped), self.window);
+            let leases = &mut self.known[node.id.index()].leases;
+            leases.forgot(said, window);
+        } else if tip < jumped {
             return Err(format!(
                 "N2: {} starts at slot {tip} of view {view}, its tip had jumped to slot {jumped}",
                 node.id
@@ -260,8 +267,7 @@ impl Judge {
         }
         // R2: without leases a vote left after its record was durable. What is decided here needs none,
         // and an emptied disk is for the replica to find out (R6).
-        let voted = self.agreement.voted_to(node.id, view);
-        let begun = !self.leases && server.boot() > Boot(1);
+        let begun = !lacks && !self.leases && server.boot() > Boot(1);
         if begun && voted > tip.max(server.summary().decided) {
             return Err(format!(
                 "R2: {} starts at slot {tip} of view {view}, it had voted for slot {voted}",

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
+use storage::Identity;
+use storage::record::{HEADER_BYTES, Kind};
 use storage::table::{Flush, MapStore};
-use storage::wal::{SegmentInfo, SegmentSource};
-use wire::ids::Slot;
+use storage::wal::{BodyFound, Geometry, SegmentInfo, SegmentSource, examine};
+use wire::ids::{Position, Slot};
 use wire::limits::SECTOR_BYTES;
 
 use crate::buffers::Shared;
@@ -88,6 +90,12 @@ impl Disk {
         self.new_snapshot = None;
         self.volatile.clear();
         self.pending = None;
+    }
+
+    /// Snapshots and table are gone.
+    pub fn lose_state(&mut self) {
+        self.snapshots.clear();
+        self.table = (MapStore::default(), Slot(0));
     }
 
     /// Takes a write; it is stable once [`Disk::complete`] was called.
@@ -244,6 +252,54 @@ impl Disk {
                 self.stable.remove(&at);
             }
         }
+    }
+
+    /// Flips a bit in the body of each of so many blocks that later records show to have been
+    /// acknowledged.
+    pub fn lose_blocks(
+        &mut self,
+        random: &mut Random,
+        blocks: u32,
+        geometry: &Geometry,
+        identity: &Identity,
+    ) {
+        let mut bodies = Vec::new();
+        let examined = examine(self, geometry, identity, &mut |found| {
+            let is_block = |header: &storage::record::Header| {
+                matches!(header.kind, Kind::Block | Kind::FetchedBlock)
+            };
+            if let (Some(segment), BodyFound::Good(body)) = (found.segment, found.body)
+                && found.header.as_ref().is_some_and(is_block)
+            {
+                bodies.push((found.position, segment, body.len()));
+            }
+        });
+        bodies.retain(|(position, ..)| *position < examined.floor);
+        for _ in 0..blocks.min(bodies.len() as u32) {
+            let index = random.below(bodies.len() as u64) as usize;
+            let (position, segment, bytes) = bodies.swap_remove(index);
+            let byte = HEADER_BYTES + random.below(bytes as u64) as usize;
+            let sector = geometry.offset_of(position) / SECTOR_BYTES as u64;
+            let at = (segment, sector + (byte / SECTOR_BYTES) as u64);
+            let held = self
+                .stable
+                .entry(at)
+                .or_insert_with(|| Box::new([0; SECTOR_BYTES]));
+            held[byte % SECTOR_BYTES] ^= 1 << random.below(8);
+        }
+    }
+
+    /// Whether the log lacks the bytes of a block that was acknowledged, or the state that it was let
+    /// go behind is not there.
+    pub fn lacks_anything(&mut self, geometry: &Geometry, identity: &Identity) -> bool {
+        let mut torn = Vec::new();
+        let examined = examine(self, geometry, identity, &mut |found| {
+            if found.body == BodyFound::Torn {
+                torn.push(found.position);
+            }
+        });
+        let stateless = examined.low > Position(0) && self.saved() == Slot(0);
+        stateless || torn.iter().any(|position| *position < examined.floor)
     }
 
     /// Lets two sectors change places.

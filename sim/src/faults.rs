@@ -109,6 +109,8 @@ faults! {
     Stop, "proc-stop", true, "a process is stopped cleanly: it leaves its marker, and starts again";
     FewBuffers, "few-buffers", false, "block buffers for little more than one chain: rivals must make room";
     LiarEndSigner, "liar-end-signer", false, "a leader signs the last block of each stretch alone";
+    Holes, "disk-holes", false, "blocks rot on one disk before a restart";
+    Stateless, "disk-stateless", false, "snapshots and table of one disk are gone before a restart";
 }
 
 const _: () = assert!(Fault::ALL.len() <= 64);

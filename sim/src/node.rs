@@ -54,6 +54,15 @@ const JOURNAL: JournalLimits = JournalLimits {
 /// Everything that waits inside of one replica at most: the window, and the queues before it.
 const QUEUED_MAX: usize = 2 * 192 + 512 + 2 * 1024;
 
+/// Of the log of every replica.
+pub fn geometry(plan: &Plan) -> Geometry {
+    Geometry {
+        segment_bytes: plan.disk.segment_bytes,
+        segments_max: plan.disk.segments_max,
+        reserve_bytes: 1 << 18,
+    }
+}
+
 pub type Server = Replica<Pool, Seal, Seal, Kv<EitherTable<MapStore>>>;
 
 /// One server.
@@ -165,11 +174,7 @@ impl Node {
             signer: self.seal.clone(),
             verifier: self.seal.clone(),
             machine,
-            geometry: Geometry {
-                segment_bytes: plan.disk.segment_bytes,
-                segments_max: plan.disk.segments_max,
-                reserve_bytes: 1 << 18,
-            },
+            geometry: geometry(plan),
             identity: self.identity(committee),
             journal: JOURNAL,
             batch: BatchLimits {

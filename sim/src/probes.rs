@@ -76,6 +76,7 @@ probes! {
     ChunkRefused, "chunk-refused", "a part of a state was false or not asked for";
     SnapshotWritten, "snapshot-written", "a snapshot became durable";
     LogReleased, "log-released", "a log let older records go";
+    StartsLacking, "starts-lacking", "a process started without blocks of its log, or the state before it";
     FromSnapshot, "from-snapshot", "a process started from a snapshot";
     FromShortLog, "from-short-log", "a process started from a log without its beginning";
     ResultLost, "result-lost", "a client learned only that its operation was executed";

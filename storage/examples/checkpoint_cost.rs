@@ -39,8 +39,7 @@ impl Bucketed for Nobody {
 fn overwrite(table: &mut MemTable, keys: u64) -> f64 {
     let started = Instant::now();
     for step in 0..keys {
-        let number = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys;
-        table.put(&key(number), &[7; 128]);
+        table.put(&key(scattered(step, keys)), &[7; 128]);
     }
     started.elapsed().as_nanos() as f64 / keys as f64
 }

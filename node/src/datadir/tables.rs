@@ -27,6 +27,7 @@ use crate::stages::Switch;
 use crate::telemetry::Telemetry;
 
 pub(super) const TABLE: &str = "table";
+const ASIDE: &str = "table.old";
 /// Where the crate keeps the files with entries, below the table's directory.
 const ENTRIES: &str = "tables";
 /// Files that grow are flushed when so much was written, so that the last flush is short and the
@@ -53,6 +54,34 @@ pub fn open(data: &Path, cache_bytes: u64) -> Result<DiskStore, DiskFailed> {
     Ok(store)
 }
 
+/// Whether a process found the table damaged.
+pub fn is_marked(data: &Path) -> bool {
+    mark_of(&table_path(data)).exists()
+}
+
+/// The mark of a damaged table, beside it.
+fn mark_of(table: &Path) -> PathBuf {
+    table.with_extension("damaged")
+}
+
+/// Gives the table of a data directory another name, in place of one that had it before; returns it.
+pub fn set_aside(data: &Path) -> io::Result<PathBuf> {
+    let (table, aside) = (table_path(data), data.join(ASIDE));
+    remove(fs::remove_dir_all(&aside))?;
+    fs::rename(&table, &aside)?;
+    remove(fs::remove_file(mark_of(&table)))?;
+    sync_directory(data)?;
+    Ok(aside)
+}
+
+/// What is not there need not be removed.
+fn remove(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// How a program ends that needs a table which cannot be opened.
 pub fn refusal(error: &DiskFailed) -> Refusal {
     Refusal::new(exit_of(error), error.to_string())
@@ -67,6 +96,10 @@ fn exit_of(error: &DiskFailed) -> Exit {
 
 /// The table cannot be read: no answer can be given, and nothing be executed.
 fn broken(error: DiskFailed) -> ! {
+    if error.is_damage() {
+        // The next start asks others for the state.
+        let _ = File::create(mark_of(error.path()));
+    }
     // Whether a log is listened to or not.
     tracing::error!("the table cannot be read, and this process ends: {error}");
     eprintln!("hippo: the table cannot be read: {error}");

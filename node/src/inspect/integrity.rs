@@ -390,12 +390,19 @@ impl Items {
                     true => "stopped cleanly",
                     false => "did not stop cleanly, or never ran",
                 };
+                let (state, silent) = match restored.silent_until() {
+                    Some(slot) => {
+                        let why = restored.why_silent();
+                        (State::Note, format!("; silent until slot {slot}: {why}"))
+                    }
+                    None => (State::Good, String::new()),
+                };
                 self.add(
                     "start",
-                    State::Good,
+                    state,
                     format!(
                         "{from} (newest snapshot: {}): {} slots decided, {} blocks undecided; the \
-                         last process {stopped}, the next has boot {}{passed}",
+                         last process {stopped}, the next has boot {}{passed}{silent}",
                         newest.map_or_else(|| "none".to_owned(), |slot: Slot| slot.to_string()),
                         restored.decided(),
                         restored.undecided(),

@@ -76,6 +76,8 @@ pub(super) struct Walk<'a, V> {
     /// Blocks whose bytes are gone (R5). What was voted with them is forgotten, and what stands on
     /// them leads nowhere.
     pub lost_blocks: u64,
+    /// Something is decided that cannot be executed here, for blocks below it are not there.
+    pub lacks_state: bool,
     /// The highest checkpoint that this log knows to be certified.
     certified: Slot,
     /// Records seen.
@@ -116,6 +118,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             ledger,
             failed: None,
             lost_blocks: 0,
+            lacks_state: false,
             certified,
             records: 0,
         }
@@ -130,7 +133,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             return Err(RestartError::Unstated);
         }
         self.process_ended();
-        if self.lost_blocks > 0 {
+        if self.lost_blocks > 0 || self.lacks_state {
             self.forget_votes();
         }
         self.note_start();
@@ -150,7 +153,10 @@ impl<'a, V: Verifier> Walk<'a, V> {
     fn forget_votes(&mut self) {
         let window = self.compound.rules().window;
         let recovered = &mut self.recovered;
-        recovered.forgotten = recovered.forgotten.max(Slot(self.certified.0 + window));
+        if !planted("loudholes") {
+            let voted = Slot(self.certified.0 + window);
+            recovered.forgotten = recovered.forgotten.max(voted);
+        }
         let base = recovered.certificate.map_or(
             Place {
                 slot: Slot(0),
@@ -326,14 +332,19 @@ impl<'a, V: Verifier> Walk<'a, V> {
     fn prune(&mut self) {
         while self.order.len() > 4 * WINDOW as usize {
             self.note_start();
-            let decided = self.recovered.decided.slot;
+            let settled = self.settled();
             let oldest = self.order.front().copied();
-            let Some(oldest) = oldest.filter(|oldest| oldest.slot <= decided) else {
+            let Some(oldest) = oldest.filter(|oldest| oldest.slot <= settled) else {
                 return;
             };
             self.order.pop_front();
             self.blocks.remove(&oldest);
         }
+    }
+
+    /// Up to here everything is final, whether it can be executed here or not.
+    pub fn settled(&self) -> Slot {
+        self.recovered.decided.slot.max(self.certified)
     }
 
     /// Blocks up to the start are of no use but to other replicas.
@@ -394,9 +405,10 @@ impl<'a, V: Verifier> Walk<'a, V> {
         }
         let lowest = self.lowest_below(place, before.slot);
         if lowest != before {
-            // On a block that is lost it cannot be executed here, decided though it is.
-            let lost = self.lost_blocks > 0 && lowest.slot > before.slot;
-            self.failed = (!lost).then_some(off_chain);
+            // On a block that is not there it cannot be executed here, decided though it is.
+            let unknown = lowest.slot > before.slot;
+            self.lacks_state |= unknown;
+            self.failed = (!unknown).then_some(off_chain);
             return;
         }
         self.recovered.decided = place;

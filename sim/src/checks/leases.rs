@@ -4,7 +4,7 @@
 
 use wire::ids::{NodeId, Slot};
 
-use super::Judge;
+use super::{Judge, Known};
 use crate::node::Node;
 
 type Check = Result<(), String>;
@@ -84,6 +84,14 @@ impl Leases {
         }
     }
 
+    /// A process started on a log that lacks blocks: it may have forgotten all that it `said`. How
+    /// high that is it cannot know but by the window above what is certified.
+    pub fn forgot(&mut self, said: Slot, window: u64) {
+        self.forgotten = self.forgotten.max(said);
+        let until = Slot(self.certified.0 + window).max(said);
+        self.forgotten_perhaps = self.forgotten_perhaps.max(until);
+    }
+
     /// Until which slot it must be silent.
     pub fn silent_until(&self) -> Option<Slot> {
         (self.certified < self.forgotten).then_some(self.forgotten)
@@ -108,13 +116,18 @@ impl Leases {
 
     /// A vote, or COMMIT, within the lease, and above what may be forgotten.
     pub fn may_vote(&self, what: &str, slot: Slot) -> Check {
-        self.may_speak(what)?;
         if slot > self.held_perhaps {
             return Err(format!(
                 "R3: {what} for slot {slot} beyond the lease on the disk, slot {}",
                 self.held_perhaps
             ));
         }
+        self.may_say_again(what, slot)
+    }
+
+    /// Above what may be forgotten, and not in silence.
+    fn may_say_again(&self, what: &str, slot: Slot) -> Check {
+        self.may_speak(what)?;
         if slot <= self.forgotten {
             return Err(format!(
                 "R3: {what} for slot {slot} again, what it said up to slot {} may be forgotten",
@@ -127,23 +140,25 @@ impl Leases {
 
 impl Judge {
     pub(super) fn may_vote(&self, from: NodeId, what: &str, slot: Slot) -> Check {
+        let leases = &self.known[from.index()].leases;
         if self.leases {
-            self.known[from.index()].leases.may_vote(what, slot)?;
+            leases.may_vote(what, slot)
+        } else {
+            leases.may_say_again(what, slot)
         }
-        Ok(())
     }
 
     /// More replicas than the committee bears lie, or are silent at once: for a checkpoint that nobody
     /// has, or for a state that nobody can give them. Then nothing more need happen, and nothing of
     /// what was not on the disks need be left (R3).
     pub fn is_wedged(&self, nodes: &[Node]) -> bool {
-        let lost = self.known.iter().enumerate().filter(|(id, known)| {
+        let waits = |(id, known): (usize, &Known)| {
             let until = known.leases.silent_perhaps_until();
-            known.faulty
-                || until.is_some_and(|slot| slot > self.certified)
-                || self.is_beyond_help(*id, nodes)
-        });
-        self.leases && lost.count() > self.faults_borne
+            until.is_some_and(|slot| slot > self.certified) || self.is_beyond_help(id, nodes)
+        };
+        let known = || self.known.iter().enumerate();
+        let lost = known().filter(|(id, known)| known.faulty || waits((*id, known)));
+        known().any(waits) && lost.count() > self.faults_borne
     }
 
     /// A replica whose silence ends with a state that it has not executed, and for which nobody keeps
@@ -168,7 +183,7 @@ impl Judge {
         let honest = self.known.iter().all(|known| !known.faulty);
         let mut known = self.known.iter();
         let silent = known.position(|known| known.leases.silent_until().is_some());
-        silent.filter(|_| self.leases && honest)
+        silent.filter(|_| honest)
     }
 }
 

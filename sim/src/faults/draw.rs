@@ -69,6 +69,10 @@ pub struct SlowDisk {
 pub enum Harm {
     /// Flips bits in that many sectors.
     Flip(u32),
+    /// Flips bits in the bodies of that many acknowledged blocks.
+    Blocks(u32),
+    /// Snapshots and table are gone.
+    State,
     /// Zeroes that many sectors.
     Zero(u32),
     /// Two sectors change places.
@@ -423,6 +427,8 @@ impl FaultPlan {
             (Fault::Misdirect, Harm::Stale(sectors(random))),
             (Fault::Rollback, Harm::Rollback),
             (Fault::Blank, Harm::Blank),
+            (Fault::Holes, Harm::Blocks(3)),
+            (Fault::Stateless, Harm::State),
         ];
         let harms = harms.into_iter().filter(|(fault, _)| has(*fault));
         let harms = harms.map(|(_, harm)| harm).collect::<Vec<_>>();
@@ -469,7 +475,12 @@ impl FaultPlan {
             Fault::DiskError => self.disk_errors.clear(),
             Fault::ReadError => self.read_errors_per_mille = 0,
             Fault::DiskSlow => self.slow_disks.clear(),
-            Fault::Rot | Fault::Misdirect | Fault::Rollback | Fault::Blank => self.damages.clear(),
+            Fault::Holes
+            | Fault::Stateless
+            | Fault::Rot
+            | Fault::Misdirect
+            | Fault::Rollback
+            | Fault::Blank => self.damages.clear(),
             Fault::Full => self.disks_full = false,
             Fault::FewBuffers => self.few_buffers = false,
             Fault::Stop => self.stops.clear(),

@@ -85,12 +85,14 @@ impl World {
         self.mark(End(node), What::Starts);
         self.do_harm(node)?;
         let now = self.nodes[node].clock.local(self.now);
+        let lacks = self.is_lacking(node);
+        self.probes.hit_if(Probe::StartsLacking, lacks);
         let started = self.nodes[node].start(now, &self.plan, &self.committee);
         if let Err(error) = started {
             return self.does_not_start(node, error);
         }
         let whole = self.plan.options.canary != Some(Canary::Blankvotes);
-        self.judge.started(&self.nodes[node], whole)?;
+        self.judge.started(&self.nodes[node], whole, lacks)?;
         let verdict = self.nodes[node]
             .server
             .as_ref()

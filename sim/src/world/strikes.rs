@@ -7,6 +7,7 @@ use super::{Event, World};
 use crate::buffers::Shared;
 use crate::faults::draw::{Damage, DiskError, Harm, StepCrash, Stop};
 use crate::network::End;
+use crate::node::geometry;
 use crate::plan::MS;
 use crate::probes::Probe;
 use crate::record::What;
@@ -29,6 +30,8 @@ pub(super) struct Strikes {
     /// Replicas whose disk was put back, and those of them that found out (R6).
     rolled_back: Vec<usize>,
     pub(super) found_lost: Vec<usize>,
+    /// Replicas whose disks lost what others have.
+    rotten: Vec<usize>,
     /// Inputs that wait, by replica.
     held: Vec<usize>,
 }
@@ -249,8 +252,17 @@ impl World {
                 continue;
             }
             self.probes.hit(Probe::Damaged);
+            let identity = self.nodes[node].identity(&self.committee);
             let disk = &mut self.nodes[node].disk;
             match damage.harm {
+                Harm::Blocks(blocks) => {
+                    self.strikes.rotten.push(node);
+                    disk.lose_blocks(&mut random, blocks, &geometry(&self.plan), &identity);
+                }
+                Harm::State => {
+                    self.strikes.rotten.push(node);
+                    disk.lose_state();
+                }
                 Harm::Flip(sectors) => disk.flip(&mut random, sectors),
                 Harm::Zero(sectors) => disk.zero(&mut random, sectors),
                 Harm::Swap => disk.swap(&mut random),
@@ -265,6 +277,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a replica that is about to start finds its disk damaged, and not beyond help.
+    pub(super) fn is_lacking(&mut self, node: usize) -> bool {
+        let identity = self.nodes[node].identity(&self.committee);
+        let geometry = geometry(&self.plan);
+        let disk = &mut self.nodes[node].disk;
+        self.strikes.rotten.contains(&node) && disk.lacks_anything(&geometry, &identity)
     }
 
     /// Adds a mark to the record, if there is one.

@@ -134,10 +134,18 @@ fn a_stopped_nodes_directory_is_inspected_whole_and_damaged() {
     let integrity = inspect(&cluster, 2, &["integrity"]);
     assert_eq!(integrity.status.code(), Some(6));
     assert!(stdout(&integrity).contains(&format!("position {position}")));
+    let said = stdout(&integrity);
+    assert!(said.contains("the log lacks 1 block"), "{said}");
     cluster.spawn(2);
-    assert_eq!(cluster.wait_end(2), Some(6), "a start says the same");
+    cluster.wait_ready(2);
+    assert_eq!(cluster.terminate(2), Some(0));
+    let log = cluster.log(2);
+    assert!(
+        log.contains("the log lacks 1 block"),
+        "a start says the same: {log}"
+    );
     flip(&segment, offset);
-    // A refused start leaves its number in the lock file, and a flight recording.
+    // That process has written to the log.
     let before = contents(&data);
 
     // One byte of a snapshot.

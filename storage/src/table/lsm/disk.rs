@@ -45,6 +45,11 @@ impl DiskFailed {
             .is_none_or(|error| kinds.contains(&error.kind()))
     }
 
+    /// The directory of the table.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The same of a table that is known as another one.
     pub fn called(self, path: &Path) -> DiskFailed {
         DiskFailed {
