@@ -111,9 +111,13 @@ impl Repair {
 
     /// Takes one time from first sight to decision in: an average over about eight. What had to be asked
     /// for meanwhile says how long this replica waits before it asks; each such time would make the next
-    /// one longer, as a leader that leaves blocks out may want. Nor does one long stop of all.
+    /// one longer, as a leader that leaves blocks out may want. Nor does one long stop of all. A block that
+    /// was final when it came measures nothing.
     pub(crate) fn measure(&mut self, seen_at: Instant, now: Instant) {
         let latency_ns = now.since_ns(seen_at);
+        if latency_ns == 0 {
+            return;
+        }
         let latency_ns = latency_ns.clamp(RTO_NS_MIN / 2, RTO_NS_MAX / 2);
         let helped = self.helped_at.is_some_and(|at| at >= seen_at);
         if helped && latency_ns >= self.latency_ns {
@@ -143,11 +147,10 @@ impl Repair {
     /// and was not asked for in vain yet. Unless it `answers` a question it puts nothing off: a liar can
     /// make blocks that seem to have a use. Each has it once.
     fn helped(&mut self, now: Instant, by: NodeId, answers: bool) {
-        self.helped_at = Some(now);
         let due = self.ask_due;
         self.wait_on(now);
         if answers {
-            self.helper = Some(by);
+            (self.helper, self.helped_at) = (Some(by), Some(now));
         } else {
             self.ask_due = self.ask_due.min(due);
         }
@@ -171,12 +174,16 @@ impl<S: Signer> Core<S> {
     pub(crate) fn repair_when_due(&mut self, now: Instant, out: &mut Outbox) {
         let mark = (self.branch.top(), self.decided.slot, self.durable);
         if mark != self.repair.progress_mark {
+            let decided = mark.1 != self.repair.progress_mark.1;
             self.repair.progress_mark = mark;
             self.repair.progress_at = now;
-            (self.repair.attempts, self.repair.turns) = (0, 0);
-            self.repair.wait_on(now);
-            if self.far_goal().is_none() {
-                self.repair.ask_due = NEVER;
+            // A branch that has lost may grow for as long as its leader likes: it is not what is sought.
+            if decided || !self.seeks() {
+                (self.repair.attempts, self.repair.turns) = (0, 0);
+                self.repair.wait_on(now);
+                if self.far_goal().is_none() {
+                    self.repair.ask_due = NEVER;
+                }
             }
         }
         let mut status_to_all = false;
@@ -237,9 +244,14 @@ impl<S: Signer> Core<S> {
         self.undecided() > 0
             || self.holds_unlinked
             || !self.base_is_linked()
-            || self.sought().is_some_and(|(_, missing)| missing.is_some())
+            || self.seeks()
             || self.peers.iter().any(|peer| said(peer) || further(peer))
             || self.current_votes_unlinked().next().is_some()
+    }
+
+    /// What is final, or the base, is chased, and a block of its chain is not here.
+    fn seeks(&self) -> bool {
+        self.sought().is_some_and(|(_, missing)| missing.is_some())
     }
 
     fn current_votes_unlinked(&self) -> impl Iterator<Item = Place> {
@@ -276,12 +288,14 @@ impl<S: Signer> Core<S> {
         if attempts >= 2 {
             self.transfer_if_due(false, out);
         }
-        let to = self.pick(turns);
+        let mut turns = turns;
         if let Some((_, Some(place))) = self.sought() {
-            self.ask_for(to, place, self.decided.slot, out);
+            self.ask_for(self.pick(turns), place, self.decided.slot, out);
             if attempts.is_multiple_of(2) {
                 return;
             }
+            // Every second question is for something else beside it: that has turns of its own.
+            turns /= 2;
         }
         let agreed = self.agreed();
         if agreed > self.decided.slot && attempts >= 2 {
@@ -301,7 +315,7 @@ impl<S: Signer> Core<S> {
             self.missing_block(turns / self.config.quorums.n, self.config.blocks_held_max)
         {
             // A block at or below the top is another leader-signed one: only it is wanted.
-            self.ask_for(to, place, top, out);
+            self.ask_for(self.pick(turns), place, top, out);
         }
     }
 
@@ -627,8 +641,10 @@ mod tests {
             repair.measure(Instant(now), Instant(now + 2 * MS));
         }
         assert_eq!(repair.rto_ns() / MS, 4, "it comes down in any case");
+        repair.measure(Instant(now), Instant(now));
+        assert_eq!(repair.rto_ns() / MS, 4, "final when it came");
         for _ in 0..100 {
-            repair.measure(Instant(now), Instant(now));
+            repair.measure(Instant(now), Instant(now + 1));
         }
         assert!((RTO_NS_MIN..RTO_NS_MIN + 10).contains(&repair.rto_ns()));
     }

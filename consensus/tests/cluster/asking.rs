@@ -347,6 +347,48 @@ fn blocks_that_nobody_asked_for_put_no_question_off() {
     }
 }
 
+/// §11: the leader feeds this replica a branch that has lost, block by block: that puts no question for what
+/// the others have decided off, and every one of them is asked.
+#[test]
+fn a_branch_that_has_lost_puts_no_question_off() {
+    let mut world = World::new(FOUR, 547);
+    let blocks = chain(&mut world, 3);
+    let recovered = Recovered {
+        decided: place_of(&blocks[0].header),
+        ..log_of(&blocks[..1], RecordAs::Vote)
+    };
+    let mut alone = Alone::new(&world, config(&world), recovered);
+    alone.core.set_started(true);
+    let wanted = place_of(&blocks[2].header);
+    let mut top = place_of(&blocks[0].header);
+    let (mut asked, mut linked) = (Vec::new(), Slot(0));
+    for tick in 1..2000 {
+        let now = MS + tick * MS / 5;
+        let mut effects = Vec::new();
+        if tick < 20 {
+            for from in [1, 2] {
+                effects.extend(alone.hear_claim(now, from, wanted));
+            }
+        }
+        if top.slot < Slot(60) {
+            let block = world.forge(LEADER, 0, top, 77);
+            effects.extend(alone.offer_at(now, Source::Proposed, block));
+            top = place_of(&block.header);
+            linked = linked.max(alone.core.summary().linked);
+        }
+        effects.extend(alone.tell(now, Input::Tick));
+        let to = effects.iter().filter_map(|effect| match effect {
+            Effect::FetchBlock { to, place, .. } if *place == wanted => Some((tick, to.0)),
+            _ => None,
+        });
+        asked.extend(to);
+    }
+    assert!(linked > Slot(10), "the branch grows: {linked}");
+    assert!(asked[0].0 < 40, "{asked:?}");
+    let all = (0..3).all(|id| asked.iter().any(|(tick, to)| *to == id && *tick < 1000));
+    assert!(all, "{asked:?}");
+}
+
 /// §11: the leader signs each eighth block alone, so that ranges bring those and no others, and answers
 /// nothing. It feeds this replica the next block now and then: that is progress, and no reason to put
 /// the same questions to the same replica again.
