@@ -34,6 +34,7 @@
 //! the caller, which carries the effects out in order. Everything is bounded by the window.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod blocks;
 mod branch;
 mod change;

@@ -1,7 +1,5 @@
 //! Builds the stages of a node from what recovery found, and joins them with rings.
 
-use std::fmt::Display;
-
 use platform::clock;
 use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
@@ -11,20 +9,15 @@ use replica::admission::Followed;
 use replica::agreement::Core;
 use replica::agreement::quorum::Quorums;
 use replica::batch::BatchLimits;
-use replica::execution::Execution;
 use replica::ordering::{Ordering, OrderingConfig};
 use replica::reads::Reads;
 use replica::recording::Description;
-use replica::recovery::{RestartError, Restarted, Saved, restart};
 use replica::saving::Saving;
 use replica::takeover::Takeover;
 use replica::verify_queue::VerifyQueue;
 use replica::verifying::Verifying;
-use storage::superblock::Superblock;
-use storage::table::DiskStore;
-use storage::wal::{Journal, JournalLimits, SegmentSource, Writer};
-use wire::committee::{self, Committee, VoteAuthentication};
-use wire::header::HEADER_BYTES;
+use storage::wal::{Journal, JournalLimits, Writer};
+use wire::committee::{Committee, VoteAuthentication};
 use wire::ids::{Boot, Instant, NodeId, Slot};
 use wire::keys::NodeSecret;
 use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX};
@@ -32,12 +25,12 @@ use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY}
 use wire::seal::{Ed25519Signer, Ed25519Verifier};
 
 use crate::buffers::Pooled;
-use crate::config::{BackendChoice, Config, Flush, Table};
-use crate::datadir::{DataDirectory, SnapshotFile, snapshots, tables};
+use crate::config::{BackendChoice, Config, Flush};
+use crate::datadir::{DataDirectory, snapshots, tables};
 use crate::discovery::{Arrived, RING_DEPTH};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::flight::{self, Flight};
-use crate::machine::Machine;
+use crate::restore::Restored;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
 use crate::stages::Shared;
 use crate::stages::execute::{Duties, Execute, ReplyWriter};
@@ -50,8 +43,6 @@ use crate::stages::verify::Verify;
 use crate::telemetry::Stage;
 use crate::topology::{Layout, depth};
 
-/// Keys that the table has room for before it grows its index the first time.
-const KEYS_EXPECTED: usize = 1 << 20;
 /// Requests that wait at the leader at most before clients are told Busy.
 const WAITING_MAX: usize = 256;
 /// Records that wait for the write in flight, and what one write takes.
@@ -75,63 +66,6 @@ pub struct Assembly<'a> {
     pub pools: &'a Pools,
     pub shared: &'a Shared,
     pub datagram_bytes: usize,
-}
-
-/// The replica as its log left it.
-pub struct Restored {
-    execution: Execution<Machine>,
-    restarted: Restarted<Pooled>,
-    /// The table on disk, if that is where it is.
-    store: Option<DiskStore>,
-}
-
-impl Restored {
-    pub fn boot(&self) -> u32 {
-        self.restarted.boot.0
-    }
-
-    pub fn decided(&self) -> u64 {
-        self.restarted.recovered.decided.slot.0
-    }
-
-    /// Where this process begins silent, and until which slot (R3).
-    pub fn silent_until(&self) -> Option<u64> {
-        let recovered = &self.restarted.recovered;
-        let low = recovered
-            .checkpoint
-            .map_or(0, |known| known.header.slot().0);
-        Some(recovered.forgotten.0).filter(|forgotten| low < *forgotten)
-    }
-
-    /// Why it begins silent.
-    pub fn why_silent(&self) -> String {
-        let restarted = &self.restarted;
-        match (restarted.lost_blocks, restarted.lacks_state) {
-            (0, false) => {
-                "an earlier process ended uncleanly under durability = lease and may have \
-                           forgotten votes"
-                    .to_owned()
-            }
-            (0, true) => {
-                "the state that the log was let go behind is not on this disk, and others \
-                          are asked for theirs"
-                    .to_owned()
-            }
-            (blocks, _) => format!(
-                "the log lacks {blocks} block(s) whose bytes rotted, and votes for them may be \
-                 forgotten; check the disk"
-            ),
-        }
-    }
-
-    /// What the log and the snapshots came to.
-    pub fn restarted(&self) -> &Restarted<Pooled> {
-        &self.restarted
-    }
-
-    pub fn undecided(&self) -> usize {
-        self.restarted.undecided.len()
-    }
 }
 
 /// Stages by thread, and the way for new segment files to the journal.
@@ -180,174 +114,6 @@ pub fn verifying(config: &Config, committee: &Committee, me: NodeId) -> Verifyin
     let core_config = core_config(config, committee, me, Boot(0));
     let rules = Core::<Ed25519Signer>::rules(&core_config);
     Verifying::new(Ed25519Verifier::new(committee), rules)
-}
-
-/// The state machine of a committee, in memory and holding nothing.
-pub fn machine(committee: &Committee) -> Result<Machine, Refusal> {
-    Ok(Machine::new(
-        committee.state_machine(),
-        seed()?,
-        KEYS_EXPECTED,
-    ))
-}
-
-/// The state machine over a table on disk.
-pub fn machine_over(store: &DiskStore, config: &Config) -> Result<Machine, Refusal> {
-    let memory_bytes = config.storage.table_memory_bytes;
-    Ok(Machine::over(store.clone(), seed()?, memory_bytes))
-}
-
-/// A key for the hash of keys.
-fn seed() -> Result<[u64; 2], Refusal> {
-    let entropy = crate::keyfile::entropy().or_exit(Exit::Failure, "no randomness")?;
-    let mut seed = [0u64; 2];
-    for (word, bytes) in seed.iter_mut().zip(entropy.chunks_exact(8)) {
-        *word = bytes
-            .iter()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte));
-    }
-    Ok(seed)
-}
-
-/// The table of a node, if it is on disk. One that is damaged is set aside for an empty one: others
-/// have the state.
-fn open_table(node: &Assembly<'_>) -> Result<Option<DiskStore>, Refusal> {
-    let (data, storage) = (&node.directory.path, &node.config.storage);
-    let has_keys = node.committee.state_machine() == committee::StateMachine::Kv;
-    if storage.table == Table::Disk && has_keys {
-        if tables::is_marked(data) {
-            set_table_aside(node, &"a read of it failed before")?;
-        }
-        let opened = match tables::open(data, storage.table_cache_bytes) {
-            Err(error) if error.is_damage() => {
-                set_table_aside(node, &error)?;
-                tables::open(data, storage.table_cache_bytes)
-            }
-            opened => opened,
-        };
-        return opened.map(Some).map_err(|error| tables::refusal(&error));
-    }
-    let path = tables::table_path(data);
-    if path.exists() {
-        return Err(Refusal::preflight(format!(
-            "{} holds the state of this node, and storage.table is memory; a node that began with \
-             disk stays with it: set storage.table = \"disk\"",
-            path.display()
-        )));
-    }
-    Ok(None)
-}
-
-fn set_table_aside(node: &Assembly<'_>, why: &dyn Display) -> Result<(), Refusal> {
-    let aside = tables::set_aside(&node.directory.path);
-    let aside = aside.or_exit(Exit::Failure, "cannot set the damaged table aside")?;
-    tracing::error!(
-        "the table is damaged: {why}. It is now {}, and others are asked for the state; check the \
-         disk",
-        aside.display()
-    );
-    Ok(())
-}
-
-/// What a start reads of a data directory.
-pub struct Stored<'a, Src> {
-    pub superblock: &'a Superblock,
-    /// Newest first.
-    pub snapshots: &'a [SnapshotFile],
-    pub segments: &'a mut Src,
-    /// Holds the blocks that are not decided.
-    pub blocks: &'a Pool,
-}
-
-/// Begins from the newest snapshot that can be used, reads the log and executes what is decided.
-/// Writes nothing. `reply_bytes`: of a reply at most.
-pub fn replay<Src: SegmentSource>(
-    config: &Config,
-    committee: &Committee,
-    me: NodeId,
-    machine: Machine,
-    reply_bytes: usize,
-    stored: Stored<'_, Src>,
-) -> Result<Restored, RestartError> {
-    let mut execution = Execution::new(me, committee.n(), machine, reply_bytes);
-    let mut verifying = verifying(config, committee, me);
-    let files = stored.snapshots;
-    let mut pieces = files.iter().map(|file| file.pieces()).collect::<Vec<_>>();
-    let saved = files.iter().zip(&mut pieces).map(|(file, pieces)| Saved {
-        name: file.name(),
-        pieces,
-    });
-    let restarted = restart(
-        me,
-        &Quorums::of(committee),
-        stored.segments,
-        &stored.superblock.geometry,
-        &stored.superblock.identity(),
-        committee.genesis(),
-        &mut execution,
-        &mut verifying,
-        &mut Pooled(stored.blocks.clone()),
-        saved,
-    )?;
-    Ok(Restored {
-        execution,
-        restarted,
-        store: None,
-    })
-}
-
-/// Reads the log, executes what is decided, and makes what was read durable.
-pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored, Refusal> {
-    let mut store = open_table(node)?;
-    let reply_bytes = node.datagram_bytes.min(crate::run::SEND_BUFFER_BYTES) - HEADER_BYTES;
-    let files = &node.directory.snapshots;
-    let (committee, me) = (node.committee, node.shared.me);
-    let mut restored = loop {
-        let machine = match &store {
-            Some(store) => machine_over(store, node.config)?,
-            None => machine(committee)?,
-        };
-        let stored = Stored {
-            superblock: &node.directory.superblock,
-            snapshots: files,
-            segments: &mut *segments,
-            blocks: &node.pools.blocks,
-        };
-        match replay(node.config, committee, me, machine, reply_bytes, stored) {
-            // An empty one can be used.
-            Err(RestartError::TableUnusable(reason)) => {
-                drop(store.take());
-                set_table_aside(node, &reason)?;
-                store = open_table(node)?;
-            }
-            replayed => break replayed.or_exit(Exit::Damaged, "write-ahead log")?,
-        }
-    };
-    restored.store = store;
-    let restarted = &restored.restarted;
-    for (name, reason) in &restarted.unusable {
-        tracing::warn!("snapshot {name} is passed over: {reason}");
-    }
-    let telemetry = &node.shared.telemetry.snapshots;
-    if let Some(slot) = restarted.snapshot
-        && let Some(file) = files.iter().find(|file| file.slot == slot)
-    {
-        tracing::info!("began from snapshot {}", file.name());
-        // The log is let go behind it, whoever put it there.
-        file.sync()
-            .or_exit(Exit::Failure, "cannot flush the snapshot")?;
-        telemetry.slot.set(slot.0);
-        telemetry.bytes.set(file.bytes);
-    } else if let Some(slot) = restarted.snapshot {
-        tracing::info!("began from the table at slot {slot}");
-        telemetry.slot.set(slot.0);
-    }
-    // What was read may still lie in the system's memory only.
-    for file in &segments.files {
-        file.sync()
-            .or_exit(Exit::Failure, "cannot flush the write-ahead log")?;
-    }
-    Ok(restored)
 }
 
 /// Makes every stage and every ring of the layout.

@@ -31,6 +31,7 @@ use crate::datadir::{SnapshotFile, look, tables};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::machine::Machine;
 use crate::prepare;
+use crate::restore;
 
 /// A data directory and what its node would be configured to.
 pub struct Directory {
@@ -156,7 +157,7 @@ impl Directory {
             ));
         };
         let machine = match committee {
-            Some(committee) => assembly::machine(committee)?,
+            Some(committee) => restore::machine(committee)?,
             // Of no committee it is not known that its tables hold nothing.
             None => Machine::new(StateMachine::Kv, [0; 2], 0),
         };

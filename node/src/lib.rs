@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod keyfile;
 pub mod machine;
 pub mod prepare;
+pub mod restore;
 pub mod run;
 pub mod stages;
 pub mod telemetry;

@@ -26,6 +26,7 @@ use crate::datadir::MakerState;
 use crate::discovery::agent::{self, Agent, Sockets};
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::prepare::Prepared;
+use crate::restore;
 use crate::stages::thread::{HotThread, Stages};
 use crate::stages::{Failure, Shared};
 use crate::telemetry::{Effective, Phase, Stage, Telemetry};
@@ -199,7 +200,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
     if config.storage.durability == Durability::None {
         tracing::warn!("{NO_DURABILITY}");
     }
-    let restored = assembly::restore(&node, &mut segments)?;
+    let restored = restore::restore(&node, &mut segments)?;
     tracing::info!(
         "log read in {:.3} s: boot {}, {} blocks decided, {} undecided",
         recovering.elapsed().as_secs_f64(),

@@ -17,4 +17,5 @@ mod liars;
 mod normal;
 mod restarts;
 mod seeds;
+mod vouching;
 mod world;

@@ -9,9 +9,9 @@ use wire::ids::Slot;
 use wire::limits::SECTOR_BYTES;
 
 use super::{Directory, OpenTable, Refusal, log};
-use crate::assembly::{self, Stored};
 use crate::datadir::{self, SnapshotFile, look};
 use crate::exit::Exit;
+use crate::restore::{self, Stored};
 use crate::run;
 
 /// A recording is two reels of some megabytes; what is longer is none.
@@ -360,8 +360,8 @@ impl Items {
             blocks: &blocks,
         };
         let machine = match table {
-            Table::Good(table) => assembly::machine_over(&table.store, &directory.config)?,
-            Table::Absent => assembly::machine(committee)?,
+            Table::Good(table) => restore::machine_over(&table.store, &directory.config)?,
+            Table::Absent => restore::machine(committee)?,
             Table::Damaged => {
                 let why = "not tried: what it reads of a damaged table ends the process";
                 self.add("start", State::Note, why);
@@ -369,7 +369,7 @@ impl Items {
             }
         };
         let (config, me) = (&directory.config, superblock.node);
-        match assembly::replay(config, committee, me, machine, SECTOR_BYTES, stored) {
+        match restore::replay(config, committee, me, machine, SECTOR_BYTES, stored) {
             Err(error) => self.add("start", State::Refused, error.to_string()),
             Ok(restored) => {
                 let restarted = restored.restarted();
