@@ -203,7 +203,7 @@ where
             execution.stable(slot);
         }
     }
-    let needed = needed_blocks(&recovered, &blocks);
+    let needed = needed_blocks(&recovered, settled, &blocks);
     let others = order.iter().rev().copied();
     let others = others.filter(|place| place.slot > settled && !needed.contains(place));
     let undecided = needed.iter().copied().chain(others).collect::<Vec<_>>();
@@ -307,9 +307,13 @@ where
     })
 }
 
-/// Undecided blocks on which own words stand: the chains of the tip, the base, and the base that was
-/// proposed or acknowledged.
-fn needed_blocks(recovered: &Recovered, blocks: &BTreeMap<Place, Known>) -> BTreeSet<Place> {
+/// Blocks above what is settled on which own words stand: the chains of the tip, the base, and the base
+/// that was proposed or acknowledged.
+fn needed_blocks(
+    recovered: &Recovered,
+    settled: Slot,
+    blocks: &BTreeMap<Place, Known>,
+) -> BTreeSet<Place> {
     let base = recovered.certificate.map(|known| known.base);
     let proposed = recovered.new_view.as_ref().map(|own| own.message.base);
     let acked = recovered.ack.and_then(|ack| ack.acked_base());
@@ -319,14 +323,11 @@ fn needed_blocks(recovered: &Recovered, blocks: &BTreeMap<Place, Known>) -> BTre
         .flatten()
     {
         let mut next = end;
-        while next.slot > recovered.decided.slot
+        while next.slot > settled
             && let Some(known) = blocks.get(&next)
             && needed.insert(next)
         {
-            next = Place {
-                slot: Slot(next.slot.0 - 1),
-                digest: known.block.header.parent,
-            };
+            next = known.parent();
         }
     }
     needed

@@ -34,7 +34,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    fn parent(&self) -> Place {
+    pub fn parent(&self) -> Place {
         Place {
             slot: Slot(self.block.header.slot().0 - 1),
             digest: self.block.header.parent,
@@ -166,8 +166,9 @@ impl<'a, V: Verifier> Walk<'a, V> {
         );
         let decided = recovered.decided;
         let ground = base.max(decided);
-        if !self.descends(self.recovered.tip, ground) {
-            // What is left of it cannot be shown to extend what was voted before.
+        if self.lacks_state || !self.descends(self.recovered.tip, ground) {
+            // What is left of it cannot be shown to extend what was voted before, or stands on more
+            // final blocks than a core remembers.
             self.recovered.tip = base;
         }
     }

@@ -17,7 +17,7 @@ use storage::state::Hold;
 use storage::{Geometry, Writer, recover};
 use wire::block::{BlockHeader, BlockPrefix, payload_digest};
 use wire::bytes::{Buffers, HeapBuffers, HeapShared};
-use wire::certificates::{CheckpointCertificate, Place, Signatures};
+use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, Signatures};
 use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Signature, Slot, View};
 use wire::limits::RECORD_HEADER_BYTES;
 use wire::messages::{Durability, PlaceRecord, StartRecord};
@@ -295,6 +295,29 @@ fn lacks_what_is_above(outcome: &Outcome, certified: u64) {
     assert_eq!(outcome.execution.executed(), recovered.decided.slot);
     let checkpoint = recovered.checkpoint.map(|known| known.header.slot());
     assert!(checkpoint < Some(Slot(certified)), "its state is not here");
+    // However many blocks the log retains, those that are settled take no buffers.
+    let mut undecided = restarted.undecided.iter();
+    assert!(undecided.all(|(place, ..)| place.slot > Slot(certified)));
+}
+
+/// Own words stand on blocks far below what is settled.
+#[test]
+fn a_log_without_its_state_is_not_read_down_to_the_base() {
+    let (headers, places) = chain(12);
+    let (_, certificate) = snapshot(8);
+    let mut log = Log::new();
+    log.blocks(&headers[4..]);
+    let mut acks = Signatures::new();
+    (0..3).for_each(|id| acks.add(NodeId(id), GOOD));
+    let (view, base) = (View(1), places[6]);
+    let install = NewViewCertificate { view, base, acks };
+    log.put(Kind::Install, &install.encode());
+    log.put(Kind::CheckpointCertificate, &certificate.encode());
+    log.decided(places[10]);
+    let outcome = log.restart(None).unwrap();
+    lacks_what_is_above(&outcome, 8);
+    let recovered = &outcome.restarted.recovered;
+    assert_eq!((recovered.tip, recovered.installed), (base, view));
 }
 
 /// As after a state was taken over: certificate and jump stand where the blocks are missing.
