@@ -159,7 +159,7 @@ where
     if walk.lost {
         return Err(RestartError::LostWithoutDurability { boot: walk.boot });
     }
-    let lacks_state = walk.lacks_state;
+    let lacks_state = walk.lacks_state();
     let clean = walk.ended_cleanly() && walk.lost_blocks == 0 && !lacks_state;
     let settled = walk.settled();
     let Walk {

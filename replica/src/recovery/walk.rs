@@ -76,8 +76,8 @@ pub(super) struct Walk<'a, V> {
     /// Blocks whose bytes are gone (R5). What was voted with them is forgotten, and what stands on
     /// them leads nowhere.
     pub lost_blocks: u64,
-    /// Something is decided that cannot be executed here, for blocks below it are not there.
-    pub lacks_state: bool,
+    /// The highest block that is decided and cannot be executed here, for blocks below it are not there.
+    unreached: Option<Place>,
     /// The highest checkpoint that this log knows to be certified.
     certified: Slot,
     /// Records seen.
@@ -118,7 +118,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             ledger,
             failed: None,
             lost_blocks: 0,
-            lacks_state: false,
+            unreached: None,
             certified,
             records: 0,
         }
@@ -133,7 +133,11 @@ impl<'a, V: Verifier> Walk<'a, V> {
             return Err(RestartError::Unstated);
         }
         self.process_ended();
-        if self.lost_blocks > 0 || self.lacks_state {
+        if let Some(place) = self.unreached {
+            // What was missing may have been written again further on.
+            self.reach(place);
+        }
+        if self.lost_blocks > 0 || self.lacks_state() {
             self.forget_votes();
         }
         self.note_start();
@@ -166,7 +170,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
         );
         let decided = recovered.decided;
         let ground = base.max(decided);
-        if self.lacks_state || !self.descends(self.recovered.tip, ground) {
+        if self.lacks_state() || !self.descends(self.recovered.tip, ground) {
             // What is left of it cannot be shown to extend what was voted before, or stands on more
             // final blocks than a core remembers.
             self.recovered.tip = base;
@@ -345,7 +349,13 @@ impl<'a, V: Verifier> Walk<'a, V> {
 
     /// Up to here everything is final, whether it can be executed here or not.
     pub fn settled(&self) -> Slot {
-        self.recovered.decided.slot.max(self.certified)
+        let unreached = self.unreached.map_or(Slot(0), |place| place.slot);
+        self.recovered.decided.slot.max(unreached)
+    }
+
+    /// The log was let go behind a state that is not here, or lacks what leads up to what it decided.
+    pub fn lacks_state(&self) -> bool {
+        self.unreached.is_some()
     }
 
     /// Blocks up to the start are of no use but to other replicas.
@@ -393,23 +403,28 @@ impl<'a, V: Verifier> Walk<'a, V> {
     }
 
     fn settle(&mut self, place: Place) {
-        let before = self.recovered.decided;
-        let off_chain = RestartError::DecisionOffChain {
-            slot: place.slot,
-            digest: place.digest,
-        };
-        if place.slot <= before.slot {
-            if place.slot == before.slot && place != before {
-                self.failed = Some(off_chain);
-            }
+        let known = self.unreached.unwrap_or(self.recovered.decided);
+        if place.slot < known.slot || place == known {
             return;
         }
-        let lowest = self.lowest_below(place, before.slot);
-        if lowest != before {
+        let lowest = self.lowest_below(place, known.slot);
+        if lowest.slot == known.slot && lowest != known {
+            self.failed = Some(RestartError::DecisionOffChain {
+                slot: place.slot,
+                digest: place.digest,
+            });
+        } else if lowest != known || self.unreached.is_some() {
             // On a block that is not there it cannot be executed here, decided though it is.
-            let unknown = lowest.slot > before.slot;
-            self.lacks_state |= unknown;
-            self.failed = (!unknown).then_some(off_chain);
+            self.unreached = Some(place);
+        } else {
+            self.reach(place);
+        }
+    }
+
+    /// Everything up to this block is decided, if known blocks lead down to what was decided before.
+    fn reach(&mut self, place: Place) {
+        let before = self.recovered.decided;
+        if !self.descends(place, before) {
             return;
         }
         self.recovered.decided = place;
