@@ -16,7 +16,7 @@ use crate::state::Bucketed;
 pub use either::EitherTable;
 pub use items::read as entries;
 pub use lsm::{
-    DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store, write_note,
+    AsOf, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store, write_note,
 };
 pub use memory::MemTable;
 

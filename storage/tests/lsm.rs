@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use storage::Table;
 use storage::state::{Bucketed, Checkpoints, Hold, Parts};
 use storage::table::{
-    DiskFailed, DiskStore, Flush, Flushing, LsmTable, MapStore, MemTable, Run, Store, write_note,
+    AsOf, DiskFailed, DiskStore, Flush, Flushing, LsmTable, MapStore, MemTable, Run, Store,
+    write_note,
 };
 use wire::ids::{Instant, Slot};
 use wire::state::{Bucket, Part, StateHead};
@@ -92,12 +93,26 @@ impl OnDisk {
 }
 
 impl Store for OnDisk {
-    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
-        self.store().get(key, value)
+    fn newest(&self) -> AsOf {
+        self.store().newest()
     }
 
-    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        self.store().range(from, to, visit);
+    fn get(&self, as_of: AsOf, key: &[u8], value: &mut Vec<u8>) -> bool {
+        self.store().get(as_of, key, value)
+    }
+
+    fn range(
+        &self,
+        as_of: AsOf,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        self.store().range(as_of, from, to, visit);
+    }
+
+    fn forget_before(&self, oldest: AsOf) {
+        self.store().forget_before(oldest);
     }
 }
 
@@ -342,10 +357,11 @@ impl<B: Backing> World<B> {
             expected.insert([&[2][..], key].concat(), Vec::new());
         }
         let mut held = Entries::new();
-        self.store.range(&[], &[3], &mut |key, value| {
-            held.insert(key.to_vec(), value.to_vec());
-            true
-        });
+        self.store
+            .range(self.store.newest(), &[], &[3], &mut |key, value| {
+                held.insert(key.to_vec(), value.to_vec());
+                true
+            });
         assert_eq!(held, expected, "the store");
     }
 
@@ -548,14 +564,28 @@ struct Counting {
 }
 
 impl Store for Counting {
-    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
-        self.asked.set(self.asked.get() + 1);
-        self.map.get(key, value)
+    fn newest(&self) -> AsOf {
+        self.map.newest()
     }
 
-    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
+    fn get(&self, as_of: AsOf, key: &[u8], value: &mut Vec<u8>) -> bool {
         self.asked.set(self.asked.get() + 1);
-        self.map.range(from, to, visit);
+        self.map.get(as_of, key, value)
+    }
+
+    fn range(
+        &self,
+        as_of: AsOf,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        self.asked.set(self.asked.get() + 1);
+        self.map.range(as_of, from, to, visit);
+    }
+
+    fn forget_before(&self, oldest: AsOf) {
+        self.map.forget_before(oldest);
     }
 }
 

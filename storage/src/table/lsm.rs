@@ -36,7 +36,7 @@ use crate::state::{BucketSet, Bucketed, Malformed, Versions, View};
 pub use disk::{DiskFailed, DiskRun, DiskStore};
 pub use flush::{Flush, write_note};
 pub use map::{MapRun, MapStore};
-pub use store::{Run, Store};
+pub use store::{AsOf, Run, Store};
 
 /// The key was deleted; the entry has no value.
 const GONE: u8 = 1;
@@ -59,6 +59,8 @@ pub struct LsmTable<S> {
     held: Resident,
     versions: Versions,
     store: S,
+    /// The stored checkpoint in it.
+    as_of: AsOf,
     /// Memory may not hold all keys of these.
     partial: BucketSet,
     partial_count: usize,
@@ -91,6 +93,7 @@ impl<S: Store> LsmTable<S> {
         LsmTable {
             held: Resident::new(seed, 0),
             versions: Versions::new(),
+            as_of: store.newest(),
             store,
             partial: BucketSet::new(),
             partial_count: 0,
@@ -205,7 +208,7 @@ impl<S: Store> LsmTable<S> {
     fn fetch(&mut self, bucket: Bucket, key: &[u8]) -> bool {
         self.fetched.clear();
         store::entry_key(bucket, key, &mut self.place);
-        self.store.get(&self.place, &mut self.fetched)
+        self.store.get(self.as_of, &self.place, &mut self.fetched)
     }
 
     /// The entries of a bucket that memory holds, as `view` shows them; `None`: gone.
@@ -235,27 +238,28 @@ impl<S: Store> LsmTable<S> {
         let overlay = self.overlay(view, bucket);
         let mut rest = overlay.iter().peekable();
         let (from, to) = store::bucket_bounds(bucket);
-        self.store.range(&from, &to, &mut |place, value| {
-            let key = store::key_of_entry(place);
-            while let Some((above, version)) = rest.next_if(|(above, _)| *above < key) {
-                version
-                    .iter()
-                    .for_each(|value| items::write(above, value, out));
-            }
-            match rest.next_if(|(same, _)| *same == key) {
-                Some((_, Some(newer))) => items::write(key, newer, out),
-                Some((_, None)) => {}
-                None => items::write(key, value, out),
-            }
-            if self.held.find(key).address == Address::NONE {
-                counts.keys += 1;
-                counts.bytes += (key.len() + value.len()) as u64;
-                if room {
-                    items::write(key, value, &mut loaded);
+        self.store
+            .range(self.as_of, &from, &to, &mut |place, value| {
+                let key = store::key_of_entry(place);
+                while let Some((above, version)) = rest.next_if(|(above, _)| *above < key) {
+                    version
+                        .iter()
+                        .for_each(|value| items::write(above, value, out));
                 }
-            }
-            true
-        });
+                match rest.next_if(|(same, _)| *same == key) {
+                    Some((_, Some(newer))) => items::write(key, newer, out),
+                    Some((_, None)) => {}
+                    None => items::write(key, value, out),
+                }
+                if self.held.find(key).address == Address::NONE {
+                    counts.keys += 1;
+                    counts.bytes += (key.len() + value.len()) as u64;
+                    if room {
+                        items::write(key, value, &mut loaded);
+                    }
+                }
+                true
+            });
         for (key, version) in rest {
             version
                 .iter()
@@ -290,7 +294,7 @@ impl<S: Store> LsmTable<S> {
         if self.partial_count > 0 {
             let (mut place, mut fetched) = (Vec::new(), Vec::new());
             let (begin, end) = store::order_bounds(from, to);
-            self.store.range(&begin, &end, &mut |at, _| {
+            self.store.range(self.as_of, &begin, &end, &mut |at, _| {
                 let key = store::key_of_order(at);
                 while let Some((above, version)) = held.next_if(|(above, _)| *above < key) {
                     more = version.is_none_or(|value| visit(above, value));
@@ -305,7 +309,7 @@ impl<S: Store> LsmTable<S> {
                 let bucket = Bucket::of_key(key);
                 store::entry_key(bucket, key, &mut place);
                 fetched.clear();
-                let found = self.store.get(&place, &mut fetched);
+                let found = self.store.get(self.as_of, &place, &mut fetched);
                 assert!(found, "a key in the order has an entry");
                 more = visit(key, &fetched);
                 more
@@ -486,7 +490,7 @@ impl<S: Store> Bucketed for LsmTable<S> {
         let mut keys = Vec::new();
         if self.is_partial(bucket) {
             let (from, to) = store::bucket_bounds(bucket);
-            self.store.range(&from, &to, &mut |place, _| {
+            self.store.range(self.as_of, &from, &to, &mut |place, _| {
                 keys.push(store::key_of_entry(place).to_vec());
                 true
             });

@@ -9,7 +9,7 @@
 //! flush and once a compaction.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, io};
 
 use lsm_tree::{
@@ -20,7 +20,7 @@ use thiserror::Error;
 use wire::state::Bucket;
 
 use super::manifest;
-use super::store::{self, Run, Store};
+use super::store::{self, AsOf, Run, Store};
 use crate::table::items;
 
 /// Sees every version: above all sequence numbers, whose highest bit the crate reserves.
@@ -67,11 +67,77 @@ impl DiskFailed {
     }
 }
 
+/// As of which sequence number the crate shows what there was after a run.
+#[derive(Debug)]
+struct Runs {
+    /// Ascending; those that may still be read.
+    shown: Mutex<Vec<(AsOf, SeqNo)>>,
+    /// Held while a run becomes visible, and while a merge is told from one.
+    finishing: Mutex<()>,
+}
+
+impl Runs {
+    fn new(seqno: SeqNo) -> Runs {
+        Runs {
+            shown: Mutex::new(vec![(AsOf(0), seqno)]),
+            finishing: Mutex::new(()),
+        }
+    }
+
+    fn with<T>(&self, visit: impl FnOnce(&mut Vec<(AsOf, SeqNo)>) -> T) -> T {
+        visit(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn newest(&self) -> AsOf {
+        self.with(|shown| shown.last().expect("the newest stays").0)
+    }
+
+    fn seqno(&self, as_of: AsOf) -> SeqNo {
+        let found = self.with(|shown| shown.iter().find(|(run, _)| *run == as_of).copied());
+        found.expect("nobody reads as of a run that was let go").1
+    }
+
+    fn oldest_seqno(&self) -> SeqNo {
+        self.with(|shown| shown[0].1)
+    }
+
+    fn forget_before(&self, oldest: AsOf) {
+        self.with(|shown| shown.retain(|(run, _)| *run >= oldest));
+    }
+
+    /// `finish` makes a run visible; `next` then tells the sequence number that shows it.
+    fn finished<E>(
+        &self,
+        finish: impl FnOnce() -> Result<(), E>,
+        next: impl FnOnce() -> SeqNo,
+    ) -> Result<(), E> {
+        let _guard = self
+            .finishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        finish()?;
+        let AsOf(before) = self.newest();
+        self.with(|shown| shown.push((AsOf(before + 1), next())));
+        Ok(())
+    }
+
+    /// What the newest run shows lies in other tables now: the older ones need not stay for it.
+    fn merged(&self, next: impl FnOnce() -> SeqNo) {
+        let _guard = self
+            .finishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let seqno = next();
+        self.with(|shown| shown.last_mut().expect("the newest stays").1 = seqno);
+    }
+}
+
 /// See the module's documentation. Clones are handles of one store.
 #[derive(Clone)]
 pub struct DiskStore {
     tree: AnyTree,
     next: SequenceNumberCounter,
+    runs: Arc<Runs>,
     path: Arc<PathBuf>,
     broken: fn(DiskFailed) -> !,
 }
@@ -102,9 +168,11 @@ impl DiskStore {
         manifest::check(path).map_err(failed)?;
         let tree = config.use_cache(cache).open().map_err(failed)?;
         next.fetch_max(tree.get_highest_seqno().map_or(1, |highest| highest + 1));
+        let runs = Arc::new(Runs::new(next.get()));
         Ok(DiskStore {
             tree,
             next,
+            runs,
             path: Arc::new(path.to_owned()),
             broken,
         })
@@ -126,18 +194,19 @@ impl DiskStore {
     }
 
     /// The value at a place.
-    fn read(&self, place: &[u8]) -> Result<Option<UserValue>, DiskFailed> {
-        let read = self.tree.get(place, NEWEST);
+    fn read(&self, as_of: SeqNo, place: &[u8]) -> Result<Option<UserValue>, DiskFailed> {
+        let read = self.tree.get(place, as_of);
         read.map_err(|error| self.failed(error))
     }
 
     fn read_range(
         &self,
+        as_of: SeqNo,
         from: &[u8],
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskFailed> {
-        for entry in self.tree.range(from..to, NEWEST, None) {
+        for entry in self.tree.range(from..to, as_of, None) {
             let (key, value) = entry.into_inner().map_err(|error| self.failed(error))?;
             if !visit(&key, &value) {
                 break;
@@ -148,14 +217,14 @@ impl DiskStore {
 
     /// What the last run noted under a name (see [`write_note`](super::write_note)).
     pub fn read_note(&self, name: &[u8]) -> Result<Option<Vec<u8>>, DiskFailed> {
-        let note = self.read(&store::note_key(name))?;
+        let note = self.read(NEWEST, &store::note_key(name))?;
         Ok(note.map(|note| note.to_vec()))
     }
 
     /// Appends the entries of a bucket as [`Bucketed::write_bucket`](crate::state::Bucketed) does.
     pub fn read_bucket(&self, bucket: Bucket, items: &mut Vec<u8>) -> Result<(), DiskFailed> {
         let (from, to) = store::bucket_bounds(bucket);
-        self.read_range(&from, &to, &mut |place, value| {
+        self.read_range(NEWEST, &from, &to, &mut |place, value| {
             items::write(store::key_of_entry(place), value, items);
             true
         })
@@ -165,13 +234,13 @@ impl DiskStore {
     pub fn has_entry(&self, key: &[u8]) -> Result<bool, DiskFailed> {
         let mut place = Vec::new();
         store::entry_key(Bucket::of_key(key), key, &mut place);
-        Ok(self.read(&place)?.is_some())
+        Ok(self.read(NEWEST, &place)?.is_some())
     }
 
     /// Calls `visit` with every key in the order of keys, until it returns false.
     pub fn read_keys(&self, visit: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), DiskFailed> {
         let (from, to) = store::order_bounds(&[], None);
-        self.read_range(&from, &to, &mut |place, _| {
+        self.read_range(NEWEST, &from, &to, &mut |place, _| {
             visit(store::key_of_order(place))
         })
     }
@@ -186,14 +255,15 @@ impl DiskStore {
     }
 
     /// Merges tables as long as there is something to gain, for a thread of its own: reads and runs
-    /// go on. Versions that were replaced are dropped.
+    /// go on. Values that were replaced are dropped when nobody reads as of a time that shows them.
     pub fn compact(&self) -> Result<(), DiskFailed> {
         let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
         for _ in 0..COMPACTIONS_MAX {
             let before = self.tree.current_version().id();
             self.tree
-                .compact(strategy.clone(), self.next.get())
+                .compact(strategy.clone(), self.runs.oldest_seqno())
                 .map_err(|error| self.failed(error))?;
+            self.runs.merged(|| self.next.get());
             if self.tree.current_version().id() == before {
                 break;
             }
@@ -213,15 +283,30 @@ impl DiskStore {
 }
 
 impl Store for DiskStore {
-    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
-        let found = self.read(key).unwrap_or_else(|error| (self.broken)(error));
+    fn newest(&self) -> AsOf {
+        self.runs.newest()
+    }
+
+    fn get(&self, as_of: AsOf, key: &[u8], value: &mut Vec<u8>) -> bool {
+        let found = self.read(self.runs.seqno(as_of), key);
+        let found = found.unwrap_or_else(|error| (self.broken)(error));
         found.iter().for_each(|held| value.extend_from_slice(held));
         found.is_some()
     }
 
-    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        let read = self.read_range(from, to, visit);
+    fn range(
+        &self,
+        as_of: AsOf,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        let read = self.read_range(self.runs.seqno(as_of), from, to, visit);
         read.unwrap_or_else(|error| (self.broken)(error));
+    }
+
+    fn forget_before(&self, oldest: AsOf) {
+        self.runs.forget_before(oldest);
     }
 }
 
@@ -251,7 +336,10 @@ impl Run for DiskRun<'_> {
     }
 
     fn finish(self) -> Result<(), DiskFailed> {
-        let finished = self.ingestion.finish();
-        finished.map_err(|error| self.store.failed(error))
+        let DiskRun { ingestion, store } = self;
+        let finished = store
+            .runs
+            .finished(|| ingestion.finish(), || store.next.get());
+        finished.map_err(|error| store.failed(error))
     }
 }

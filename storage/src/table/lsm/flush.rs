@@ -60,6 +60,8 @@ impl<S: Store> Flushing for LsmTable<S> {
         let flushing = self.flushing.take().expect("a flush was begun");
         assert_eq!(flushing.next, BUCKETS, "everything was handed out");
         self.stored = flushing.before;
+        self.as_of = self.store.newest();
+        self.store.forget_before(self.as_of);
         self.unswept = BUCKETS;
     }
 
@@ -73,7 +75,7 @@ impl<S: Store> Flushing for LsmTable<S> {
 
     fn is_blank(&self) -> bool {
         let mut blank = true;
-        self.store.range(&[], &[u8::MAX], &mut |_, _| {
+        self.store.range(self.as_of, &[], &[u8::MAX], &mut |_, _| {
             blank = false;
             false
         });
@@ -81,7 +83,7 @@ impl<S: Store> Flushing for LsmTable<S> {
     }
 
     fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool {
-        self.store.get(&store::note_key(name), note)
+        self.store.get(self.as_of, &store::note_key(name), note)
     }
 
     fn counts(&self, note: &mut Vec<u8>) {

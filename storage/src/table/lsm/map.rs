@@ -6,13 +6,20 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use super::store::{Run, Store};
+use super::store::{AsOf, Run, Store};
 
-type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Values of a key, oldest first, each with the number of the run that wrote it; none: deleted.
+type History = Vec<(u64, Option<Vec<u8>>)>;
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    entries: BTreeMap<Vec<u8>, History>,
+    runs: u64,
+}
 
 /// See the module's documentation. Clones are handles of one store.
 #[derive(Clone, Debug, Default)]
-pub struct MapStore(Rc<RefCell<Entries>>);
+pub struct MapStore(Rc<RefCell<Content>>);
 
 impl MapStore {
     /// Another store that holds the same.
@@ -29,21 +36,48 @@ impl MapStore {
     }
 }
 
+/// The value as of a run.
+fn shown(history: &History, as_of: AsOf) -> Option<&[u8]> {
+    let (_, value) = history.iter().rfind(|(run, _)| *run <= as_of.0)?;
+    value.as_deref()
+}
+
 impl Store for MapStore {
-    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool {
-        let entries = self.0.borrow();
-        let found = entries.get(key);
+    fn newest(&self) -> AsOf {
+        AsOf(self.0.borrow().runs)
+    }
+
+    fn get(&self, as_of: AsOf, key: &[u8], value: &mut Vec<u8>) -> bool {
+        let content = self.0.borrow();
+        let found = content.entries.get(key);
+        let found = found.and_then(|history| shown(history, as_of));
         found.iter().for_each(|held| value.extend_from_slice(held));
         found.is_some()
     }
 
-    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        let entries = self.0.borrow();
-        for (key, value) in entries.range(from.to_vec()..to.to_vec()) {
-            if !visit(key, value) {
+    fn range(
+        &self,
+        as_of: AsOf,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        let content = self.0.borrow();
+        for (key, history) in content.entries.range(from.to_vec()..to.to_vec()) {
+            if let Some(value) = shown(history, as_of)
+                && !visit(key, value)
+            {
                 return;
             }
         }
+    }
+
+    fn forget_before(&self, oldest: AsOf) {
+        self.0.borrow_mut().entries.retain(|_, history| {
+            let first = history.iter().rposition(|(run, _)| *run <= oldest.0);
+            history.drain(..first.unwrap_or(0));
+            history.len() > 1 || history.iter().any(|(_, value)| value.is_some())
+        });
     }
 }
 
@@ -76,12 +110,11 @@ impl Run for MapRun {
     }
 
     fn finish(self) -> Result<(), Infallible> {
-        let mut entries = self.store.0.borrow_mut();
+        let mut content = self.store.0.borrow_mut();
+        content.runs += 1;
+        let run = content.runs;
         for (key, value) in self.changes {
-            match value {
-                Some(value) => entries.insert(key, value),
-                None => entries.remove(&key),
-            };
+            content.entries.entry(key).or_default().push((run, value));
         }
         Ok(())
     }

@@ -19,16 +19,32 @@ const NOTE: u8 = 3;
 /// Bytes in front of the key of an entry.
 const ENTRY_PREFIX_BYTES: usize = 3;
 
+/// What a store held after one of its runs: read as of that, it does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AsOf(pub(super) u64);
+
 /// A sorted map on disk, read by one thread while another replaces its content.
 ///
 /// Reading has no error: whoever opens the map ends the process when it cannot be read, for no
 /// answer could be given without it.
 pub trait Store {
+    /// As of the last run that was finished. The caller knows that none is being finished.
+    fn newest(&self) -> AsOf;
+
     /// Appends the value of a key to `value`; false, with nothing appended, when it is absent.
-    fn get(&self, key: &[u8], value: &mut Vec<u8>) -> bool;
+    fn get(&self, as_of: AsOf, key: &[u8], value: &mut Vec<u8>) -> bool;
 
     /// Calls `visit` with the entries of `from..to` in key order until it returns false.
-    fn range(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool);
+    fn range(
+        &self,
+        as_of: AsOf,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    );
+
+    /// Nothing is read as of anything older again, so that it may go.
+    fn forget_before(&self, oldest: AsOf);
 }
 
 /// A sorted run of changes to a [`Store`]: all of them become visible and durable with
