@@ -5,6 +5,7 @@
 //! later blocks (K1).
 
 mod checkpoints;
+mod copies;
 mod flush;
 
 use storage::machine::StateMachine;
@@ -74,6 +75,7 @@ pub struct Execution<M: StateMachine> {
     unneeded: Slot,
     preserved_bytes_max: u64,
     stored_sessions: flush::StoredSessions,
+    copies: copies::Copies,
 }
 
 impl<M: StateMachine> Execution<M> {
@@ -102,6 +104,7 @@ impl<M: StateMachine> Execution<M> {
             unneeded: Slot(0),
             preserved_bytes_max: PRESERVED_BYTES_MAX,
             stored_sessions: flush::StoredSessions::default(),
+            copies: copies::Copies::default(),
         }
     }
 

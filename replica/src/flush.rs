@@ -12,6 +12,8 @@
 //! | `n`, number (u16, big-endian) | an inner node of the tree |
 //! | `s`, bucket (u16, big-endian) | the sessions of a bucket |
 
+use std::sync::Arc;
+
 use storage::machine::StateMachine;
 use storage::state::{Unserved, join};
 use storage::table::write_note;
@@ -25,7 +27,7 @@ use crate::recovery::SavedUnusable;
 use crate::snapshot::SnapshotFailed;
 
 const CERTIFICATE: &[u8] = b"c";
-const SUMMARY: &[u8] = b"h";
+pub(crate) const SUMMARY: &[u8] = b"h";
 const COUNTS: &[u8] = b"k";
 const NODE: u8 = b'n';
 const SESSIONS: u8 = b's';
@@ -33,6 +35,11 @@ const SESSIONS: u8 = b's';
 fn numbered(kind: u8, number: u16) -> [u8; 3] {
     let [high, low] = number.to_be_bytes();
     [kind, high, low]
+}
+
+/// Under which name a copy has an inner node.
+pub(crate) fn node_note(index: u8) -> [u8; 3] {
+    numbered(NODE, u16::from(index))
 }
 
 /// What comes next.
@@ -124,7 +131,7 @@ impl FlushWriter {
                 }
                 Step::Node(index) => {
                     execution.serve(self.slot, Part::Node(index), &mut self.note)?;
-                    write_note(&numbered(NODE, u16::from(index)), &self.note, out);
+                    write_note(&node_note(index), &self.note, out);
                     self.step = match index.checked_add(1) {
                         Some(next) if usize::from(next) < NODES => Step::Node(next),
                         _ => Step::Sessions(0),
@@ -177,7 +184,7 @@ impl CopyHead {
         }
         let mut nodes = Vec::with_capacity(NODES);
         for (index, digest) in (0..).zip(&summary.nodes) {
-            let node = must(&numbered(NODE, index))?;
+            let node = must(&node_note(index))?;
             let node = Node::parse(&node).map_err(|_| SavedUnusable::OtherState)?;
             if node.digest() != *digest {
                 return Err(SavedUnusable::OtherState.into());
@@ -216,7 +223,8 @@ pub(crate) fn reopen<M: StateMachine, V: Verifier>(
     };
     let read = |name: &[u8]| {
         let mut note = Vec::new();
-        table.note(name, &mut note).then_some(note)
+        let as_of = table.copy_as_of();
+        table.note(as_of, name, &mut note).then_some(note)
     };
     let head = CopyHead::read(|name| Ok::<_, SavedUnusable>(read(name)))?;
     let certificate = compound
@@ -228,7 +236,8 @@ pub(crate) fn reopen<M: StateMachine, V: Verifier>(
     if !execution.recount(&head.counts) {
         return Err(SavedUnusable::OtherState);
     }
-    execution.resume(head.summary, head.nodes, &sessions)?;
+    let known = Arc::new(certificate);
+    execution.resume(known, head.summary, head.nodes, &sessions)?;
     Ok(Some(certificate))
 }
 

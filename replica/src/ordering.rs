@@ -123,8 +123,12 @@ pub enum Input<Bu: Buffers> {
     },
     /// The state at this certified slot was taken over.
     Installed(Box<CheckpointCertificate>),
-    /// A snapshot of the state at this slot is durable.
-    Saved(Slot),
+    /// A snapshot of the state at `slot` is durable. `shown_from`: the oldest one that others are
+    /// being shown; they need the blocks above it.
+    Saved {
+        slot: Slot,
+        shown_from: Option<Slot>,
+    },
     /// [`Output::Save`] came to nothing.
     SaveFailed,
     /// A record read back from the log.
@@ -316,6 +320,10 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     padding: Padding,
     /// Of the newest snapshot.
     saved: Slot,
+    /// The oldest snapshot that others are shown, when the newest was made.
+    shown_from: Option<Slot>,
+    /// Bytes of the log that are kept for them alone.
+    held_back_bytes: u64,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
     save_not_before: Instant,
@@ -398,6 +406,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             restate_due: false,
             padding: Padding::new(),
             saved: Slot(0),
+            shown_from: None,
+            held_back_bytes: 0,
             save_after: Slot(0),
             save_not_before: Instant(0),
             retained_from,
@@ -550,7 +560,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.durable = durable.position();
         if let Some(slot) = snapshot {
             // The process before may have ended before it let the log go behind it.
-            self.on_saved(slot);
+            self.on_saved(slot, None);
         }
         let slot = self.core.summary().decided;
         let work = Work::default();

@@ -328,7 +328,7 @@ impl Saving {
                     return;
                 }
                 if let Writer::Table(_) = &file.writer {
-                    execution.flush_end();
+                    execution.flush_end(now, Arc::clone(&certificate));
                 }
                 self.stage = Stage::Idle;
                 execution.close_snapshot(now);

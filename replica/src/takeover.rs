@@ -66,7 +66,8 @@ pub struct TakeoverCounts {
 /// An answer to FETCH-STATE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
-    /// The checkpoint that can be shown instead of the one asked for.
+    /// The checkpoint that can be shown instead of the one asked for: its certificate is with the
+    /// copy, or with who saves states.
     pub elsewhere: Option<Slot>,
 }
 
@@ -353,10 +354,8 @@ impl Takeover {
             self.counts.served += 1;
             self.counts.served_bytes += out.len() as u64;
         }
-        let elsewhere = execution.pinned();
-        let elsewhere = elsewhere.filter(|pinned| pinned.ready && pinned.slot != slot);
-        answered.then_some(Served {
-            elsewhere: elsewhere.map(|pinned| pinned.slot),
+        answered.then(|| Served {
+            elsewhere: execution.shows_instead_of(slot),
         })
     }
 }

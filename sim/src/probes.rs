@@ -108,6 +108,7 @@ pub struct Probes {
 pub const PLACES: &[&str] = &[
     "base-without-payload",
     "checkpoint-adopted",
+    "copy-shown",
     "decided-by-commits",
     "evidence-stored",
     "final-off-branch",
@@ -116,6 +117,7 @@ pub const PLACES: &[&str] = &[
     "leader-too-slow",
     "lease-below-memory",
     "log-full",
+    "older-copy-shown",
     "own-word-found",
     "padded-for-a-laggard",
     "padded-for-the-silent",

@@ -12,6 +12,7 @@ mod order;
 mod resident;
 
 use crate::state::Bucketed;
+use wire::state::Bucket;
 
 pub use either::EitherTable;
 pub use items::read as entries;
@@ -41,9 +42,18 @@ pub trait Flushing {
     /// Whether the copy was never written.
     fn is_blank(&self) -> bool;
 
-    /// Appends what the copy says of its state under this name (see [`write_note`]); false, with
+    /// The copy as it is now.
+    fn copy_as_of(&self) -> AsOf;
+
+    /// Copies stay readable from this one on; none: the present one alone.
+    fn keep_copies(&mut self, oldest: Option<AsOf>);
+
+    /// Appends what a copy says of its state under this name (see [`write_note`]); false, with
     /// nothing appended, if there is nothing.
-    fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool;
+    fn note(&self, as_of: AsOf, name: &[u8], note: &mut Vec<u8>) -> bool;
+
+    /// Appends the entries that a copy has of a bucket, as [`Bucketed::write_bucket`] does.
+    fn copied_bucket(&self, as_of: AsOf, bucket: Bucket, out: &mut Vec<u8>);
 
     /// Appends how many keys each bucket has, to be remembered as a note.
     fn counts(&self, note: &mut Vec<u8>);

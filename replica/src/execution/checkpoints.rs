@@ -123,6 +123,7 @@ impl<M: StateMachine> Execution<M> {
 
     /// Lets go of a checkpoint whose transfers have ended; to be called now and then.
     pub fn expire(&mut self, now: Instant) {
+        self.expire_copies(now);
         let (checkpoints, mut parts) = self.apart();
         checkpoints.expire(now, &mut parts);
     }
@@ -155,14 +156,9 @@ impl<M: StateMachine> Execution<M> {
     }
 
     /// Answers FETCH-STATE(slot, part) with the body of a CHUNK in `out`, which is cleared; false
-    /// when there is nothing to answer. Pins a checkpoint if none is. The caller limits the rate.
+    /// when there is nothing to answer. It is the copy on disk that is shown, if there may be one; a
+    /// checkpoint is pinned if none is, otherwise. The caller limits the rate.
     pub fn fetch_state(&mut self, now: Instant, slot: Slot, part: Part, out: &mut Vec<u8>) -> bool {
-        let hold = Hold::Until(now.after_ns(TRANSFER_HOLD_NS));
-        let kept = match self.pinned() {
-            // Only a transfer of the kept checkpoint prolongs its life.
-            Some(kept) if kept.slot != slot => kept,
-            _ => self.pin(hold),
-        };
         out.clear();
         Chunk::Part {
             slot,
@@ -170,18 +166,44 @@ impl<M: StateMachine> Execution<M> {
             bytes: &[],
         }
         .encode(out);
-        match self.serve(slot, part, out) {
+        let served = if self.has_copy() {
+            self.serve_copy(now, slot, part, out)
+        } else {
+            let hold = Hold::Until(now.after_ns(TRANSFER_HOLD_NS));
+            let kept = match self.pinned() {
+                // Only a transfer of the kept checkpoint prolongs its life.
+                Some(kept) if kept.slot != slot => kept,
+                _ => self.pin(hold),
+            };
+            let elsewhere = Unserved::Elsewhere(kept.slot);
+            self.serve(slot, part, out).map_err(|reason| match reason {
+                Unserved::NoSuchPart => reason,
+                _ => elsewhere,
+            })
+        };
+        match served {
             Ok(()) => true,
-            Err(Unserved::NoSuchPart) => {
+            Err(Unserved::Elsewhere(kept)) => {
+                out.clear();
+                Chunk::Elsewhere { slot: kept }.encode(out);
+                true
+            }
+            Err(_) => {
                 out.clear();
                 false
             }
-            Err(Unserved::NotPinned | Unserved::Elsewhere(_) | Unserved::NotReady) => {
-                out.clear();
-                Chunk::Elsewhere { slot: kept.slot }.encode(out);
-                true
-            }
         }
+    }
+
+    /// The checkpoint that can be shown whole, if it is another one than this.
+    pub fn shows_instead_of(&self, slot: Slot) -> Option<Slot> {
+        if let Some(copy) = self.copy_certificate(None) {
+            let has_it = self.copy_certificate(Some(slot)).is_some();
+            return (!has_it).then(|| copy.header.slot());
+        }
+        let pinned = self.pinned().filter(|pinned| pinned.ready);
+        let pinned = pinned.map(|pinned| pinned.slot);
+        pinned.filter(|shown| *shown != slot)
     }
 
     /// Replaces the state by one that was fetched and verified: only the buckets that differ. The

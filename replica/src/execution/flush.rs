@@ -1,8 +1,12 @@
 //! What the table's copy on disk is told, and what it gives back at a start.
 
+use std::sync::Arc;
+
 use storage::machine::StateMachine;
 use storage::state::{Bucketed, InstallFailed, View};
 use storage::table::Flushing;
+use wire::certificates::CheckpointCertificate;
+use wire::ids::Instant;
 use wire::state::{Bucket, Node, Summary};
 
 use super::Execution;
@@ -33,7 +37,7 @@ impl<M: StateMachine> Execution<M> {
         self.machine.flushing().map(|table| &*table)
     }
 
-    fn copy_mut(&mut self) -> &mut dyn Flushing {
+    pub(super) fn copy_mut(&mut self) -> &mut dyn Flushing {
         let table = self.machine.flushing();
         table.expect("only a table with a copy is flushed")
     }
@@ -62,9 +66,10 @@ impl<M: StateMachine> Execution<M> {
     }
 
     /// Everything that was handed out is durable.
-    pub(crate) fn flush_end(&mut self) {
+    pub(crate) fn flush_end(&mut self, now: Instant, certificate: Arc<CheckpointCertificate>) {
         self.stored_sessions.before = self.stored_sessions.next;
         self.copy_mut().flush_end();
+        self.copied(now, certificate);
     }
 
     /// Nothing that was handed out is visible.
@@ -90,6 +95,7 @@ impl<M: StateMachine> Execution<M> {
     /// those of the summary.
     pub(crate) fn resume(
         &mut self,
+        certificate: Arc<CheckpointCertificate>,
         summary: Summary,
         nodes: Vec<Node>,
         sessions: &[(Bucket, Vec<u8>)],
@@ -108,6 +114,7 @@ impl<M: StateMachine> Execution<M> {
         self.executed = head.slot();
         self.time_ns = head.time_ns();
         self.transactions = head.transactions();
+        self.copied(Instant(0), certificate);
         Ok(())
     }
 }

@@ -13,8 +13,13 @@ use wire::request::{RequestFields, RequestView, encode_open, encode_request};
 use wire::seal::{Rules, Statement};
 use zerocopy::IntoBytes;
 
+use std::sync::Arc;
+
+use wire::ids::Instant;
+
 use super::*;
 use crate::execution::Replies;
+use wire::state::Chunk;
 
 const ME: NodeId = NodeId(1);
 const GOOD: Signature = Signature([1; 64]);
@@ -117,7 +122,8 @@ fn flush(execution: &mut Disked, certificate: &CheckpointCertificate, store: &Ma
         piece.clear();
     }
     flush.finish().unwrap();
-    execution.flush_end();
+    execution.flush_end(Instant(0), Arc::new(*certificate));
+    execution.close_snapshot(Instant(0));
 }
 
 /// A store of the state after slot 2, who executed it, and its root.
@@ -146,7 +152,10 @@ fn place(name: &[u8]) -> Vec<u8> {
 
 fn note(store: &MapStore, name: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();
-    assert!(store.get(&place(name), &mut note), "{name:?}");
+    assert!(
+        store.get(store.newest(), &place(name), &mut note),
+        "{name:?}"
+    );
     note
 }
 
@@ -245,7 +254,7 @@ fn malformed_sessions_give_no_state() {
     let (store, ..) = written();
     let holding = Bucket::all().find(|bucket| {
         let name = numbered(SESSIONS, bucket.number());
-        store.get(&place(&name), &mut Vec::new())
+        store.get(store.newest(), &place(&name), &mut Vec::new())
     });
     let name = numbered(SESSIONS, holding.unwrap().number());
     let whole = note(&store, &name);
@@ -254,4 +263,110 @@ fn malformed_sessions_give_no_state() {
         matches!(cut, Err(SavedUnusable::NotInstalled(_))),
         "{cut:?}"
     );
+}
+
+/// Everything of the copy at this slot as it is handed out, or none.
+fn shown(execution: &mut Disked, now: u64, slot: u64) -> Option<Vec<(Part, Vec<u8>)>> {
+    let (now, slot) = (Instant(now), Slot(slot));
+    let mut answer = |part| {
+        let mut body = Vec::new();
+        assert!(
+            execution.fetch_state(now, slot, part, &mut body),
+            "{slot} {part:?}"
+        );
+        match Chunk::decode(&body).unwrap() {
+            Chunk::Part { bytes, .. } => Some(bytes.to_vec()),
+            Chunk::Elsewhere { .. } => None,
+        }
+    };
+    let mut parts = vec![(Part::Summary, answer(Part::Summary)?)];
+    for index in 0..NODES as u8 {
+        let bytes = answer(Part::Node(index))?;
+        let node = Node::parse(&bytes).unwrap().clone();
+        parts.push((Part::Node(index), bytes));
+        let below = Bucket::all().skip(usize::from(index) * BUCKETS_PER_NODE);
+        for (bucket, leaf) in below.zip(node.leaves) {
+            for index in 0..leaf.pieces() as u32 {
+                let part = Part::Piece { bucket, index };
+                parts.push((part, answer(part)?));
+            }
+        }
+    }
+    Some(parts)
+}
+
+/// Takes the state that was shown over.
+fn taken_over(certificate: &CheckpointCertificate, shown: &[(Part, Vec<u8>)]) -> Disked {
+    let mut fresh = over(&MapStore::default());
+    let slot = certificate.place().slot;
+    let own = fresh.leaves();
+    let options = crate::transfer::Options::default();
+    let mut transfer =
+        crate::transfer::Transfer::new(slot, certificate.root, own, &[NodeId(0)], options);
+    while !transfer.is_complete() {
+        let mut asked = Vec::new();
+        transfer.poll(Instant(1), &mut |to, _, part| asked.push((to, part)));
+        for (from, part) in asked {
+            let (_, bytes) = shown.iter().find(|(known, _)| *known == part).unwrap();
+            let chunk = Chunk::Part { slot, part, bytes };
+            transfer.handle(Instant(1), from, &chunk).unwrap();
+        }
+    }
+    fresh.install(&transfer.finish()).unwrap();
+    fresh
+}
+
+#[test]
+fn a_copy_is_shown_whole_while_newer_ones_are_made_and_after_a_restart() {
+    const WHILE: u64 = crate::execution::TRANSFER_HOLD_NS;
+    let (store, mut execution, root) = written();
+    // This one flushes into the store that it reads.
+    let first = certificate(2, root, &putting(1, b"one"));
+    let (mut execution_again, found) = reopened(&store).unwrap().unwrap();
+    assert_eq!(found.root, first.root);
+    let whole = shown(&mut execution_again, 1, 2).unwrap();
+    assert!(shown(&mut execution_again, 1, 4).is_none());
+    assert_eq!(execution_again.shows_instead_of(Slot(4)), Some(Slot(2)));
+    let mut fresh = taken_over(&first, &whole);
+
+    // What a copy shows is what was executed, whoever goes on from it.
+    for execution in [&mut fresh, &mut execution] {
+        execute(execution, 3, &putting(11, b"two"));
+        execute(execution, 4, &[]);
+    }
+    assert_eq!(checkpoint(&mut fresh), checkpoint(&mut execution));
+
+    let (store, mut execution) = {
+        let store = MapStore::default();
+        let table = LsmTable::reopen([1, 2], store.clone(), 1 << 20);
+        let machine = Kv::new(table);
+        let execution = Execution::new(ME, 4, machine, 1400).with_checkpoint_interval(2);
+        (store, execution)
+    };
+    let mut opening = Vec::new();
+    encode_open(&mut opening, CLIENT, Slot(0));
+    execute(&mut execution, 1, &opening);
+    let mut certificates = Vec::new();
+    for slot in [2, 4, 6, 8, 10] {
+        let payload = putting(5 * slot - 9, &[slot as u8; 40]);
+        execute(&mut execution, slot, &payload);
+        let certificate = certificate(slot, checkpoint(&mut execution), &payload);
+        flush(&mut execution, &certificate, &store);
+        certificates.push(certificate);
+        execute(&mut execution, slot + 1, &[]);
+        // Somebody asks for the first one all the time.
+        if slot < 8 {
+            let now = 1 + slot * WHILE / 4;
+            execution.expire(Instant(now));
+            let old = shown(&mut execution, now, 2).unwrap();
+            taken_over(&certificates[0], &old);
+            assert_eq!(execution.copies_from(), Some(Slot(2)));
+            assert!(shown(&mut execution, now, slot).is_some());
+        }
+    }
+    // Of those that are asked for, no more than three are kept.
+    assert_eq!(execution.copies_from(), Some(Slot(4)));
+    execution.expire(Instant(20 * WHILE));
+    assert_eq!(execution.copies_from(), Some(Slot(10)));
+    assert!(shown(&mut execution, 20 * WHILE, 8).is_none());
 }

@@ -118,7 +118,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 self.on_installed(now, &certificate);
                 self.drive(now, consensus::Input::Installed { certificate });
             }
-            Input::Saved(slot) => self.on_saved(slot),
+            Input::Saved { slot, shown_from } => self.on_saved(slot, shown_from),
             Input::SaveFailed => self.on_save_failed(now),
             Input::Record { read, record } => self.on_record(read, &record),
             Input::ReadDropped => self.reads -= 1,

@@ -66,9 +66,10 @@ pub(super) enum Release {
 
 impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     /// A snapshot of the state at this slot is durable.
-    pub(super) fn on_saved(&mut self, slot: Slot) {
+    pub(super) fn on_saved(&mut self, slot: Slot, shown_from: Option<Slot>) {
         self.release = Release::Saved(slot);
         self.saved = slot;
+        self.shown_from = shown_from;
         self.save_after = Slot(slot.0 + self.config.interval);
     }
 
@@ -81,7 +82,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// Blocks up to here are not needed with a snapshot of this slot, or are gone already. A full log
     /// keeps none for others: they take the state over.
-    fn let_go_up_to(&self, slot: Slot) -> Slot {
+    fn unneeded_with(&self, slot: Slot) -> Slot {
         let intervals = if self.is_full() {
             0
         } else {
@@ -89,6 +90,16 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         };
         let kept = intervals * self.config.interval;
         Slot(slot.0.saturating_sub(kept).max(self.retained_from.0 - 1))
+    }
+
+    /// The same, but for those who are shown an older snapshot, as long as half of the log is free.
+    fn let_go_up_to(&self, slot: Slot) -> Slot {
+        let unneeded = self.unneeded_with(slot);
+        let is_roomy = self.writer.used_bytes() <= self.writer.max_bytes() / 2;
+        match self.shown_from.filter(|_| is_roomy) {
+            Some(shown) => unneeded.min(shown.max(Slot(self.retained_from.0 - 1))),
+            None => unneeded,
+        }
     }
 
     /// No snapshot was made; the log may ask again.
@@ -140,7 +151,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 self.release = Release::Saved(self.saved);
             }
             Release::Idle => {
-                let has_grown = self.writer.used_bytes() >= self.config.snapshot_log_bytes
+                let own_bytes = self
+                    .writer
+                    .used_bytes()
+                    .saturating_sub(self.held_back_bytes);
+                let has_grown = own_bytes >= self.config.snapshot_log_bytes
                     && self.core.summary().executed >= self.save_after;
                 if (has_grown || full) && self.is_started() && now >= self.save_not_before {
                     // A log that takes no more blocks gets no next checkpoint, so it does not wait.
@@ -274,12 +289,11 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     fn let_go(&mut self, slot: Slot, before: Position) {
         let last = self.let_go_up_to(slot);
-        let needed = self.ledger.needed_above(last).unwrap_or(before);
-        let low = if planted("gcearly") {
-            before
-        } else {
-            needed.min(before)
-        };
+        let needed = |last| self.ledger.needed_above(last).unwrap_or(before).min(before);
+        let without_others = needed(self.unneeded_with(slot));
+        let needed = needed(last);
+        self.held_back_bytes = without_others.0.saturating_sub(needed.0);
+        let low = if planted("gcearly") { before } else { needed };
         self.writer.release(low);
         self.ledger.forget_below(low);
         self.retain_from(last.next());

@@ -78,7 +78,10 @@ where
         {
             self.send_named(from, Kind::Chunk, slot, &chunk, out);
             let elsewhere = served.elsewhere;
-            let certificate = elsewhere.and_then(|slot| self.saving.certificate_of(slot));
+            let certificate = elsewhere.and_then(|slot| {
+                let copied = self.execution.copy_certificate(Some(slot));
+                copied.or_else(|| self.saving.certificate_of(slot))
+            });
             if let Some(certificate) = certificate.cloned() {
                 let (kind, slot) = (Kind::CheckpointCertificate, certificate.header.slot());
                 self.send_named(from, kind, slot, &certificate.encode(), out);
@@ -121,7 +124,8 @@ where
         moved |= self.execution.evict(EVICTED_BUCKETS);
         while let Some(outcome) = self.saving.next_outcome() {
             moved = true;
-            let saved = |slot| ordering::Input::Saved(slot);
+            let shown_from = self.execution.copies_from();
+            let saved = |slot| ordering::Input::Saved { slot, shown_from };
             match outcome {
                 Outcome::Saved(certificate) => {
                     self.ordering.handle(now, saved(certificate.header.slot()));

@@ -61,6 +61,8 @@ pub struct LsmTable<S> {
     store: S,
     /// The stored checkpoint in it.
     as_of: AsOf,
+    /// Older ones that others read.
+    kept: Option<AsOf>,
     /// Memory may not hold all keys of these.
     partial: BucketSet,
     partial_count: usize,
@@ -94,6 +96,7 @@ impl<S: Store> LsmTable<S> {
             held: Resident::new(seed, 0),
             versions: Versions::new(),
             as_of: store.newest(),
+            kept: None,
             store,
             partial: BucketSet::new(),
             partial_count: 0,

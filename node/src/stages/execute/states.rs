@@ -145,7 +145,10 @@ impl Execute {
         if let Some(served) = takeover.serve(now, from, (slot, part), execution, &mut chunk) {
             self.send_long(from, Kind::Chunk, slot, &chunk);
             let elsewhere = served.elsewhere;
-            let certificate = elsewhere.and_then(|slot| self.duties.saving.certificate_of(slot));
+            let certificate = elsewhere.and_then(|slot| {
+                let copied = self.execution.copy_certificate(Some(slot));
+                copied.or_else(|| self.duties.saving.certificate_of(slot))
+            });
             if let Some(certificate) = certificate {
                 let (slot, body) = (certificate.header.slot(), certificate.encode());
                 self.send_long(from, Kind::CheckpointCertificate, slot, &body);
@@ -223,14 +226,14 @@ impl Execute {
             && let Some(outcome) = self.duties.saving.next_outcome()
         {
             moved = true;
+            let shown_from = self.execution.copies_from();
+            let saved = |slot| Input::Saved { slot, shown_from };
             let told = match outcome {
-                Outcome::Saved(certificate) => {
-                    [Some(Input::Saved(certificate.header.slot())), None]
-                }
+                Outcome::Saved(certificate) => [Some(saved(certificate.header.slot())), None],
                 Outcome::TakenOver(certificate) => {
                     let slot = certificate.header.slot();
                     let installed = Input::Installed(Box::new(*certificate));
-                    [Some(installed), Some(Input::Saved(slot))]
+                    [Some(installed), Some(saved(slot))]
                 }
                 Outcome::Failed => [Some(Input::SaveFailed), None],
             };

@@ -6,7 +6,7 @@
 
 use wire::state::{BUCKETS, Bucket};
 
-use super::store::{self, Run, Store};
+use super::store::{self, AsOf, Run, Store};
 use super::{Counts, Flushing, GONE, LsmTable, STORED};
 use crate::state::View;
 use crate::table::items;
@@ -61,7 +61,7 @@ impl<S: Store> Flushing for LsmTable<S> {
         assert_eq!(flushing.next, BUCKETS, "everything was handed out");
         self.stored = flushing.before;
         self.as_of = self.store.newest();
-        self.store.forget_before(self.as_of);
+        self.forget_copies();
         self.unswept = BUCKETS;
     }
 
@@ -82,8 +82,25 @@ impl<S: Store> Flushing for LsmTable<S> {
         blank
     }
 
-    fn note(&self, name: &[u8], note: &mut Vec<u8>) -> bool {
-        self.store.get(self.as_of, &store::note_key(name), note)
+    fn copy_as_of(&self) -> AsOf {
+        self.as_of
+    }
+
+    fn keep_copies(&mut self, oldest: Option<AsOf>) {
+        self.kept = oldest;
+        self.forget_copies();
+    }
+
+    fn note(&self, as_of: AsOf, name: &[u8], note: &mut Vec<u8>) -> bool {
+        self.store.get(as_of, &store::note_key(name), note)
+    }
+
+    fn copied_bucket(&self, as_of: AsOf, bucket: Bucket, out: &mut Vec<u8>) {
+        let (from, to) = store::bucket_bounds(bucket);
+        self.store.range(as_of, &from, &to, &mut |place, value| {
+            items::write(store::key_of_entry(place), value, out);
+            true
+        });
     }
 
     fn counts(&self, note: &mut Vec<u8>) {
@@ -124,6 +141,11 @@ impl<S: Store> Flushing for LsmTable<S> {
 }
 
 impl<S: Store> LsmTable<S> {
+    fn forget_copies(&self) {
+        let oldest = self.kept.map_or(self.as_of, |kept| kept.min(self.as_of));
+        self.store.forget_before(oldest);
+    }
+
     fn write_changes(&mut self, bucket: Bucket, piece: &mut Vec<u8>) {
         let arena = &self.held.arena;
         let listed = self.held.listed(bucket).iter();
