@@ -26,6 +26,10 @@ use crate::execution::Execution;
 use crate::recovery::SavedUnusable;
 use crate::snapshot::SnapshotFailed;
 
+mod stream;
+
+pub use stream::{Next, StreamWriter};
+
 const CERTIFICATE: &[u8] = b"c";
 pub(crate) const SUMMARY: &[u8] = b"h";
 const COUNTS: &[u8] = b"k";
@@ -231,14 +235,48 @@ pub(crate) fn reopen<M: StateMachine, V: Verifier>(
         .checkpoint_certificate(head.certificate)
         .map_err(SavedUnusable::Uncertified)?
         .into_inner();
-    let sessions = Bucket::all().filter_map(|bucket| Some((bucket, read(&sessions_note(bucket))?)));
-    let sessions = sessions.collect::<Vec<_>>();
+    resume(execution, head, Arc::new(certificate))?;
+    Ok(Some(certificate))
+}
+
+/// Goes on from the state that the table's copy has now, with this certificate, instead of the present
+/// one.
+pub(crate) fn adopt<M: StateMachine>(
+    execution: &mut Execution<M>,
+    certificate: Arc<CheckpointCertificate>,
+) -> Result<(), SavedUnusable> {
+    execution.renew();
+    let table = execution.copy().expect("a state was streamed into it");
+    let as_of = table.copy_as_of();
+    let head = CopyHead::read(|name| {
+        let mut note = Vec::new();
+        Ok::<_, SavedUnusable>(table.note(as_of, name, &mut note).then_some(note))
+    })?;
+    if head.certificate != *certificate {
+        return Err(SavedUnusable::OtherState);
+    }
+    resume(execution, head, certificate)
+}
+
+fn resume<M: StateMachine>(
+    execution: &mut Execution<M>,
+    head: CopyHead,
+    certificate: Arc<CheckpointCertificate>,
+) -> Result<(), SavedUnusable> {
+    let table = execution.copy().expect("its head was read");
+    let as_of = table.copy_as_of();
+    let mut sessions = Vec::new();
+    for bucket in Bucket::all() {
+        let mut note = Vec::new();
+        if table.note(as_of, &sessions_note(bucket), &mut note) {
+            sessions.push((bucket, note));
+        }
+    }
     if !execution.recount(&head.counts) {
         return Err(SavedUnusable::OtherState);
     }
-    let known = Arc::new(certificate);
-    execution.resume(known, head.summary, head.nodes, &sessions)?;
-    Ok(Some(certificate))
+    execution.resume(certificate, head.summary, head.nodes, &sessions)?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -379,7 +379,7 @@ where
                     self.verify(now, job);
                 }
             }
-            if pace.executions > 0 {
+            if pace.executions > 0 && !self.saving.is_switching() {
                 if let Some((slot, message)) = self.execute.pop_front() {
                     pace.executions -= 1;
                     moved = true;

@@ -1,7 +1,8 @@
 //! Snapshots made while blocks execute: of the next checkpoint when the log has grown (K2), and of
 //! a state that was taken over (K1).
 //!
-//! A table that keeps a copy of its own on disk has that brought up to date instead of a file.
+//! A table that keeps a copy of its own on disk has that brought up to date instead of a file; and a
+//! state that comes from others goes there as it comes.
 //!
 //! The state is pinned, written piece by piece, and let go when the file is durable. The machine
 //! acknowledges every piece; a few wait for it at most. One snapshot is under way at most.
@@ -10,13 +11,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
-use storage::state::{Hold, Pinned};
+use storage::state::{Hold, Pinned, Unserved};
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{ClusterId, Instant, NodeId, Slot};
 
 use crate::execution::Execution;
-use crate::flush::FlushWriter;
+use crate::flush::{FlushWriter, Next, StreamWriter, adopt};
 use crate::snapshot::{SnapshotFailed, SnapshotWriter};
+use crate::takeover::Takeover;
 
 /// Pieces that wait for the machine.
 const PIECES_MAX: usize = 4;
@@ -57,6 +59,8 @@ pub enum Outcome {
 enum Writer {
     File(SnapshotWriter),
     Table(FlushWriter),
+    /// A state that comes from others.
+    Stream(StreamWriter),
 }
 
 impl Writer {
@@ -64,18 +68,29 @@ impl Writer {
         match self {
             Writer::File(writer) => writer.slot(),
             Writer::Table(writer) => writer.slot(),
+            Writer::Stream(writer) => writer.slot(),
         }
     }
 
+    /// Appends what comes next.
     fn next<M: StateMachine>(
         &mut self,
         execution: &mut Execution<M>,
+        takeover: &mut Takeover,
         out: &mut Vec<u8>,
-    ) -> Result<bool, SnapshotFailed> {
-        match self {
-            Writer::File(writer) => writer.next(execution, out),
-            Writer::Table(writer) => writer.next(execution, out),
-        }
+    ) -> Result<Next, SnapshotFailed> {
+        let more = match self {
+            Writer::File(writer) => writer.next(execution, out)?,
+            Writer::Table(writer) => writer.next(execution, out)?,
+            Writer::Stream(writer) => {
+                takeover.drop_overtaken(execution);
+                let stream = takeover.stream();
+                let started = stream.filter(|(_, transfer)| transfer.is_started());
+                let (_, transfer) = started.ok_or(Unserved::NotPinned)?;
+                return Ok(writer.next(execution, transfer, out));
+            }
+        };
+        Ok(if more { Next::Bytes } else { Next::End })
     }
 }
 
@@ -87,6 +102,19 @@ struct File {
     begun: bool,
     ended: bool,
     unanswered: usize,
+}
+
+impl File {
+    fn new(certificate: Arc<CheckpointCertificate>, writer: Writer, taken_over: bool) -> File {
+        File {
+            certificate,
+            taken_over,
+            writer,
+            begun: false,
+            ended: false,
+            unanswered: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -109,6 +137,8 @@ pub struct Saving {
     outcomes: VecDeque<Outcome>,
     /// Slot of the newest snapshot.
     saved: Slot,
+    /// A stream failed, and none begins before.
+    stream_after: Instant,
 }
 
 impl Saving {
@@ -121,6 +151,7 @@ impl Saving {
             certified: VecDeque::with_capacity(CERTIFICATES_MAX),
             outcomes: VecDeque::with_capacity(2),
             saved,
+            stream_after: Instant(0),
         }
     }
 
@@ -210,14 +241,7 @@ impl Saving {
             let writer = SnapshotWriter::new(self.cluster, self.me, place.slot, place.digest, root);
             Writer::File(writer.with_certificate(encoded))
         };
-        self.stage = Stage::Writing(Box::new(File {
-            certificate,
-            taken_over,
-            writer,
-            begun: false,
-            ended: false,
-            unanswered: 0,
-        }));
+        self.stage = Stage::Writing(Box::new(File::new(certificate, writer, taken_over)));
     }
 
     /// Goes on: at most one piece. True when there was something to do.
@@ -225,8 +249,12 @@ impl Saving {
         &mut self,
         now: Instant,
         execution: &mut Execution<M>,
+        takeover: &mut Takeover,
         out: &mut impl FnMut(Piece),
     ) -> bool {
+        if self.begin_stream(now, execution, takeover) {
+            return true;
+        }
         match &mut self.stage {
             Stage::Idle => false,
             &mut Stage::Waiting(slot) => {
@@ -266,11 +294,19 @@ impl Saving {
                 }
                 let mut bytes = Vec::new();
                 loop {
-                    match file.writer.next(execution, &mut bytes) {
-                        Ok(true) if bytes.len() < PIECE_BYTES_MIN => {}
-                        Ok(true) => break,
-                        Ok(false) => {
+                    match file.writer.next(execution, takeover, &mut bytes) {
+                        Ok(Next::Bytes) if bytes.len() < PIECE_BYTES_MIN => {}
+                        Ok(Next::Bytes) => break,
+                        Ok(Next::Nothing) if bytes.is_empty() => {
+                            file.unanswered -= 1;
+                            return false;
+                        }
+                        Ok(Next::Nothing) => break,
+                        Ok(Next::End) => {
                             file.ended = true;
+                            if let Writer::Stream(_) = &file.writer {
+                                takeover.seal();
+                            }
                             break;
                         }
                         // The pin was given up, or this replica has diverged (K3).
@@ -300,12 +336,50 @@ impl Saving {
         true
     }
 
+    /// A state that comes from others goes before a snapshot of the own one that only waits.
+    fn begin_stream<M: StateMachine>(
+        &mut self,
+        now: Instant,
+        execution: &mut Execution<M>,
+        takeover: &mut Takeover,
+    ) -> bool {
+        if now >= self.stream_after {
+            self.stream_after = Instant(0);
+        }
+        if now < self.stream_after || !matches!(self.stage, Stage::Idle | Stage::Waiting(_)) {
+            return false;
+        }
+        let stream = takeover.stream();
+        let Some((certificate, transfer)) = stream.filter(|(_, transfer)| transfer.awaits_start())
+        else {
+            return false;
+        };
+        if let Stage::Waiting(_) = self.stage {
+            self.fail(now, execution);
+        }
+        transfer.start_stream(&execution.copied_leaves());
+        let table = execution.copy().expect("it is streamed to");
+        let writer = Writer::Stream(StreamWriter::new(certificate, table));
+        self.stage = Stage::Writing(Box::new(File::new(Arc::clone(certificate), writer, true)));
+        true
+    }
+
+    /// The last step of a state that comes from others is on its way to the disk: nothing may be
+    /// executed before that is answered.
+    pub fn is_switching(&self) -> bool {
+        match &self.stage {
+            Stage::Writing(file) => file.ended && matches!(file.writer, Writer::Stream(_)),
+            _ => false,
+        }
+    }
+
     /// The machine answers the oldest piece.
     pub fn answered<M: StateMachine>(
         &mut self,
         now: Instant,
         succeeded: bool,
         execution: &mut Execution<M>,
+        takeover: &mut Takeover,
         out: &mut impl FnMut(Piece),
     ) {
         let Stage::Writing(file) = &mut self.stage else {
@@ -313,7 +387,14 @@ impl Saving {
         };
         file.unanswered = file.unanswered.saturating_sub(1);
         let certificate = Arc::clone(&file.certificate);
+        let is_stream = matches!(file.writer, Writer::Stream(_));
         match (succeeded, file.taken_over) {
+            (false, true) if is_stream => {
+                self.abort(execution, out);
+                self.stream_after = now.after_ns(RETRY_NS);
+                takeover.stream_failed(execution);
+                self.outcomes.push_back(Outcome::Failed);
+            }
             (false, false) => {
                 self.abort(execution, out);
                 self.fail(now, execution);
@@ -327,8 +408,15 @@ impl Saving {
                 if !file.ended || file.unanswered > 0 {
                     return;
                 }
-                if let Writer::Table(_) = &file.writer {
-                    execution.flush_end(now, Arc::clone(&certificate));
+                match &file.writer {
+                    Writer::File(_) => {}
+                    Writer::Table(_) => execution.flush_end(now, Arc::clone(&certificate)),
+                    Writer::Stream(_) => {
+                        adopt(execution, Arc::clone(&certificate))
+                            .expect("what was just made durable can be read");
+                        takeover.adopted(execution);
+                        self.certified(Arc::clone(&certificate), execution.pinned());
+                    }
                 }
                 self.stage = Stage::Idle;
                 execution.close_snapshot(now);
@@ -351,6 +439,7 @@ impl Saving {
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Retrying(_, at) => Some(*at),
+            Stage::Idle if self.stream_after > Instant(0) => Some(self.stream_after),
             _ => None,
         }
     }

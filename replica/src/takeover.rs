@@ -5,6 +5,10 @@
 //! installed state. The ordering side learns of it only when a snapshot of exactly this state is
 //! durable ([`crate::saving`]): before that a crash would leave a log with a gap and no state (K1).
 //!
+//! Where the table has a copy on disk, the state goes there bucket by bucket, and memory holds little
+//! of it. It takes the place of the copy at once, with the last of it, and then of what is in memory;
+//! while the last step is on its way to the disk nothing is executed.
+//!
 //! Blocks are still asked for meanwhile. When execution gets past the checkpoint by them, the
 //! transfer is dropped. A replica that serves can be unable to show the checkpoint that is asked
 //! for. It names another one, with its certificate when it has that whole; or the next one, which an
@@ -109,6 +113,9 @@ pub struct Takeover {
     tried: Vec<Slot>,
     allowances: [Allowance; REPLICAS_MAX],
     counts: TakeoverCounts,
+    /// All of the state was handed to the disk; what is asked for meanwhile comes after it.
+    sealed: bool,
+    next: Option<Arc<CheckpointCertificate>>,
 }
 
 impl Takeover {
@@ -122,6 +129,8 @@ impl Takeover {
             tried: Vec::new(),
             allowances: [Allowance::new(SERVED); REPLICAS_MAX],
             counts: TakeoverCounts::default(),
+            sealed: false,
+            next: None,
         }
     }
 
@@ -145,6 +154,10 @@ impl Takeover {
         if slot <= execution.executed() {
             return;
         }
+        if self.sealed {
+            self.next = Some(certificate);
+            return;
+        }
         let transfer = match self.under_way.take() {
             Some(older) if older.slot() >= slot => {
                 self.under_way = Some(older);
@@ -156,12 +169,58 @@ impl Takeover {
             }
             None => {
                 self.counts.begun += 1;
-                let own = execution.leaves();
-                Transfer::new(slot, certificate.root, own, &self.others, OPTIONS)
+                self.transfer_of(&certificate, execution)
             }
         };
         self.tried.clear();
         self.under_way = Some(UnderWay::new(certificate, transfer));
+    }
+
+    fn transfer_of<M: StateMachine>(
+        &self,
+        certificate: &CheckpointCertificate,
+        execution: &mut Execution<M>,
+    ) -> Transfer {
+        let (slot, root) = (certificate.header.slot(), certificate.root);
+        if execution.has_copy() {
+            return Transfer::stream(slot, root, &self.others, OPTIONS);
+        }
+        Transfer::new(slot, root, execution.leaves(), &self.others, OPTIONS)
+    }
+
+    /// The stream under way, and of which state it is.
+    pub(crate) fn stream(&mut self) -> Option<(&Arc<CheckpointCertificate>, &mut Transfer)> {
+        let under_way = self.under_way.as_mut()?;
+        Some((&under_way.certificate, &mut under_way.transfer))
+    }
+
+    /// Everything of the stream under way was handed to the disk, and cannot be taken back.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = true;
+    }
+
+    /// The state that was streamed is the one that is executed on.
+    pub(crate) fn adopted<M: StateMachine>(&mut self, execution: &mut Execution<M>) {
+        self.counts.installed += 1;
+        self.under_way = None;
+        self.unseal(execution);
+    }
+
+    /// The disk did not take the stream: it begins again.
+    pub(crate) fn stream_failed<M: StateMachine>(&mut self, execution: &mut Execution<M>) {
+        if let Some(under_way) = self.under_way.take() {
+            let (slot, root) = (under_way.slot(), under_way.certificate.root);
+            let transfer = under_way.transfer.restart(slot, root);
+            self.under_way = Some(UnderWay::new(under_way.certificate, transfer));
+        }
+        self.unseal(execution);
+    }
+
+    fn unseal<M: StateMachine>(&mut self, execution: &mut Execution<M>) {
+        self.sealed = false;
+        if let Some(certificate) = self.next.take() {
+            self.begin(certificate, execution);
+        }
     }
 
     /// Another certificate than the newest: of a checkpoint that some replica says it can show. The
@@ -263,34 +322,31 @@ impl Takeover {
         execution: &mut Execution<M>,
         send: &mut impl FnMut(NodeId, Slot, Part),
     ) -> Option<Arc<CheckpointCertificate>> {
-        let patience_ns = self.patience_ns();
-        if self.under_way.as_ref()?.slot() <= execution.executed() {
-            self.counts.overtaken += 1;
-            // What was asked for before it may still be ahead.
-            self.tried.clear();
-            self.go_over(execution.executed());
-        }
-        let ahead = |under_way: &mut UnderWay| under_way.slot() > execution.executed();
-        if !self.under_way.as_mut().is_some_and(ahead) {
-            self.under_way = None;
+        if self.sealed {
             return None;
         }
+        let patience_ns = self.patience_ns();
+        self.drop_overtaken(execution);
         let under_way = self.under_way.as_mut()?;
         if under_way.transfer.is_stuck() {
             let until = *under_way.stuck_until.get_or_insert(now.after_ns(STUCK_NS));
             if now < until {
                 return None;
             }
-            let (slot, root) = (under_way.slot(), under_way.certificate.root);
-            let own = execution.leaves();
-            under_way.transfer = Transfer::new(slot, root, own, &self.others, OPTIONS);
-            under_way.stuck_until = None;
+            let certificate = Arc::clone(&under_way.certificate);
+            let transfer = self.transfer_of(&certificate, execution);
+            self.under_way = Some(UnderWay::new(certificate, transfer));
         }
-        if under_way.transfer.is_complete() {
+        let is_stream = execution.has_copy();
+        let under_way = self.under_way.as_mut()?;
+        if !is_stream && under_way.transfer.is_complete() {
             // Blocks that executed since may have changed what was not asked for.
             under_way.transfer.rebase(execution.leaves());
         }
-        if !under_way.transfer.is_complete() {
+        if is_stream || !under_way.transfer.is_complete() {
+            if under_way.transfer.is_held_up() {
+                under_way.moved_at = Some(now);
+            }
             let moved_at = *under_way.moved_at.get_or_insert(now);
             if now.since_ns(moved_at) >= patience_ns && !self.offers.is_empty() {
                 self.go_over(execution.executed());
@@ -315,9 +371,24 @@ impl Takeover {
         Some(certificate)
     }
 
+    /// Ends a transfer when blocks were faster.
+    pub(crate) fn drop_overtaken<M: StateMachine>(&mut self, execution: &Execution<M>) {
+        let executed = execution.executed();
+        let is_overtaken = |under_way: &UnderWay| under_way.slot() <= executed;
+        if self.under_way.as_ref().is_some_and(is_overtaken) {
+            self.counts.overtaken += 1;
+            // What was asked for before it may still be ahead.
+            self.tried.clear();
+            self.go_over(executed);
+        }
+        if self.under_way.as_ref().is_some_and(is_overtaken) {
+            self.under_way = None;
+        }
+    }
+
     /// When [`Takeover::poll`] has something to do if nothing arrives before.
     pub fn wake_at(&self) -> Option<Instant> {
-        let under_way = self.under_way.as_ref()?;
+        let under_way = self.under_way.as_ref().filter(|_| !self.sealed)?;
         match under_way.stuck_until {
             Some(until) => Some(until),
             None if under_way.transfer.is_stuck() => Some(Instant(0)),
@@ -328,7 +399,7 @@ impl Takeover {
     /// Whether [`Takeover::poll`] has something to do now.
     pub fn is_due(&self, now: Instant) -> bool {
         self.under_way.as_ref().is_some_and(|under_way| {
-            under_way.transfer.is_complete() || self.wake_at().is_some_and(|at| at <= now)
+            under_way.transfer.can_be_installed() || self.wake_at().is_some_and(|at| at <= now)
         })
     }
 

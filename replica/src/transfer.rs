@@ -7,7 +7,8 @@
 //!
 //! A bucket comes from one peer, piece after piece, for only the whole of it has a hash; its length
 //! is certified, so nobody can make it grow. Verified buckets wait in memory until all are there:
-//! a state is installed whole or not at all.
+//! a state is installed whole or not at all. A transfer that is a *stream* hands them out in order
+//! instead, for a copy on disk that is replaced whole or not at all, and holds few of them.
 //!
 //! The driver calls [`Transfer::handle`] for each CHUNK, [`Transfer::poll`] after that and at
 //! [`Transfer::wake_at`]; when [`Transfer::is_complete`], [`Transfer::finish`] gives what
@@ -24,6 +25,9 @@ use wire::ids::{Digest, Instant, NodeId, Slot};
 use wire::state::{BUCKETS, BUCKETS_PER_NODE, Bucket, Chunk, Leaf, NODES, Node, Part, Summary};
 
 use peers::Peers;
+
+/// Verified buckets of a stream that wait for the one before them, in bytes.
+const STREAM_AHEAD_BYTES: usize = 16 << 20;
 
 /// How much is asked for at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +119,7 @@ fn buckets_of(node: usize) -> impl Iterator<Item = Bucket> {
 }
 
 /// What one peer brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Unit {
     Summary,
     Node(u8),
@@ -147,6 +151,15 @@ impl Asked {
     }
 }
 
+/// What a stream hands out.
+#[derive(Debug, Default)]
+struct Stream {
+    /// None until it is known what the copy has.
+    differing: Option<Vec<Bucket>>,
+    /// Of these, how many were handed out.
+    handed_out: usize,
+}
+
 /// One transfer; see the module's documentation.
 #[derive(Debug)]
 pub struct Transfer {
@@ -164,6 +177,7 @@ pub struct Transfer {
     asked: Vec<Asked>,
     /// Verified buckets; those of an earlier transfer may be of no use.
     held: BTreeMap<Bucket, (Leaf, Vec<u8>)>,
+    stream: Option<Stream>,
     progress: Progress,
 }
 
@@ -191,7 +205,17 @@ impl Transfer {
             wanted: VecDeque::from([Unit::Summary]),
             asked: Vec::new(),
             held: BTreeMap::new(),
+            stream: None,
             progress: Progress::of(slot),
+        }
+    }
+
+    /// The same as a stream. What a copy has is said later, in [`Transfer::start_stream`].
+    pub fn stream(slot: Slot, root: Digest, peers: &[NodeId], options: Options) -> Transfer {
+        let unknown = vec![None; BUCKETS];
+        Transfer {
+            stream: Some(Stream::default()),
+            ..Transfer::new(slot, root, unknown, peers, options)
         }
     }
 
@@ -202,6 +226,7 @@ impl Transfer {
         next.peers = self.peers.again();
         next.progress.peers_banned = next.peers.banned();
         next.held = self.held;
+        next.stream = self.stream.map(|_| Stream::default());
         next.earlier = self.nodes;
         for (node, older) in next.earlier.iter_mut().zip(self.earlier) {
             *node = node.take().or(older);
@@ -233,7 +258,92 @@ impl Transfer {
 
     /// Every part is here and verified.
     pub fn is_complete(&self) -> bool {
-        self.summary.is_some() && self.wanted.is_empty() && self.asked.is_empty()
+        let waits = |stream: &Stream| stream.differing.is_none();
+        self.summary.is_some()
+            && self.wanted.is_empty()
+            && self.asked.is_empty()
+            && !self.stream.as_ref().is_some_and(waits)
+    }
+
+    /// Complete, and not a stream.
+    pub fn can_be_installed(&self) -> bool {
+        self.stream.is_none() && self.is_complete()
+    }
+
+    /// Whether this is a stream that is to be told what the copy has.
+    pub fn awaits_start(&self) -> bool {
+        let waits = |stream: &Stream| stream.differing.is_none();
+        self.progress.nodes == NODES && self.stream.as_ref().is_some_and(waits)
+    }
+
+    /// Hands out buckets that differ from these; the copy that has them does not change until the
+    /// stream ends.
+    pub fn start_stream(&mut self, copied: &[Option<Leaf>]) {
+        assert!(self.awaits_start() && copied.len() == BUCKETS);
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|bucket, (held, _)| *held == self.leaf(*bucket));
+        self.held = held;
+        let mut differing = Vec::new();
+        for (bucket, copied) in Bucket::all().zip(copied) {
+            let leaf = self.leaf(bucket);
+            if *copied != Some(leaf) {
+                differing.push(bucket);
+                self.progress.buckets_differing += 1;
+                self.progress.bytes_differing += leaf.bytes();
+                self.want_bucket(bucket, leaf);
+            }
+        }
+        let stream = self.stream.as_mut().expect("it awaits its start");
+        stream.differing = Some(differing);
+    }
+
+    /// Whether this is a stream that was started.
+    pub fn is_started(&self) -> bool {
+        let started = |stream: &Stream| stream.differing.is_some();
+        self.stream.as_ref().is_some_and(started)
+    }
+
+    /// Whether this is a stream that asks for nothing because nobody takes what is here.
+    pub fn is_held_up(&self) -> bool {
+        self.stream.is_some() && (self.awaits_start() || self.is_complete() || self.is_ahead())
+    }
+
+    /// The next bucket of a stream, if it is here.
+    pub fn next_bucket(&mut self) -> Option<(Bucket, Vec<u8>)> {
+        let bucket = self.due()?;
+        let leaf = self.leaf(bucket);
+        self.held.get(&bucket).filter(|(held, _)| *held == leaf)?;
+        let (_, bytes) = self.held.remove(&bucket)?;
+        self.stream.as_mut()?.handed_out += 1;
+        Some((bucket, bytes))
+    }
+
+    /// Everything of a stream was handed out: what was it of?
+    pub fn drained(&self) -> Option<(&Summary, impl Iterator<Item = &Node>)> {
+        let is_drained = self.is_complete() && self.stream.is_some() && self.due().is_none();
+        let summary = self.summary.as_ref().filter(|_| is_drained)?;
+        Some((summary, self.nodes.iter().flatten()))
+    }
+
+    /// The bucket that a stream hands out next.
+    fn due(&self) -> Option<Bucket> {
+        let stream = self.stream.as_ref()?;
+        stream.differing.as_ref()?.get(stream.handed_out).copied()
+    }
+
+    /// A leaf of the state that is fetched; its node is known.
+    fn leaf(&self, bucket: Bucket) -> Leaf {
+        let node = self.nodes[bucket.node()].as_ref();
+        leaf_in(node.expect("all nodes are known"), bucket)
+    }
+
+    /// Whether a stream waits for buckets to be taken: it asks for none ahead but the one that is due.
+    fn is_ahead(&self) -> bool {
+        let Some(due) = self.due() else {
+            return false;
+        };
+        let held: usize = self.held.values().map(|(_, bytes)| bytes.len()).sum();
+        held >= STREAM_AHEAD_BYTES && self.wanted.front() != Some(&Unit::Bucket(due))
     }
 
     /// Every peer sent something false: with a verified root, none of them has the state.
@@ -255,7 +365,8 @@ impl Transfer {
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.asked.iter().map(|asked| asked.deadline);
         let first = deadlines.min().map(|first| first.unwrap_or(Instant(0)));
-        if self.wanted.is_empty() || self.asked.len() >= self.options.window {
+        let is_busy = self.asked.len() >= self.options.window;
+        if self.wanted.is_empty() || is_busy || self.is_ahead() {
             return first;
         }
         let free = self.peers.free_at(self.options.per_peer);
@@ -276,6 +387,7 @@ impl Transfer {
         }
         while self.asked.len() < self.options.window
             && !self.wanted.is_empty()
+            && !self.is_ahead()
             && let Some(peer) = self.peers.choose(now, self.options.per_peer)
             && let Some(unit) = self.wanted.pop_front()
         {
@@ -355,7 +467,14 @@ impl Transfer {
     fn give_up(&mut self, at: usize) {
         let asked = self.asked.swap_remove(at);
         self.peers.released(asked.peer);
-        self.wanted.push_front(asked.unit);
+        match self.stream {
+            // In order, lest it wait for a bucket that it does not ask for.
+            Some(_) => {
+                let at = self.wanted.partition_point(|unit| *unit < asked.unit);
+                self.wanted.insert(at, asked.unit);
+            }
+            None => self.wanted.push_front(asked.unit),
+        }
     }
 
     fn give_up_all(&mut self, peer: usize) {
@@ -449,7 +568,7 @@ impl Transfer {
     fn know_node(&mut self, index: usize, node: Node) {
         for bucket in buckets_of(index) {
             let leaf = leaf_in(&node, bucket);
-            if self.own[bucket.index()] == Some(leaf) {
+            if self.stream.is_some() || self.own[bucket.index()] == Some(leaf) {
                 continue;
             }
             self.progress.buckets_differing += 1;

@@ -118,7 +118,8 @@ impl Parts<'_> {
         section(out, |out| self.sessions.write_bucket(view, bucket, out));
     }
 
-    fn check_bucket(&self, bucket: Bucket, bytes: &[u8]) -> Result<(), Malformed> {
+    /// Whether these are the bytes of a bucket that the holders can take.
+    pub fn check_bucket(&self, bucket: Bucket, bytes: &[u8]) -> Result<(), Malformed> {
         let (machine, sessions) = sections(bytes).ok_or(Malformed { bucket })?;
         match &self.machine {
             Some(holder) => holder.check_bucket(bucket, machine)?,

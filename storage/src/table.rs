@@ -17,7 +17,8 @@ use wire::state::Bucket;
 pub use either::EitherTable;
 pub use items::read as entries;
 pub use lsm::{
-    AsOf, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store, write_note,
+    AsOf, DiskFailed, DiskRun, DiskStore, Flush, LsmTable, MapRun, MapStore, Run, Store,
+    write_note, write_replacement,
 };
 pub use memory::MemTable;
 
@@ -35,6 +36,10 @@ pub trait Flushing {
 
     /// Nothing of it became visible.
     fn flush_abort(&mut self);
+
+    /// The copy was replaced by another state: everything that is known of the one before is
+    /// forgotten. Nothing is pinned or being flushed; the caller says next how many keys there are.
+    fn renew(&mut self);
 
     /// Bytes that entries take in memory.
     fn memory_bytes(&self) -> u64;

@@ -551,6 +551,15 @@ impl Run for CountedRun {
         Ok(())
     }
 
+    fn before(
+        &self,
+        _: &[u8],
+        _: &[u8],
+        _: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Infallible> {
+        unreachable!("no bucket is replaced")
+    }
+
     fn finish(self) -> Result<(), Infallible> {
         Ok(())
     }

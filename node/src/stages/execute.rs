@@ -151,7 +151,10 @@ impl Execute {
     /// Applies a few blocks; true when there was something to do.
     pub fn turn(&mut self, clock: impl Fn() -> u64) -> bool {
         let mut done = 0;
-        while done < BLOCKS_PER_TURN && self.to_order.room() > ORDER_ROOM_MIN {
+        while done < BLOCKS_PER_TURN
+            && self.to_order.room() > ORDER_ROOM_MIN
+            && !self.duties.saving.is_switching()
+        {
             let Some(input) = self.from_order.pop().or_else(|| self.from_net.pop()) else {
                 break;
             };

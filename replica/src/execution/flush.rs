@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
-use storage::state::{Bucketed, InstallFailed, View};
+use storage::state::{Bucketed, InstallFailed, Malformed, View, empty_leaf};
 use storage::table::Flushing;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::Instant;
-use wire::state::{Bucket, Node, Summary};
+use wire::state::{BUCKETS, BUCKETS_PER_NODE, Bucket, Leaf, NODES, Node, Summary};
 
 use super::Execution;
+use crate::flush::node_note;
 
 /// How far the sessions are in the copy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +90,42 @@ impl<M: StateMachine> Execution<M> {
     /// How many keys the copy has; false, with nothing changed, if this does not say that.
     pub(crate) fn recount(&mut self, counts: &[u8]) -> bool {
         self.copy_mut().recount(counts)
+    }
+
+    /// Leaves of the state in the table's copy, by bucket; none where that is not known.
+    pub(crate) fn copied_leaves(&mut self) -> Vec<Option<Leaf>> {
+        let table = self
+            .copy()
+            .expect("only a table with a copy is streamed to");
+        if table.is_blank() {
+            return vec![Some(empty_leaf()); BUCKETS];
+        }
+        let mut leaves = Vec::with_capacity(BUCKETS);
+        for index in 0..NODES as u8 {
+            let mut note = Vec::new();
+            table.note(table.copy_as_of(), &node_note(index), &mut note);
+            match Node::parse(&note) {
+                Ok(node) => leaves.extend(node.leaves.map(Some)),
+                Err(_) => leaves.extend([None; BUCKETS_PER_NODE]),
+            }
+        }
+        leaves
+    }
+
+    /// Whether these are the bytes of a bucket that the state can have.
+    pub(crate) fn check_bucket(&mut self, bucket: Bucket, bytes: &[u8]) -> Result<(), Malformed> {
+        let (_, parts) = self.apart();
+        parts.check_bucket(bucket, bytes)
+    }
+
+    /// The copy holds another state: forgets the present one. [`Execution::resume`] comes next.
+    pub(crate) fn renew(&mut self) {
+        let (checkpoints, mut parts) = self.apart();
+        checkpoints.renew(&mut parts);
+        self.copy_mut().renew();
+        for bucket in Bucket::all() {
+            self.sessions.replace_bucket(bucket, &[]);
+        }
     }
 
     /// Goes on from the state in the table's copy; nothing is changed on an error. The nodes are

@@ -19,6 +19,7 @@ use wire::ids::Instant;
 
 use super::*;
 use crate::execution::Replies;
+use crate::transfer::Transfer;
 use wire::state::Chunk;
 
 const ME: NodeId = NodeId(1);
@@ -301,26 +302,144 @@ fn taken_over(certificate: &CheckpointCertificate, shown: &[(Part, Vec<u8>)]) ->
     let slot = certificate.place().slot;
     let own = fresh.leaves();
     let options = crate::transfer::Options::default();
-    let mut transfer =
-        crate::transfer::Transfer::new(slot, certificate.root, own, &[NodeId(0)], options);
-    while !transfer.is_complete() {
+    let mut transfer = Transfer::new(slot, certificate.root, own, &[NodeId(0)], options);
+    feed(&mut transfer, slot, shown);
+    fresh.install(&transfer.finish()).unwrap();
+    fresh
+}
+
+/// Answers what a transfer asks, in turns of a few, until it asks nothing.
+fn feed(transfer: &mut Transfer, slot: Slot, shown: &[(Part, Vec<u8>)]) {
+    loop {
         let mut asked = Vec::new();
         transfer.poll(Instant(1), &mut |to, _, part| asked.push((to, part)));
-        for (from, part) in asked {
+        if asked.is_empty() {
+            return;
+        }
+        // The last one asked for comes first.
+        for (from, part) in asked.into_iter().rev() {
             let (_, bytes) = shown.iter().find(|(known, _)| *known == part).unwrap();
             let chunk = Chunk::Part { slot, part, bytes };
             transfer.handle(Instant(1), from, &chunk).unwrap();
         }
     }
-    fresh.install(&transfer.finish()).unwrap();
-    fresh
+}
+
+/// Lets the state that was shown take the place of the one in `store`, and of what was executed.
+fn streamed(
+    execution: &mut Disked,
+    store: &MapStore,
+    certificate: &CheckpointCertificate,
+    shown: &[(Part, Vec<u8>)],
+) {
+    let slot = certificate.place().slot;
+    let peers = [NodeId(0), NodeId(2)];
+    let options = crate::transfer::Options::default();
+    let mut transfer = Transfer::stream(slot, certificate.root, &peers, options);
+    feed(&mut transfer, slot, shown);
+    assert!(transfer.awaits_start() && !transfer.is_complete());
+    transfer.start_stream(&execution.copied_leaves());
+    let mut writer = StreamWriter::new(certificate, execution.copy().unwrap());
+    let mut flush = Flush::new(store.run());
+    let mut piece = Vec::new();
+    loop {
+        match writer.next(execution, &mut transfer, &mut piece) {
+            Next::Nothing => feed(&mut transfer, slot, shown),
+            Next::Bytes => flush.add(&std::mem::take(&mut piece)).unwrap(),
+            Next::End => break,
+        }
+    }
+    flush.finish().unwrap();
+    adopt(execution, Arc::new(*certificate)).unwrap();
+}
+
+/// An execution that flushes into the store that it reads.
+fn sharing(store: &MapStore) -> Disked {
+    let table = LsmTable::reopen([1, 2], store.clone(), 1 << 20);
+    Execution::new(ME, 4, Kv::new(table), 1400).with_checkpoint_interval(2)
+}
+
+#[test]
+fn a_state_is_streamed_in_the_place_of_another() {
+    let (store, _, root) = written();
+    let (mut shower, _) = reopened(&store).unwrap().unwrap();
+    let first = certificate(2, root, &putting(1, b"one"));
+    let whole = shown(&mut shower, 1, 2).unwrap();
+
+    // One that holds nothing, one that has other keys and sessions on disk and in memory.
+    let blank = MapStore::default();
+    let other = MapStore::default();
+    let mut strange = sharing(&other);
+    let mut payload = Vec::new();
+    encode_open(&mut payload, PublicKey([9; 32]), Slot(0));
+    execute(&mut strange, 1, &payload);
+    let payload = strange_puts(1, 40);
+    execute(&mut strange, 2, &payload);
+    let root = checkpoint(&mut strange);
+    flush(&mut strange, &certificate(2, root, &payload), &other);
+    execute(&mut strange, 3, &strange_puts(2, 60));
+    let visited = strange.machine().table().len();
+    assert_eq!(visited, 60);
+
+    let fresh = sharing(&blank);
+    for (mut execution, store) in [(fresh, blank), (strange, other)] {
+        streamed(&mut execution, &store, &first, &whole);
+        assert_eq!(execution.executed(), Slot(2));
+        assert_eq!(execution.last_checkpoint(), Some((Slot(2), first.root)));
+        let mut keys = 0;
+        execution
+            .machine()
+            .table()
+            .visit(&[], None, &mut |key, value| {
+                assert_eq!((key[0], value), (b'k', &b"one"[..]));
+                keys += 1;
+                true
+            });
+        assert_eq!((keys, execution.machine().table().len()), (10, 10));
+        // It shows what it was shown, goes on as the others do, and so does who starts from its copy.
+        assert_eq!(shown(&mut execution, 1, 2).unwrap(), whole);
+        let (mut again, _) = reopened(&store).unwrap().unwrap();
+        let (mut before, _) = reopened(&{ written().0 }).unwrap().unwrap();
+        for execution in [&mut execution, &mut again, &mut before] {
+            execute(execution, 3, &putting(11, b"two"));
+            execute(execution, 4, &putting(1, b"done before"));
+        }
+        let root = checkpoint(&mut before);
+        assert_eq!(checkpoint(&mut again), root);
+        assert_eq!(checkpoint(&mut execution), root);
+        flush(
+            &mut execution,
+            &certificate(4, root, &putting(1, b"done before")),
+            &store,
+        );
+        assert_eq!(reopened(&store).unwrap().unwrap().1.root, root);
+    }
+}
+
+/// Keys z0, z1 and so on get a value, in the first session of another client.
+fn strange_puts(sequence: u64, keys: usize) -> Vec<u8> {
+    let mut operations = OperationsBuilder::new();
+    for number in 0..keys {
+        let key = format!("z{number}");
+        let key = key.as_bytes();
+        operations.push(&Operation::Put { key, value: key });
+    }
+    let fields = RequestFields {
+        session: SessionId::opened_at(Slot(1), 0),
+        first_sequence: Sequence(sequence),
+        acked_low: Sequence(0),
+        flags: 0,
+        count: keys as u16,
+    };
+    let mut request = Vec::new();
+    encode_request(&mut request, PublicKey([9; 32]), fields, operations.bytes());
+    request
 }
 
 #[test]
 fn a_copy_is_shown_whole_while_newer_ones_are_made_and_after_a_restart() {
     const WHILE: u64 = crate::execution::TRANSFER_HOLD_NS;
     let (store, mut execution, root) = written();
-    // This one flushes into the store that it reads.
     let first = certificate(2, root, &putting(1, b"one"));
     let (mut execution_again, found) = reopened(&store).unwrap().unwrap();
     assert_eq!(found.root, first.root);
@@ -336,13 +455,8 @@ fn a_copy_is_shown_whole_while_newer_ones_are_made_and_after_a_restart() {
     }
     assert_eq!(checkpoint(&mut fresh), checkpoint(&mut execution));
 
-    let (store, mut execution) = {
-        let store = MapStore::default();
-        let table = LsmTable::reopen([1, 2], store.clone(), 1 << 20);
-        let machine = Kv::new(table);
-        let execution = Execution::new(ME, 4, machine, 1400).with_checkpoint_interval(2);
-        (store, execution)
-    };
+    let store = MapStore::default();
+    let mut execution = sharing(&store);
     let mut opening = Vec::new();
     encode_open(&mut opening, CLIENT, Slot(0));
     execute(&mut execution, 1, &opening);

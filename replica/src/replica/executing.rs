@@ -120,7 +120,9 @@ where
             }
         }
         let mut piece = |piece: Piece| out.push(Effect::Snapshot(piece));
-        moved |= self.saving.turn(now, &mut self.execution, &mut piece);
+        moved |= self
+            .saving
+            .turn(now, &mut self.execution, &mut self.takeover, &mut piece);
         moved |= self.execution.evict(EVICTED_BUCKETS);
         while let Some(outcome) = self.saving.next_outcome() {
             moved = true;
@@ -149,8 +151,9 @@ where
         out: &mut Vec<Effect<Bu::Shared>>,
     ) {
         let mut piece = |piece| out.push(Effect::Snapshot(piece));
+        let (execution, takeover) = (&mut self.execution, &mut self.takeover);
         self.saving
-            .answered(now, succeeded, &mut self.execution, &mut piece);
+            .answered(now, succeeded, execution, takeover, &mut piece);
     }
 
     /// When a transfer or a snapshot needs a turn.

@@ -14,6 +14,8 @@ pub(super) struct UnderWay {
     file: u64,
     /// One step after the other.
     busy_until: u64,
+    /// The last one is on its way.
+    ending: bool,
 }
 
 impl World {
@@ -23,11 +25,19 @@ impl World {
         let disk = &mut self.nodes[node].disk;
         let named = piece == Piece::End;
         match piece {
-            Piece::Begin { slot } => disk.begin_snapshot(slot),
+            Piece::Begin { slot } => {
+                disk.begin_snapshot(slot);
+                self.snapshots[node].ending = false;
+            }
             Piece::Bytes(bytes) => disk.extend_snapshot(&bytes),
-            Piece::End => {}
+            Piece::End => self.snapshots[node].ending = true,
             Piece::Abort => {
-                disk.abort_snapshot();
+                let ending = std::mem::take(&mut self.snapshots[node].ending);
+                if ending && self.random.chance(500) {
+                    // It was too late; but nobody hears of it.
+                    disk.name_snapshot(self.plan.table_memory_bytes.is_some());
+                }
+                self.nodes[node].disk.abort_snapshot();
                 self.snapshots[node].file += 1;
                 return;
             }
@@ -57,6 +67,7 @@ impl World {
             return Ok(());
         }
         if named {
+            self.snapshots[node].ending = false;
             let disk = &mut self.nodes[node].disk;
             disk.name_snapshot(self.plan.table_memory_bytes.is_some());
             self.probes.hit(Probe::SnapshotWritten);

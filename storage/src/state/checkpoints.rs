@@ -283,6 +283,16 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Forgets every checkpoint, for a state of another origin: what was pinned is let go, and
+    /// [`Checkpoints::resume`] comes next.
+    pub fn renew(&mut self, parts: &mut Parts<'_>) {
+        self.hashing = None;
+        parts.each(|holder| holder.versions_mut().release_all());
+        self.release(parts);
+        self.finished = None;
+        self.untaken.clear();
+    }
+
     /// Goes on from a state that the holders have already, whose tree is this one.
     ///
     /// # Panics
@@ -295,7 +305,11 @@ impl Checkpoints {
         assert!(nodes.len() == NODES && nodes.iter().zip(&digests).all(matches));
         self.tree = Tree { nodes, digests };
         parts.each(|holder| holder.versions_mut().freeze(&BucketSet::new(), false));
+        let slot = summary.head.slot();
         self.finished = Some(summary);
+        if self.keeps_newest {
+            self.pin(Hold::Newest, slot, parts);
+        }
     }
 
     /// Brings the tree up to date with the state as it is, outside the sequence of checkpoints.

@@ -34,7 +34,7 @@ use super::{Flushing, Table};
 use crate::state::{BucketSet, Bucketed, Malformed, Versions, View};
 
 pub use disk::{DiskFailed, DiskRun, DiskStore};
-pub use flush::{Flush, write_note};
+pub use flush::{Flush, write_note, write_replacement};
 pub use map::{MapRun, MapStore};
 pub use store::{AsOf, Run, Store};
 
@@ -57,6 +57,7 @@ struct Counts {
 #[derive(Debug)]
 pub struct LsmTable<S> {
     held: Resident,
+    seed: [u64; 2],
     versions: Versions,
     store: S,
     /// The stored checkpoint in it.
@@ -94,6 +95,7 @@ impl<S: Store> LsmTable<S> {
     pub fn new(seed: [u64; 2], store: S, memory_bytes_max: u64) -> LsmTable<S> {
         LsmTable {
             held: Resident::new(seed, 0),
+            seed,
             versions: Versions::new(),
             as_of: store.newest(),
             kept: None,

@@ -207,14 +207,18 @@ impl Execute {
             moved = true;
             let snapshots = &mut duties.snapshots;
             let mut piece = |piece: Piece| snapshots.push(piece);
-            duties
-                .saving
-                .answered(now, result.is_ok(), execution, &mut piece);
+            let (saving, takeover) = (&mut duties.saving, &mut duties.takeover);
+            saving.answered(now, result.is_ok(), execution, takeover, &mut piece);
         }
+        if moved {
+            self.publish_executed();
+        }
+        let (duties, execution) = (&mut self.duties, &mut self.execution);
         if spare && duties.snapshots.has_room(STEPS_PER_TURN) {
             let snapshots = &mut duties.snapshots;
             let mut piece = |piece: Piece| snapshots.push(piece);
-            moved |= duties.saving.turn(now, execution, &mut piece);
+            let takeover = &mut duties.takeover;
+            moved |= duties.saving.turn(now, execution, takeover, &mut piece);
         }
         moved
     }

@@ -335,6 +335,18 @@ impl Run for DiskRun<'_> {
         written.map_err(|error| self.store.failed(error))
     }
 
+    fn before(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), DiskFailed> {
+        self.store.read_range(NEWEST, from, to, &mut |key, value| {
+            visit(key, value);
+            true
+        })
+    }
+
     fn finish(self) -> Result<(), DiskFailed> {
         let DiskRun { ingestion, store } = self;
         let finished = store

@@ -7,8 +7,8 @@
 use wire::state::{BUCKETS, Bucket};
 
 use super::store::{self, AsOf, Run, Store};
-use super::{Counts, Flushing, GONE, LsmTable, STORED};
-use crate::state::View;
+use super::{Counts, Flushing, GONE, LsmTable, OLDEST, Resident, STORED};
+use crate::state::{BucketSet, View};
 use crate::table::items;
 
 /// A flush under way.
@@ -25,6 +25,16 @@ const KNOWN: u8 = 0;
 const NEW: u8 = 1;
 const DELETED: u8 = 2;
 const NOTE: u8 = 3;
+/// All entries of a bucket: its number, the bytes of its entries, and they.
+const REPLACED: u8 = 4;
+
+/// Appends to a piece that a bucket holds these entries now, whatever it held before. Buckets ascend.
+pub fn write_replacement(bucket: Bucket, items: &[u8], piece: &mut Vec<u8>) {
+    piece.push(REPLACED);
+    piece.extend_from_slice(&bucket.number().to_le_bytes());
+    piece.extend_from_slice(&(items.len() as u64).to_le_bytes());
+    piece.extend_from_slice(items);
+}
 
 /// Appends to a piece what shall be known of the state as a whole, under this name. Notes follow all
 /// entries, by ascending name.
@@ -67,6 +77,18 @@ impl<S: Store> Flushing for LsmTable<S> {
 
     fn flush_abort(&mut self) {
         self.flushing = None;
+    }
+
+    fn renew(&mut self) {
+        assert!(self.flushing.is_none() && self.versions.pinned_generation().is_none());
+        self.as_of = self.store.newest();
+        self.forget_copies();
+        self.held = Resident::new(self.seed, 0);
+        (self.partial, self.partial_count) = (BucketSet::full(), BUCKETS);
+        (self.counts, self.total) = (vec![Counts::default(); BUCKETS], Counts::default());
+        self.blind = vec![OLDEST; BUCKETS];
+        self.stored = self.versions.generation();
+        self.unswept = 0;
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -211,6 +233,15 @@ impl<R: Run> Flush<R> {
     pub fn add(&mut self, piece: &[u8]) -> Result<(), R::Error> {
         let mut rest = piece;
         while let Some((what, after)) = rest.split_first() {
+            if *what == REPLACED {
+                let (number, after) = after.split_first_chunk().expect("from a flush");
+                let (length, after) = after.split_first_chunk().expect("from a flush");
+                let length = u64::from_le_bytes(*length) as usize;
+                let bucket = Bucket::new(u16::from_le_bytes(*number)).expect("from a flush");
+                self.replace(bucket, &after[..length])?;
+                rest = &after[length..];
+                continue;
+            }
             let (key, value, after) = items::split_first(after).expect("from a flush");
             rest = after;
             if *what == NOTE {
@@ -226,12 +257,50 @@ impl<R: Run> Flush<R> {
                 self.run.put(&self.place, value)?;
             }
             if *what != KNOWN {
-                let appears = *what == NEW;
-                self.order
-                    .push((self.keys.len(), key.len() as u16, appears));
-                self.keys.extend_from_slice(key);
+                self.reorder(key, *what == NEW);
             }
         }
+        Ok(())
+    }
+
+    /// A key appears in the order of keys, or vanishes from it.
+    fn reorder(&mut self, key: &[u8], appears: bool) {
+        self.order
+            .push((self.keys.len(), key.len() as u16, appears));
+        self.keys.extend_from_slice(key);
+    }
+
+    fn replace(&mut self, bucket: Bucket, items: &[u8]) -> Result<(), R::Error> {
+        assert!(!self.ordered, "entries come before notes");
+        let mut held = Vec::new();
+        let (from, to) = store::bucket_bounds(bucket);
+        self.run.before(&from, &to, &mut |place, value| {
+            items::write(store::key_of_entry(place), value, &mut held);
+        })?;
+        let mut held = items::read(&held).peekable();
+        for (key, value) in items::read(items) {
+            while let Some((gone, _)) = held.next_if(|(before, _)| *before < key) {
+                self.remove(bucket, gone)?;
+            }
+            let before = held.next_if(|(before, _)| *before == key);
+            if before.is_none_or(|(_, before)| before != value) {
+                store::entry_key(bucket, key, &mut self.place);
+                self.run.put(&self.place, value)?;
+            }
+            if before.is_none() {
+                self.reorder(key, true);
+            }
+        }
+        for (gone, _) in held {
+            self.remove(bucket, gone)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, bucket: Bucket, key: &[u8]) -> Result<(), R::Error> {
+        store::entry_key(bucket, key, &mut self.place);
+        self.run.delete(&self.place)?;
+        self.reorder(key, false);
         Ok(())
     }
 

@@ -109,6 +109,20 @@ impl Run for MapRun {
         Ok(())
     }
 
+    fn before(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Infallible> {
+        let mut all = |key: &[u8], value: &[u8]| {
+            visit(key, value);
+            true
+        };
+        self.store.range(self.store.newest(), from, to, &mut all);
+        Ok(())
+    }
+
     fn finish(self) -> Result<(), Infallible> {
         let mut content = self.store.0.borrow_mut();
         content.runs += 1;

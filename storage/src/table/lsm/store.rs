@@ -56,6 +56,14 @@ pub trait Run {
 
     fn delete(&mut self, key: &[u8]) -> Result<(), Self::Error>;
 
+    /// Calls `visit` with the entries of `from..to` as of the last finished run, in key order.
+    fn before(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Self::Error>;
+
     fn finish(self) -> Result<(), Self::Error>;
 }
 
