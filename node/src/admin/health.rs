@@ -132,8 +132,8 @@ pub fn silence(telemetry: &Telemetry, now: Instant, faults: usize) -> Option<(St
     (own > 0).then(|| {
         let at = telemetry.order.checkpoint_slot.get();
         let reason = format!(
-            "silent until a checkpoint at slot {own} is certified: the last process ended uncleanly \
-             under durability = lease (R3); its checkpoint is slot {at}"
+            "silent until a checkpoint at slot {own} is certified: votes may be forgotten, or the state \
+             is gone (R3, R5; the log of the start says which); its checkpoint is slot {at}"
         );
         (State::Silent, reason)
     })
