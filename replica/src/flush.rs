@@ -10,12 +10,12 @@
 //! | `h` | the summary of the state |
 //! | `k` | how many keys each bucket has |
 //! | `n`, number (u16, big-endian) | an inner node of the tree |
-//! | `s`, bucket (u16, big-endian) | the sessions of a bucket |
+//! | `s`, bucket (u16, big-endian) | the sessions of a bucket, cell by cell |
 
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
-use storage::state::{Unserved, join};
+use storage::state::{CellItems, Unserved, join};
 use storage::table::write_note;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{Digest, Slot};
@@ -204,10 +204,10 @@ impl CopyHead {
     }
 
     /// Whether a bucket of these items of the machine and of the sessions is the one in the tree.
-    pub fn holds(&self, bucket: Bucket, items: &[u8], sessions: &[u8]) -> bool {
+    pub fn holds(&self, bucket: Bucket, items: &CellItems, sessions: &CellItems) -> bool {
         let node = &self.nodes[bucket.index() / BUCKETS_PER_NODE];
         let leaf = node.leaves[bucket.index() % BUCKETS_PER_NODE];
-        Leaf::of(&join(items, sessions)) == leaf
+        Leaf::of(&join(items, sessions)) == Some(leaf)
     }
 }
 
@@ -269,7 +269,8 @@ fn resume<M: StateMachine>(
     for bucket in Bucket::all() {
         let mut note = Vec::new();
         if table.note(as_of, &sessions_note(bucket), &mut note) {
-            sessions.push((bucket, note));
+            let items = CellItems::decode(&note).ok_or(SavedUnusable::OtherState)?;
+            sessions.push((bucket, items));
         }
     }
     if !execution.recount(&head.counts) {

@@ -8,12 +8,12 @@ mod items;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use storage::state::{Bucketed, Malformed, Versions, View};
+use storage::state::{Bucketed, CellItems, Malformed, Versions, View};
 use wire::canary::planted;
 use wire::ids::{Digest, PublicKey, Sequence, SessionId, Slot};
 use wire::limits::{CACHED_RESULT_BYTES_MAX, OPEN_LIFETIME_SLOTS, SESSION_WINDOW, SESSIONS_MAX};
 use wire::reply::{Answer, result_digest};
-use wire::state::Bucket;
+use wire::state::{Bucket, Cell, CellMask};
 
 /// A remembered result.
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +151,7 @@ pub struct Sessions {
     by_client: HashMap<PublicKey, Session>,
     /// The eviction order: last executed slot, then id.
     by_age: BTreeSet<(Slot, SessionId, PublicKey)>,
-    by_bucket: BTreeSet<(Bucket, PublicKey)>,
+    by_cell: BTreeSet<(Cell, PublicKey)>,
     versions: Versions,
 }
 
@@ -161,7 +161,7 @@ impl Sessions {
             max: SESSIONS_MAX,
             by_client: HashMap::new(),
             by_age: BTreeSet::new(),
-            by_bucket: BTreeSet::new(),
+            by_cell: BTreeSet::new(),
             versions: Versions::new(),
         }
     }
@@ -252,11 +252,11 @@ impl Sessions {
     }
 
     fn add(&mut self, client: &PublicKey, mut session: Session) {
-        let bucket = Bucket::of_client(client);
-        self.versions.added(bucket);
+        let cell = Cell::of_client(client);
+        self.versions.added(cell);
         session.stamp = self.versions.generation();
         self.by_age.insert((session.last_slot, session.id, *client));
-        self.by_bucket.insert((bucket, *client));
+        self.by_cell.insert((cell, *client));
         self.by_client.insert(*client, session);
     }
 
@@ -267,14 +267,14 @@ impl Sessions {
         preserve(&mut self.versions, client, &mut session);
         self.by_age
             .remove(&(session.last_slot, session.id, *client));
-        self.by_bucket.remove(&(Bucket::of_client(client), *client));
+        self.by_cell.remove(&(Cell::of_client(client), *client));
     }
 
-    /// Clients with sessions in a bucket, ascending.
-    fn clients(&self, bucket: Bucket) -> impl Iterator<Item = &PublicKey> {
-        let first = (bucket, PublicKey([0; 32]));
-        let last = (bucket, PublicKey([0xff; 32]));
-        self.by_bucket.range(first..=last).map(|(_, client)| client)
+    /// Clients with sessions in a bucket, in the order of cells and keys.
+    fn clients(&self, bucket: Bucket) -> impl Iterator<Item = &(Cell, PublicKey)> {
+        let first = (Cell::new(bucket, 0), PublicKey([0; 32]));
+        let last = (Cell::new(bucket, u8::MAX), PublicKey([0xff; 32]));
+        self.by_cell.range(first..=last)
     }
 }
 
@@ -292,8 +292,8 @@ pub fn clients_of(items: &[u8]) -> impl Iterator<Item = PublicKey> {
 fn preserve(versions: &mut Versions, client: &PublicKey, session: &mut Session) {
     let generation = versions.generation();
     if session.stamp != generation {
-        let bucket = Bucket::of_client(client);
-        versions.overwritten(bucket, session.stamp, |out| session.write(client, out));
+        let cell = Cell::of_client(client);
+        versions.overwritten(cell, session.stamp, |out| session.write(client, out));
         session.stamp = generation;
     }
 }
@@ -307,36 +307,45 @@ impl Bucketed for Sessions {
         &mut self.versions
     }
 
-    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
+    fn write_cells(&mut self, view: View, bucket: Bucket, mask: &CellMask, out: &mut CellItems) {
         let preserved = self.versions.preserved(view, bucket);
-        let mut preserved: BTreeMap<PublicKey, &[u8]> =
-            preserved.flat_map(items::split_all).collect();
-        let unchanged = self.clients(bucket).filter_map(|client| {
+        let preserved = preserved.filter(|(index, _)| mask.contains(*index));
+        let mut preserved: BTreeMap<(u8, PublicKey), &[u8]> = preserved
+            .flat_map(|(index, items)| {
+                items::split_all(items).map(move |(client, item)| ((index, client), item))
+            })
+            .collect();
+        let clients = self
+            .clients(bucket)
+            .map(|(cell, client)| (cell.index(), client));
+        let clients = clients.filter(|(index, _)| mask.contains(*index));
+        let unchanged = clients.filter_map(|(index, client)| {
             let session = &self.by_client[client];
             self.versions
                 .shows(view, session.stamp)
-                .then_some((client, session))
+                .then_some((index, client, session))
         });
-        for (client, session) in unchanged {
+        for (index, client, session) in unchanged {
             // What was preserved of clients in between comes first.
-            let above = preserved.split_off(client);
-            for item in preserved.values() {
-                out.extend_from_slice(item);
+            let above = preserved.split_off(&(index, *client));
+            for ((index, _), item) in &preserved {
+                out.of_cell(*index).extend_from_slice(item);
             }
             preserved = above;
-            session.write(client, out);
+            session.write(client, out.of_cell(index));
         }
-        for item in preserved.values() {
-            out.extend_from_slice(item);
+        for ((index, _), item) in &preserved {
+            out.of_cell(*index).extend_from_slice(item);
         }
     }
 
-    fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
+    fn check_cell(&self, cell: Cell, items: &[u8]) -> Result<(), Malformed> {
+        let bucket = cell.bucket();
         let mut rest = items;
         let mut before = None;
         while !rest.is_empty() {
             let (client, _, after) = items::read(rest).ok_or(Malformed { bucket })?;
-            if before >= Some(client) || Bucket::of_client(&client) != bucket {
+            if before >= Some(client) || Cell::of_client(&client) != cell {
                 return Err(Malformed { bucket });
             }
             (before, rest) = (Some(client), after);
@@ -346,7 +355,7 @@ impl Bucketed for Sessions {
 
     fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {
         let clients: Vec<_> = self.clients(bucket).copied().collect();
-        for client in clients {
+        for (_, client) in clients {
             self.remove(&client);
         }
         let mut rest = items;
@@ -546,21 +555,24 @@ mod tests {
         let bucket = Bucket::of_client(&clients[0]);
         let mut checkpoints = Checkpoints::new();
         checkpoints.begin(StateHead::new(Slot(40), 0, 0), &mut parts(&mut source));
-        let mut bytes = Vec::new();
-        source.write_bucket(View::Last, bucket, &mut bytes);
-        assert_eq!(source.check_bucket(bucket, &bytes), Ok(()));
-        let foreign = Bucket::new(bucket.number() ^ 1).unwrap();
-        assert!(source.check_bucket(foreign, &bytes).is_err());
-        let twice = [&bytes[..], &bytes[..]].concat();
-        assert!(source.check_bucket(bucket, &twice).is_err());
+        let mut items = CellItems::new();
+        source.write_cells(View::Last, bucket, &CellMask::FULL, &mut items);
+        for (index, bytes) in items.cells() {
+            assert_eq!(source.check_cell(Cell::new(bucket, index), bytes), Ok(()));
+            let foreign = Cell::new(bucket, index ^ 1);
+            assert!(source.check_cell(foreign, bytes).is_err());
+            let twice = [bytes, bytes].concat();
+            assert!(source.check_cell(Cell::new(bucket, index), &twice).is_err());
+        }
+        let bytes = items.bytes();
 
         // Sessions of the same age and number, of other clients, are in the way.
         let mut target = opened(&[clients[4], key(1), clients[0], key(2)]);
-        target.replace_bucket(bucket, &bytes);
+        target.replace_bucket(bucket, bytes);
         target.remove(&key(1));
         target.remove(&key(2));
         assert_eq!(target.by_age, source.by_age);
-        assert_eq!(target.by_bucket, source.by_bucket);
+        assert_eq!(target.by_cell, source.by_cell);
         assert_eq!(target.len(), source.len());
     }
 }

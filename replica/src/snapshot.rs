@@ -12,7 +12,7 @@ use storage::machine::StateMachine;
 use storage::snapshot::{
     FrameKind, FrameReader, SnapshotDamaged, SnapshotHeader, SnapshotTrailer, write_frame,
 };
-use storage::state::{Unserved, empty_bucket, empty_leaf};
+use storage::state::{Unserved, empty_leaf};
 use thiserror::Error;
 use wire::ids::{ClusterId, Digest, NodeId, Slot};
 use wire::state::{Bucket, Leaf, NODES, Node, Part, Summary};
@@ -337,7 +337,7 @@ impl SnapshotReader {
                 }
                 self.bucket.extend_from_slice(body);
                 if u64::from(index) + 1 == leaf.pieces() {
-                    if Leaf::of(&self.bucket) != leaf {
+                    if Leaf::of(&self.bucket) != Some(leaf) {
                         return Err(wrong);
                     }
                     self.replaced
@@ -361,7 +361,7 @@ impl SnapshotReader {
         let empty = empty_leaf();
         for bucket in Bucket::all() {
             if leaf_in(&self.nodes[bucket.node()], bucket) == empty {
-                self.replaced.push((bucket, empty_bucket().to_vec()));
+                self.replaced.push((bucket, Vec::new()));
             }
         }
     }

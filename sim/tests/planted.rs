@@ -25,7 +25,9 @@ use wire::messages::WishBody;
 use wire::ops::{Operation, OperationsBuilder};
 use wire::request::{RequestFields, RequestView, encode_request, set_signature};
 use wire::seal::{Ed25519Verifier, FakeSeal, Signer, Statement, Verifier};
-use wire::state::{BUCKETS, BUCKETS_PER_NODE, Chunk, Leaf, NODES, Node, Part, StateHead, Summary};
+use wire::state::{
+    BUCKETS, BUCKETS_PER_NODE, Chunk, Leaf, NODES, Node, Part, StateHead, Summary, write_cell,
+};
 use zerocopy::IntoBytes;
 
 type Check = fn(Option<Canary>) -> bool;
@@ -322,7 +324,10 @@ fn a_bucket_of_another_state_is_refused() -> bool {
         head: StateHead::new(Slot(8), 0, 0),
         nodes: [node.digest(); NODES],
     };
-    node.leaves[0] = Leaf::of(b"what was certified");
+    let (mut certified, mut lie) = (Vec::new(), Vec::new());
+    write_cell(7, b"what was certified", &mut certified);
+    write_cell(7, b"what a liar sends.", &mut lie);
+    node.leaves[0] = Leaf::of(&certified).unwrap();
     summary.nodes[0] = node.digest();
     let own = vec![Some(empty_leaf()); BUCKETS];
     let (slot, root) = (Slot(8), summary.root());
@@ -336,7 +341,7 @@ fn a_bucket_of_another_state_is_refused() -> bool {
         let bytes = match part {
             Part::Summary => summary.as_bytes(),
             Part::Node(_) => node.as_bytes(),
-            Part::Piece { .. } => b"what a liar sends.",
+            Part::Piece { .. } => &lie[..],
         };
         let chunk = Chunk::Part { slot, part, bytes };
         verdict = transfer.handle(Instant(1), NodeId(1), &chunk);

@@ -5,10 +5,10 @@
 use std::time::Instant;
 
 use storage::MemTable;
-use storage::state::{Bucketed, Checkpoints, Hold, Malformed, Parts, Versions, View};
+use storage::state::{Bucketed, CellItems, Checkpoints, Hold, Malformed, Parts, Versions, View};
 use storage::table::Table;
 use wire::ids::Slot;
-use wire::state::{Bucket, StateHead};
+use wire::state::{Bucket, Cell, CellMask, StateHead};
 
 use keys::{key, scattered};
 
@@ -26,9 +26,9 @@ impl Bucketed for Nobody {
         &mut self.0
     }
 
-    fn write_bucket(&mut self, _: View, _: Bucket, _: &mut Vec<u8>) {}
+    fn write_cells(&mut self, _: View, _: Bucket, _: &CellMask, _: &mut CellItems) {}
 
-    fn check_bucket(&self, _: Bucket, _: &[u8]) -> Result<(), Malformed> {
+    fn check_cell(&self, _: Cell, _: &[u8]) -> Result<(), Malformed> {
         Ok(())
     }
 

@@ -6,25 +6,31 @@
 //! state: [`Versions`]. [`Checkpoints`] hashes the frozen buckets in slices between blocks, and
 //! hands out their bytes to replicas that lag behind.
 //!
-//! The canonical bytes of a bucket are two sections, each its length in bytes (u64, little-endian)
-//! and its items: first the machine's, then the sessions'. A holder's items have one order and one
-//! encoding, so the same items are the same bytes on every replica.
+//! The content of a cell is the length of the machine's items in bytes (u64, little-endian), these,
+//! and the sessions' items. A holder's items have one order and one encoding, so the same items are
+//! the same bytes on every replica.
 //!
-//! Costs: freezing 4096 bytes of marks; a write, one comparison when its item was written since
-//! the freeze, and once for each item up to a copy of it. Hashing reads every item of the buckets
-//! that were modified: 0.2-0.5 us an entry when the table exceeds the caches. The smallest unit of
-//! hashing is one bucket.
+//! Costs: freezing, one bit for each cell that was written; a write, one comparison when its item was
+//! written since the freeze, and once for each item up to a copy of it. Hashing reads the items of the
+//! cells that were modified, of four entries each when there are four million: 0.2-0.5 us an entry
+//! when the table exceeds the caches, and 3-5 us for each bucket that has such cells.
 
 mod bucket_set;
+mod cell_items;
+mod cell_set;
 mod checkpoints;
 mod kept;
 mod pins;
 mod versions;
 
 use thiserror::Error;
-use wire::state::{Bucket, Leaf};
+use wire::state::{Bucket, Cell, CellMask, CellTree, Leaf, cells};
+
+use cell_items::{each_cell, sections};
 
 pub use bucket_set::BucketSet;
+pub use cell_items::{CellItems, join, split};
+pub use cell_set::CellSet;
 pub use checkpoints::{Checkpoints, InstallFailed, Tree};
 pub use pins::{Hold, Pinned, Unserved};
 pub use versions::{Versions, View};
@@ -45,14 +51,15 @@ pub trait Bucketed {
 
     fn versions_mut(&mut self) -> &mut Versions;
 
-    /// Appends the items of `bucket` as `view` shows them, in their one order and encoding. A holder
-    /// may read them from a disk first.
-    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>);
+    /// Adds the items of some cells of `bucket` as `view` shows them, in their one order and encoding.
+    /// A holder may read them from a disk first.
+    fn write_cells(&mut self, view: View, bucket: Bucket, mask: &CellMask, out: &mut CellItems);
 
-    /// Whether `items` are what [`Bucketed::write_bucket`] could have written for this bucket.
-    fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed>;
+    /// Whether `items` are what [`Bucketed::write_cells`] could have written for this cell.
+    fn check_cell(&self, cell: Cell, items: &[u8]) -> Result<(), Malformed>;
 
-    /// Replaces what the bucket holds now by items that passed [`Bucketed::check_bucket`].
+    /// Replaces what the bucket holds now by items, cell after cell, that passed
+    /// [`Bucketed::check_cell`].
     fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]);
 }
 
@@ -63,18 +70,17 @@ pub struct Parts<'a> {
     pub sessions: &'a mut dyn Bucketed,
 }
 
-/// Bytes of the length in front of a section.
-const SECTION_HEAD_BYTES: usize = size_of::<u64>();
-const EMPTY_BUCKET: [u8; 2 * SECTION_HEAD_BYTES] = [0; 2 * SECTION_HEAD_BYTES];
-
-/// The bytes of a bucket that holds nothing.
-pub fn empty_bucket() -> &'static [u8] {
-    &EMPTY_BUCKET
+/// The leaf of a bucket that holds nothing; it has no bytes.
+pub fn empty_leaf() -> Leaf {
+    CellTree::default().leaf()
 }
 
-/// The leaf of a bucket that holds nothing.
-pub fn empty_leaf() -> Leaf {
-    Leaf::of(&EMPTY_BUCKET)
+/// Room for items on their way into a hash.
+#[derive(Debug, Default)]
+struct Scratch {
+    machine: CellItems,
+    sessions: CellItems,
+    content: Vec<u8>,
 }
 
 impl Parts<'_> {
@@ -92,11 +98,19 @@ impl Parts<'_> {
             || holds(self.sessions.versions())
     }
 
-    /// Buckets written since the last freeze.
-    fn dirty(&self) -> BucketSet {
-        let mut dirty = self.sessions.versions().dirty();
+    /// Adds the cells that were written since the last freeze.
+    fn add_dirty(&self, dirty: &mut CellSet) {
+        dirty.add_all(self.sessions.versions().dirty());
         if let Some(machine) = &self.machine {
-            dirty.add_all(&machine.versions().dirty());
+            dirty.add_all(machine.versions().dirty());
+        }
+    }
+
+    /// Buckets written since the last freeze.
+    fn dirty_buckets(&self) -> BucketSet {
+        let mut dirty = self.sessions.versions().dirty().buckets().clone();
+        if let Some(machine) = &self.machine {
+            dirty.add_all(machine.versions().dirty().buckets());
         }
         dirty
     }
@@ -108,80 +122,57 @@ impl Parts<'_> {
             + self.sessions.versions().kept_bytes()
     }
 
-    /// Appends the canonical bytes of a bucket.
-    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
-        section(out, |out| {
-            if let Some(machine) = &mut self.machine {
-                machine.write_bucket(view, bucket, out);
-            }
-        });
-        section(out, |out| self.sessions.write_bucket(view, bucket, out));
+    /// Reads some cells of a bucket.
+    fn read_cells(&mut self, view: View, bucket: Bucket, mask: &CellMask, to: &mut Scratch) {
+        to.machine.clear();
+        to.sessions.clear();
+        if let Some(machine) = &mut self.machine {
+            machine.write_cells(view, bucket, mask, &mut to.machine);
+        }
+        self.sessions
+            .write_cells(view, bucket, mask, &mut to.sessions);
     }
 
     /// Whether these are the bytes of a bucket that the holders can take.
     pub fn check_bucket(&self, bucket: Bucket, bytes: &[u8]) -> Result<(), Malformed> {
-        let (machine, sessions) = sections(bytes).ok_or(Malformed { bucket })?;
-        match &self.machine {
-            Some(holder) => holder.check_bucket(bucket, machine)?,
-            None if machine.is_empty() => {}
-            None => return Err(Malformed { bucket }),
-        }
-        self.sessions.check_bucket(bucket, sessions)
+        let machine = self.machine.as_deref();
+        check_bucket(machine, self.sessions, bucket, bytes)
     }
 
     /// `bytes` passed [`Parts::check_bucket`].
     fn replace_bucket(&mut self, bucket: Bucket, bytes: &[u8]) {
-        let (machine, sessions) = sections(bytes).expect("checked before");
+        let (machine, sessions) = split(bytes).expect("checked before");
         if let Some(holder) = &mut self.machine {
-            holder.replace_bucket(bucket, machine);
+            holder.replace_bucket(bucket, machine.bytes());
         }
-        self.sessions.replace_bucket(bucket, sessions);
+        self.sessions.replace_bucket(bucket, sessions.bytes());
     }
 }
 
-fn section(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&[0; SECTION_HEAD_BYTES]);
-    write(out);
-    let length = (out.len() - start - SECTION_HEAD_BYTES) as u64;
-    out[start..start + SECTION_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
-}
-
-/// The bytes of a bucket of these items of the machine and of the sessions.
-pub fn join(machine: &[u8], sessions: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(2 * SECTION_HEAD_BYTES + machine.len() + sessions.len());
-    section(&mut bytes, |out| out.extend_from_slice(machine));
-    section(&mut bytes, |out| out.extend_from_slice(sessions));
-    bytes
-}
-
-/// The two sections of a bucket, which must fill `bytes`: the machine's items and the sessions'. None
-/// when they do not.
-pub fn sections(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (machine, rest) = split_section(bytes)?;
-    let (sessions, rest) = split_section(rest)?;
-    rest.is_empty().then_some((machine, sessions))
-}
-
-fn split_section(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sections_split_as_they_were_joined() {
-        let mut bytes = join(b"machine", b"sessions");
-        assert_eq!(sections(&bytes), Some((&b"machine"[..], &b"sessions"[..])));
-        for length in 0..bytes.len() {
-            assert_eq!(sections(&bytes[..length]), None);
-        }
-        bytes.push(0);
-        assert_eq!(sections(&bytes), None);
-        assert_eq!(sections(empty_bucket()), Some((&[][..], &[][..])));
-        assert_eq!(sections(&[0xff; 16]), None);
+impl Scratch {
+    /// Calls `visit` with the content of each cell that holds something.
+    fn each(&mut self, visit: impl FnMut(u8, &[u8])) {
+        each_cell(&self.machine, &self.sessions, &mut self.content, visit);
     }
+}
+
+/// As [`Parts::check_bucket`], for whoever only looks.
+pub fn check_bucket(
+    machine: Option<&dyn Bucketed>,
+    sessions: &dyn Bucketed,
+    bucket: Bucket,
+    bytes: &[u8],
+) -> Result<(), Malformed> {
+    for cell in cells(bytes) {
+        let (index, content) = cell.ok_or(Malformed { bucket })?;
+        let (of_machine, of_sessions) = sections(content).ok_or(Malformed { bucket })?;
+        let cell = Cell::new(bucket, index);
+        match machine {
+            Some(machine) => machine.check_cell(cell, of_machine)?,
+            None if of_machine.is_empty() => {}
+            None => return Err(Malformed { bucket }),
+        }
+        sessions.check_cell(cell, of_sessions)?;
+    }
+    Ok(())
 }

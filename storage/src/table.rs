@@ -11,7 +11,7 @@ mod memory;
 mod order;
 mod resident;
 
-use crate::state::Bucketed;
+use crate::state::{Bucketed, CellItems};
 use wire::state::Bucket;
 
 pub use either::EitherTable;
@@ -57,8 +57,8 @@ pub trait Flushing {
     /// nothing appended, if there is nothing.
     fn note(&self, as_of: AsOf, name: &[u8], note: &mut Vec<u8>) -> bool;
 
-    /// Appends the entries that a copy has of a bucket, as [`Bucketed::write_bucket`] does.
-    fn copied_bucket(&self, as_of: AsOf, bucket: Bucket, out: &mut Vec<u8>);
+    /// Adds the entries that a copy has of a bucket, as [`Bucketed::write_cells`] does.
+    fn copied_bucket(&self, as_of: AsOf, bucket: Bucket, out: &mut CellItems);
 
     /// Appends how many keys each bucket has, to be remembered as a note.
     fn counts(&self, note: &mut Vec<u8>);

@@ -1,13 +1,15 @@
 //! The replicated state as a tree of hashes, and the messages that carry parts of it (K1, K4).
 //!
-//! The state is cut into `STATE_BUCKETS` buckets by a hash of each key that is equal on all
-//! replicas. The hash of a [`Bucket`] covers its canonical bytes; 64 buckets, each with its hash
-//! and its length, make a [`Node`]; 64 nodes and a [`StateHead`] make a [`Summary`], whose hash is
+//! The state is cut into `STATE_BUCKETS` buckets, and each bucket into [`CELLS`] cells, by a hash of
+//! each key that is equal on all replicas. The hash of a [`Bucket`] covers the hashes of its cells
+//! ([`CellTree`]); 64 buckets, each with its hash and its length, make a [`Node`]; 64 nodes and a [`StateHead`] make a [`Summary`], whose hash is
 //! the state root that replicas sign. Lengths stand in the tree so that a receiver knows from the
 //! root, not from a peer, how many bytes a bucket has.
 //!
 //! FETCH-STATE names one [`Part`] of the state at a checkpoint; CHUNK answers with its bytes, or
 //! with the checkpoint that this replica serves instead.
+
+mod cells;
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -15,6 +17,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::ids::{Digest, PublicKey, Slot};
 use crate::limits::{MESSAGE_BYTES_MAX, STATE_BUCKETS};
 use crate::reject::Reject;
+
+pub use cells::{CELL_HEAD_BYTES, CELLS, Cell, CellMask, CellTree, cells, write_cell};
 
 /// Buckets of the state.
 pub const BUCKETS: usize = STATE_BUCKETS as usize;
@@ -53,29 +57,12 @@ impl Bucket {
     /// Equal on all replicas, so known to everyone: whoever chooses keys can aim at one bucket,
     /// whatever the function. It need only spread the keys of those who do not.
     pub fn of_key(key: &[u8]) -> Bucket {
-        Bucket::of(KEY_SEED, key)
+        Cell::of_key(key).bucket()
     }
 
     /// The bucket that a client's session belongs to.
     pub fn of_client(client: &PublicKey) -> Bucket {
-        Bucket::of(CLIENT_SEED, &client.0)
-    }
-
-    /// Multiply-and-fold over 16 bytes at a time.
-    fn of(seed: u64, bytes: &[u8]) -> Bucket {
-        let fold = |a: u64, b: u64| {
-            let product = u128::from(a) * u128::from(b);
-            product as u64 ^ (product >> 64) as u64
-        };
-        let mut state = seed ^ bytes.len() as u64;
-        for chunk in bytes.chunks(16) {
-            let mut pair = [0; 16];
-            pair[..chunk.len()].copy_from_slice(chunk);
-            let both = u128::from_le_bytes(pair);
-            state = fold(both as u64 ^ state, (both >> 64) as u64 ^ SPREAD);
-        }
-        let mixed = fold(state ^ SPREAD, seed ^ !SPREAD);
-        Bucket((mixed >> 52) as u16)
+        Cell::of_client(client).bucket()
     }
 
     /// As an index into arrays of all buckets.
@@ -93,6 +80,22 @@ impl Bucket {
     }
 }
 
+/// Multiply-and-fold over 16 bytes at a time. The highest bits choose the bucket, the next the cell.
+fn spread(seed: u64, bytes: &[u8]) -> u64 {
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let mut state = seed ^ bytes.len() as u64;
+    for chunk in bytes.chunks(16) {
+        let mut pair = [0; 16];
+        pair[..chunk.len()].copy_from_slice(chunk);
+        let both = u128::from_le_bytes(pair);
+        state = fold(both as u64 ^ state, (both >> 64) as u64 ^ SPREAD);
+    }
+    fold(state ^ SPREAD, seed ^ !SPREAD)
+}
+
 /// A bucket as the tree names it.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
@@ -106,12 +109,10 @@ pub struct Leaf {
 const _: () = assert!(size_of::<Leaf>() == 40);
 
 impl Leaf {
-    /// The leaf of a bucket with these canonical bytes. Hashes 1 to 3 GB a second.
-    pub fn of(bytes: &[u8]) -> Leaf {
-        Leaf {
-            digest: Digest(blake3::derive_key("hippodrome/1/state-bucket", bytes)),
-            bytes: U64::new(bytes.len() as u64),
-        }
+    /// The leaf of a bucket with these canonical bytes; none if they are not those of a bucket.
+    /// Hashes 0.5 to 1 GB a second, more when values are long.
+    pub fn of(bytes: &[u8]) -> Option<Leaf> {
+        Some(CellTree::of(bytes)?.leaf())
     }
 
     /// Bytes of the bucket.
@@ -423,7 +424,7 @@ mod tests {
     fn golden_buckets_and_root() {
         assert_eq!(Bucket::of_key(b"hippodrome").number(), GOLDEN_BUCKET);
         let node = Node {
-            leaves: [Leaf::of(&[0; 16]); BUCKETS_PER_NODE],
+            leaves: [CellTree::default().leaf(); BUCKETS_PER_NODE],
         };
         let summary = Summary {
             head: StateHead::new(Slot(1024), 5, 9),
@@ -433,7 +434,7 @@ mod tests {
     }
 
     const GOLDEN_BUCKET: u16 = 2963;
-    const GOLDEN_ROOT: &str = "f87735dfcf00e7191f014c88770e51e91afe5fdf31d1e2de67911d1a47fa3d88";
+    const GOLDEN_ROOT: &str = "9dd939cf48dc31149de534c871fe9468ac380220cf50ce4a3417e96c7f75e47c";
 
     #[test]
     fn golden_bodies() {
@@ -560,7 +561,7 @@ mod tests {
     #[test]
     fn the_root_covers_every_byte_of_the_tree() {
         let mut node = Node {
-            leaves: [Leaf::of(b""); BUCKETS_PER_NODE],
+            leaves: [CellTree::default().leaf(); BUCKETS_PER_NODE],
         };
         let digest = node.digest();
         for at in (0..size_of::<Node>()).step_by(7) {

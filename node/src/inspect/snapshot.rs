@@ -7,7 +7,7 @@ use replica::snapshot::SnapshotReader;
 use replica::verifying::Verifying;
 use storage::machine::StateMachine;
 use storage::snapshot::{FrameKind, SnapshotDamaged};
-use storage::state::{Bucketed, Malformed, empty_bucket, sections};
+use storage::state::{Malformed, check_bucket, split};
 use storage::table::entries;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{ClusterId, Digest, NodeId};
@@ -148,23 +148,18 @@ impl Report {
         sessions: &Sessions,
     ) -> Result<(), Malformed> {
         self.buckets += 1;
-        if bytes == empty_bucket() {
+        if bytes.is_empty() {
             return Ok(());
         }
         self.buckets_used += 1;
-        let (machine, items) = sections(bytes).ok_or(Malformed { bucket })?;
-        match against.machine.state() {
-            Some(state) => state.check_bucket(bucket, machine)?,
-            None if machine.is_empty() => {}
-            None => return Err(Malformed { bucket }),
-        }
-        sessions.check_bucket(bucket, items)?;
-        self.entries += entries(machine).count() as u64;
-        self.sessions += clients_of(items).count() as u64;
+        check_bucket(against.machine.state(), sessions, bucket, bytes)?;
+        let (machine, items) = split(bytes).ok_or(Malformed { bucket })?;
+        self.entries += entries(machine.bytes()).count() as u64;
+        self.sessions += clients_of(items.bytes()).count() as u64;
         if let Some(key) = against.key
             && Bucket::of_key(key) == bucket
         {
-            let found = entries(machine).find(|(found, _)| *found == key);
+            let found = entries(machine.bytes()).find(|(found, _)| *found == key);
             self.value = found.map(|(_, value)| value.to_vec());
         }
         Ok(())

@@ -4,6 +4,7 @@ use replica::flush::{CopyHead, sessions_note};
 use replica::recovery::SavedUnusable;
 use replica::sessions::clients_of;
 use replica::verifying::Verifying;
+use storage::state::CellItems;
 use storage::table::{DiskFailed, DiskStore, entries};
 use wire::ids::Digest;
 use wire::seal::Ed25519Verifier;
@@ -120,15 +121,16 @@ impl Report {
         head: Option<&CopyHead>,
         key: Option<&[u8]>,
     ) -> Result<(), Wrong> {
-        let mut items = Vec::new();
+        let mut items = CellItems::new();
         store.read_bucket(bucket, &mut items)?;
         let sessions = store.read_note(&sessions_note(bucket))?.unwrap_or_default();
+        let sessions = CellItems::decode(&sessions).ok_or(Wrong::OtherBucket(bucket))?;
         self.buckets_used += u64::from(!items.is_empty() || !sessions.is_empty());
-        self.entries += entries(&items).count() as u64;
+        self.entries += entries(items.bytes()).count() as u64;
         if let Some(key) = key
             && Bucket::of_key(key) == bucket
         {
-            let found = entries(&items).find(|(found, _)| *found == key);
+            let found = entries(items.bytes()).find(|(found, _)| *found == key);
             self.value = found.map(|(_, value)| value.to_vec());
         }
         match head {
@@ -136,7 +138,7 @@ impl Report {
             // Of what is not in the tree the form is not known either.
             None => Ok(()),
             Some(_) => {
-                self.sessions += clients_of(&sessions).count() as u64;
+                self.sessions += clients_of(sessions.bytes()).count() as u64;
                 Ok(())
             }
         }

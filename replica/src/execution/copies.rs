@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
-use storage::state::{Unserved, join};
+use storage::state::{CellItems, Unserved, join};
 use storage::table::{AsOf, Flushing};
 use wire::canary::reach;
 use wire::certificates::CheckpointCertificate;
@@ -71,11 +71,11 @@ impl Copies {
         if let Some(at) = self.buckets.iter().position(is_held) {
             return self.buckets.get(at).map(|(.., bytes)| &bytes[..]);
         }
-        let (mut items, mut sessions) = (Vec::new(), Vec::new());
+        let (mut items, mut noted) = (CellItems::new(), Vec::new());
         table.copied_bucket(as_of, bucket, &mut items);
-        table.note(as_of, &sessions_note(bucket), &mut sessions);
-        let bytes = join(&items, &sessions);
-        if Leaf::of(&bytes) != leaf {
+        table.note(as_of, &sessions_note(bucket), &mut noted);
+        let bytes = join(&items, &CellItems::decode(&noted)?);
+        if Leaf::of(&bytes) != Some(leaf) {
             return None;
         }
         if self.buckets.len() == BUCKETS_HELD {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use storage::machine::StateMachine;
-use storage::state::{Bucketed, InstallFailed, Malformed, View, empty_leaf};
+use storage::state::{Bucketed, CellItems, InstallFailed, Malformed, View, empty_leaf};
 use storage::table::Flushing;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::Instant;
-use wire::state::{BUCKETS, BUCKETS_PER_NODE, Bucket, Leaf, NODES, Node, Summary};
+use wire::state::{BUCKETS, BUCKETS_PER_NODE, Bucket, Cell, CellMask, Leaf, NODES, Node, Summary};
 
 use super::Execution;
 use crate::flush::node_note;
@@ -61,7 +61,10 @@ impl<M: StateMachine> Execution<M> {
         let changed =
             self.sessions.versions().written(bucket) >= self.stored_sessions.before.max(1);
         if changed {
-            self.sessions.write_bucket(View::Pinned, bucket, note);
+            let mut items = CellItems::new();
+            self.sessions
+                .write_cells(View::Pinned, bucket, &CellMask::FULL, &mut items);
+            items.encode(note);
         }
         changed
     }
@@ -135,13 +138,15 @@ impl<M: StateMachine> Execution<M> {
         certificate: Arc<CheckpointCertificate>,
         summary: Summary,
         nodes: Vec<Node>,
-        sessions: &[(Bucket, Vec<u8>)],
+        sessions: &[(Bucket, CellItems)],
     ) -> Result<(), InstallFailed> {
-        for (bucket, section) in sessions {
-            self.sessions.check_bucket(*bucket, section)?;
+        for (bucket, items) in sessions {
+            for (index, items) in items.cells() {
+                self.sessions.check_cell(Cell::new(*bucket, index), items)?;
+            }
         }
-        for (bucket, section) in sessions {
-            self.sessions.replace_bucket(*bucket, section);
+        for (bucket, items) in sessions {
+            self.sessions.replace_bucket(*bucket, items.bytes());
         }
         let head = summary.head;
         let (checkpoints, mut parts) = self.apart();

@@ -1,7 +1,7 @@
 //! A state that comes from others on its way into the table's copy, bucket by bucket.
 
 use storage::machine::StateMachine;
-use storage::state::sections;
+use storage::state::split;
 use storage::table::{Flushing, entries, write_note, write_replacement};
 use wire::certificates::CheckpointCertificate;
 use wire::ids::Slot;
@@ -132,16 +132,18 @@ impl StreamWriter {
     }
 
     fn replace(&mut self, bucket: Bucket, bytes: &[u8], out: &mut Vec<u8>) {
-        let (items, sessions) = sections(bytes).expect("checked before");
-        write_replacement(bucket, items, out);
+        let (items, sessions) = split(bytes).expect("checked before");
+        write_replacement(bucket, items.bytes(), out);
         let (mut keys, mut key_bytes) = (0u64, 0u64);
-        for (key, value) in entries(items) {
+        for (key, value) in entries(items.bytes()) {
             keys += 1;
             key_bytes += (key.len() + value.len()) as u64;
         }
         let counts = &mut self.counts[bucket.index() * COUNT_BYTES..][..COUNT_BYTES];
         counts[..8].copy_from_slice(&keys.to_le_bytes());
         counts[8..].copy_from_slice(&key_bytes.to_le_bytes());
-        self.sessions.push((bucket, sessions.to_vec()));
+        let mut noted = Vec::new();
+        sessions.encode(&mut noted);
+        self.sessions.push((bucket, noted));
     }
 }

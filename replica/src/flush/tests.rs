@@ -260,9 +260,14 @@ fn malformed_sessions_give_no_state() {
     let name = numbered(SESSIONS, holding.unwrap().number());
     let whole = note(&store, &name);
     let cut = with(&store, &name, Some(&whole[1..]));
+    assert!(matches!(cut, Err(SavedUnusable::OtherState)), "{cut:?}");
+    // In the cell of others.
+    let mut astray = whole;
+    astray[0] ^= 1;
+    let astray = with(&store, &name, Some(&astray));
     assert!(
-        matches!(cut, Err(SavedUnusable::NotInstalled(_))),
-        "{cut:?}"
+        matches!(astray, Err(SavedUnusable::NotInstalled(_))),
+        "{astray:?}"
     );
 }
 

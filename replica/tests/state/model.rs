@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use wire::ids::{Digest, PublicKey};
 use wire::ops::ResultBuffer;
-use wire::state::Bucket;
+use wire::state::Cell;
 
 /// One operation of the model's clients.
 #[derive(Clone, Debug)]
@@ -87,16 +87,16 @@ impl Model {
     }
 
     pub fn root(&self) -> Digest {
-        let mut buckets = vec![(Vec::new(), Vec::new()); 4096];
+        let mut cells: BTreeMap<Cell, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
         for (key, value) in &self.entries {
-            let out: &mut Vec<u8> = &mut buckets[Bucket::of_key(key).index()].0;
+            let out = &mut cells.entry(Cell::of_key(key)).or_default().0;
             out.extend((key.len() as u16).to_le_bytes());
             out.extend((value.len() as u32).to_le_bytes());
             out.extend(key);
             out.extend(value);
         }
         for (client, session) in &self.sessions {
-            let out: &mut Vec<u8> = &mut buckets[Bucket::of_client(client).index()].1;
+            let out = &mut cells.entry(Cell::of_client(client)).or_default().1;
             out.extend(client.0);
             for number in [session.id, session.low, session.last_slot] {
                 out.extend(number.to_le_bytes());
@@ -118,16 +118,23 @@ impl Model {
         for number in [self.slot, self.time_ns, self.transactions, 0] {
             top.extend(number.to_le_bytes());
         }
+        // Of each bucket: the digests of its cells, which they are, and the length of its bytes.
+        let mut buckets = vec![(Vec::new(), [0_u8; 32], 0_u64); 4096];
+        let key = blake3::derive_key("hippodrome/1/state-cell", &[]);
+        for (cell, (entries, sessions)) in &cells {
+            let length = (entries.len() as u64).to_le_bytes();
+            let content = [&length[..], entries, sessions].concat();
+            let (digests, held, bytes) = &mut buckets[cell.bucket().index()];
+            digests.extend(blake3::keyed_hash(&key, &content).as_bytes());
+            held[usize::from(cell.index()) / 8] |= 1 << (cell.index() % 8);
+            *bytes += 9 + content.len() as u64;
+        }
         for node in buckets.chunks(64) {
             let mut leaves = Vec::new();
-            for (entries, sessions) in node {
-                let mut bytes = Vec::new();
-                for section in [entries, sessions] {
-                    bytes.extend((section.len() as u64).to_le_bytes());
-                    bytes.extend(section);
-                }
-                leaves.extend(blake3::derive_key("hippodrome/1/state-bucket", &bytes));
-                leaves.extend((bytes.len() as u64).to_le_bytes());
+            for (digests, held, bytes) in node {
+                let covered = [&digests[..], held].concat();
+                leaves.extend(blake3::derive_key("hippodrome/1/state-bucket", &covered));
+                leaves.extend(bytes.to_le_bytes());
             }
             top.extend(blake3::derive_key("hippodrome/1/state-node", &leaves));
         }

@@ -50,6 +50,12 @@ impl BucketSet {
         Bucket::new((at * 64 + bit) as u16)
     }
 
+    /// The buckets, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Bucket> {
+        let mut left = self.clone();
+        std::iter::from_fn(move || left.pop())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }

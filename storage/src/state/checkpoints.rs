@@ -1,24 +1,31 @@
 //! State roots: the tree of hashes, brought up to date slice by slice after each freeze.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use thiserror::Error;
 use wire::ids::{Digest, Instant, Slot};
-use wire::state::{BUCKETS, BUCKETS_PER_NODE, Bucket, Leaf, NODES, Node, StateHead, Summary};
+use wire::state::{
+    BUCKETS, BUCKETS_PER_NODE, Bucket, CellMask, CellTree, Leaf, NODES, Node, StateHead, Summary,
+};
 
 use super::pins::{Hold, Pin, Pinned, Unserved};
-use super::{BucketSet, Malformed, Parts, View, empty_leaf};
+use super::{CellSet, Malformed, Parts, Scratch, View, empty_leaf};
 
 /// Roots that wait to be taken; older ones are dropped.
 const ROOTS_WAITING_MAX: usize = 4;
-/// What a bucket costs beside its bytes, in bytes of hashing.
-const BUCKET_COST_BYTES: usize = 512;
+/// What a bucket, and a cell, costs beside its bytes, in bytes of hashing.
+const BUCKET_COST_BYTES: usize = 4096;
+const CELL_COST_BYTES: usize = 128;
 
 /// Leaves and inner nodes of the state.
 #[derive(Clone, Debug)]
 pub struct Tree {
     nodes: Vec<Node>,
     digests: [Digest; NODES],
+    /// Below each leaf; none where that is not known: the bucket is read whole when it is hashed next.
+    /// Shared, so that a pinned tree costs no copy of all of it at once.
+    cells: Vec<Option<Arc<CellTree>>>,
 }
 
 impl Tree {
@@ -30,7 +37,24 @@ impl Tree {
         Tree {
             digests: [node.digest(); NODES],
             nodes: vec![node; NODES],
+            cells: vec![Some(Arc::new(CellTree::default())); BUCKETS],
         }
+    }
+
+    /// The tree of these nodes, below which nothing is known.
+    fn of(nodes: Vec<Node>, digests: [Digest; NODES]) -> Tree {
+        let mut tree = Tree {
+            nodes,
+            digests,
+            cells: vec![None; BUCKETS],
+        };
+        let (empty, nothing) = (empty_leaf(), Arc::new(CellTree::default()));
+        for bucket in Bucket::all() {
+            if tree.leaf(bucket) == empty {
+                tree.cells[bucket.index()] = Some(Arc::clone(&nothing));
+            }
+        }
+        tree
     }
 
     pub fn leaf(&self, bucket: Bucket) -> Leaf {
@@ -42,8 +66,33 @@ impl Tree {
         &self.nodes[index]
     }
 
-    fn set_leaf(&mut self, bucket: Bucket, leaf: Leaf) {
-        self.nodes[bucket.node()].leaves[bucket.index() % BUCKETS_PER_NODE] = leaf;
+    /// Adds all cells of buckets that must be read whole, of those that are there.
+    fn add_unknown(&self, changed: &mut CellSet) {
+        for bucket in changed.buckets().clone().iter() {
+            if self.cells[bucket.index()].is_none() {
+                changed.set(bucket, CellMask::FULL);
+            }
+        }
+    }
+
+    /// These cells of a bucket were read anew. Returns how much was hashed, in bytes.
+    fn update(&mut self, bucket: Bucket, read: CellMask, items: &mut Scratch) -> usize {
+        let cells = &mut self.cells[bucket.index()];
+        assert!(
+            cells.is_some() || read == CellMask::FULL,
+            "all of it is known then"
+        );
+        let cells = Arc::make_mut(cells.get_or_insert_default());
+        let mut gone = read;
+        let mut cost = BUCKET_COST_BYTES;
+        items.each(|index, content| {
+            cells.set(index, content);
+            gone.remove(index);
+            cost += CELL_COST_BYTES + content.len();
+        });
+        gone.iter().for_each(|index| cells.set(index, &[]));
+        self.nodes[bucket.node()].leaves[bucket.index() % BUCKETS_PER_NODE] = cells.leaf();
+        cost
     }
 
     fn summary(&self, head: StateHead) -> Summary {
@@ -59,7 +108,7 @@ impl Tree {
 struct Hashing {
     head: StateHead,
     /// Modified before the freeze and not hashed since.
-    unhashed: BucketSet,
+    unhashed: CellSet,
     /// Inner nodes above buckets that were hashed: bit i for node i.
     stale_nodes: u64,
     /// What was hashed is kept until the next freeze: it may be pinned when it is certified.
@@ -96,7 +145,9 @@ pub struct Checkpoints {
     certified: Slot,
     /// As last heard of.
     now: Instant,
-    scratch: Vec<u8>,
+    scratch: Scratch,
+    /// Empty, for the next checkpoint.
+    spare: Option<CellSet>,
 }
 
 impl Checkpoints {
@@ -111,7 +162,8 @@ impl Checkpoints {
             keeps_newest: false,
             certified: Slot(0),
             now: Instant(0),
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
+            spare: None,
         }
     }
 
@@ -123,15 +175,14 @@ impl Checkpoints {
         if self.keeps_newest && matches!(self.pin, Pin::Free) {
             self.pin.hold(Hold::Newest, head.slot());
         }
-        let dirty = parts.dirty();
+        let mut dirty = self.spare.take().unwrap_or_else(CellSet::new);
+        parts.add_dirty(&mut dirty);
+        self.tree.add_unknown(&mut dirty);
         let pin = self.pin.is_wanted();
         let whole = self.keeps_newest && !pin;
-        let watched = if whole {
-            BucketSet::full()
-        } else {
-            dirty.clone()
-        };
-        parts.each(|holder| holder.versions_mut().freeze(&watched, pin));
+        let all = whole.then(CellSet::full);
+        let watched = all.as_ref().unwrap_or(&dirty);
+        parts.each(|holder| holder.versions_mut().freeze(watched, pin));
         self.pin.begin(head.slot());
         self.hashing = Some(Hashing {
             head,
@@ -174,15 +225,13 @@ impl Checkpoints {
             return false;
         };
         let mut spent = 0;
-        while let Some(bucket) = hashing.unhashed.pop() {
-            self.scratch.clear();
-            parts.write_bucket(View::Last, bucket, &mut self.scratch);
-            self.tree.set_leaf(bucket, Leaf::of(&self.scratch));
+        while let Some((bucket, read)) = hashing.unhashed.pop() {
+            parts.read_cells(View::Last, bucket, &read, &mut self.scratch);
+            spent += self.tree.update(bucket, read, &mut self.scratch);
             if !hashing.whole {
                 parts.each(|holder| holder.versions_mut().release(bucket));
             }
             hashing.stale_nodes |= 1 << bucket.node();
-            spent += self.scratch.len() + BUCKET_COST_BYTES;
             if spent >= budget_bytes {
                 return true;
             }
@@ -193,7 +242,7 @@ impl Checkpoints {
             }
         }
         let summary = self.tree.summary(hashing.head);
-        self.hashing = None;
+        self.spare = self.hashing.take().map(|hashing| hashing.unhashed);
         if self.untaken.len() == ROOTS_WAITING_MAX {
             self.untaken.pop_front();
         }
@@ -234,9 +283,9 @@ impl Checkpoints {
     /// Leaves of the state as it is now; none for buckets that were modified since they were
     /// hashed.
     pub fn present(&self, parts: &Parts<'_>) -> Vec<Option<Leaf>> {
-        let mut modified = parts.dirty();
+        let mut modified = parts.dirty_buckets();
         if let Some(hashing) = &self.hashing {
-            modified.add_all(&hashing.unhashed);
+            modified.add_all(hashing.unhashed.buckets());
         }
         let leaf = |bucket| (!modified.contains(bucket)).then(|| self.tree.leaf(bucket));
         Bucket::all().map(leaf).collect()
@@ -253,7 +302,7 @@ impl Checkpoints {
         replaced: &[(Bucket, Vec<u8>)],
         parts: &mut Parts<'_>,
     ) -> Result<(), InstallFailed> {
-        let mut replacing = BucketSet::new();
+        let mut replacing = super::BucketSet::new();
         for (bucket, bytes) in replaced {
             parts.check_bucket(*bucket, bytes)?;
             replacing.insert(*bucket);
@@ -303,8 +352,8 @@ impl Checkpoints {
         let digests = summary.nodes;
         let matches = |(node, digest): (&Node, &Digest)| node.digest() == *digest;
         assert!(nodes.len() == NODES && nodes.iter().zip(&digests).all(matches));
-        self.tree = Tree { nodes, digests };
-        parts.each(|holder| holder.versions_mut().freeze(&BucketSet::new(), false));
+        self.tree = Tree::of(nodes, digests);
+        parts.each(|holder| holder.versions_mut().freeze(&CellSet::new(), false));
         let slot = summary.head.slot();
         self.finished = Some(summary);
         if self.keeps_newest {
@@ -418,7 +467,7 @@ impl Checkpoints {
     pub fn release(&mut self, parts: &mut Parts<'_>) {
         let unhashed = match &self.hashing {
             Some(hashing) => hashing.unhashed.clone(),
-            None => BucketSet::new(),
+            None => CellSet::new(),
         };
         parts.each(|holder| holder.versions_mut().unpin(&unhashed));
         self.pin = Pin::Free;

@@ -4,7 +4,7 @@
 //! written to cold memory, and thousands of buffers would grow; in one log the memory is warm, and
 //! each item names the one before it of its bucket.
 
-use wire::state::{BUCKETS, Bucket};
+use wire::state::{BUCKETS, Bucket, Cell};
 
 /// Bytes of a chunk of the log before the next one is begun.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -12,8 +12,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const ITEM_BYTES: usize = 128 * 1024;
 /// Chunks kept for the next freeze, so that hot threads seldom allocate: 32 MiB of a holder at most.
 const SPARE_CHUNKS: usize = 84;
-/// Before each item: where the one before it lies, and its length.
-const LINK_BYTES: usize = 12;
+/// Before each item: where the one before it lies, its length, its cell.
+const LINK_BYTES: usize = 13;
 
 /// Where an item lies in the log: its chunk, and the offset in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Kept {
         self.holding == 0
     }
 
-    pub fn add(&mut self, bucket: Bucket, write: &impl Fn(&mut Vec<u8>)) {
+    pub fn add(&mut self, cell: Cell, write: &impl Fn(&mut Vec<u8>)) {
         let last = self.chunks[..self.used].last();
         if last.is_none_or(|chunk| chunk.len() >= CHUNK_BYTES) {
             if self.used == self.chunks.len() {
@@ -75,7 +75,7 @@ impl Kept {
             self.used += 1;
         }
         let chunk = &mut self.chunks[self.used - 1];
-        let newest = &mut self.newest[bucket.index()];
+        let newest = &mut self.newest[cell.bucket().index()];
         self.holding += usize::from(*newest == At::NONE);
         let before = std::mem::replace(
             newest,
@@ -87,15 +87,15 @@ impl Kept {
         let start = chunk.len();
         chunk.extend_from_slice(&before.chunk.to_le_bytes());
         chunk.extend_from_slice(&before.offset.to_le_bytes());
-        chunk.extend_from_slice(&[0; 4]);
+        chunk.extend_from_slice(&[0, 0, 0, 0, cell.index()]);
         write(chunk);
         let length = (chunk.len() - start - LINK_BYTES) as u32;
-        chunk[start + 8..start + LINK_BYTES].copy_from_slice(&length.to_le_bytes());
+        chunk[start + 8..start + 12].copy_from_slice(&length.to_le_bytes());
         self.bytes += (chunk.len() - start) as u64;
     }
 
-    /// The items of a bucket, the newest first.
-    pub fn items(&self, bucket: Bucket) -> impl Iterator<Item = &[u8]> {
+    /// The items of a bucket, the newest first, each with the index of its cell.
+    pub fn items(&self, bucket: Bucket) -> impl Iterator<Item = (u8, &[u8])> {
         let mut next = self.newest[bucket.index()];
         std::iter::from_fn(move || {
             if next == At::NONE {
@@ -109,7 +109,7 @@ impl Kept {
                 chunk: number(0),
                 offset: number(4),
             };
-            Some(&item[LINK_BYTES..LINK_BYTES + number(8) as usize])
+            Some((item[12], &item[LINK_BYTES..LINK_BYTES + number(8) as usize]))
         })
     }
 
@@ -144,13 +144,18 @@ mod tests {
     }
 
     fn add(kept: &mut Kept, number: u16, item: &[u8]) {
-        kept.add(bucket(number), &|out: &mut Vec<u8>| {
-            out.extend_from_slice(item)
-        });
+        let cell = Cell::new(bucket(number), item.len() as u8);
+        kept.add(cell, &|out: &mut Vec<u8>| out.extend_from_slice(item));
     }
 
     fn items(kept: &Kept, number: u16) -> Vec<&[u8]> {
-        kept.items(bucket(number)).collect()
+        let items = kept.items(bucket(number));
+        items
+            .map(|(index, item)| {
+                assert_eq!(index, item.len() as u8);
+                item
+            })
+            .collect()
     }
 
     #[test]
@@ -181,7 +186,7 @@ mod tests {
             for first in 0..5 {
                 let expected = (0..200).rev().filter(|number| number % 5 == first);
                 let expected = expected.map(|number| item(number * 997));
-                assert!(kept.items(bucket(first as u16)).eq(expected));
+                assert!(items(&kept, first as u16).into_iter().eq(expected));
             }
             let chunks = kept.chunks.len();
             (0..5).for_each(|number| assert!(kept.drop_bucket(bucket(number))));

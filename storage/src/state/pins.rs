@@ -2,10 +2,10 @@
 
 use thiserror::Error;
 use wire::ids::{Instant, Slot};
-use wire::state::{Bucket, PIECE_BYTES_MAX, Part, Summary};
+use wire::state::{Bucket, CellMask, PIECE_BYTES_MAX, Part, Summary};
 use zerocopy::IntoBytes;
 
-use super::{Parts, Tree, View};
+use super::{Parts, Scratch, Tree, View, join};
 
 /// Who keeps a checkpoint, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,7 @@ pub(super) struct Held {
     /// The bucket that was asked for last, for its further pieces.
     cached: Option<Bucket>,
     bytes: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Pin {
@@ -111,6 +112,7 @@ impl Pin {
             top: None,
             cached: None,
             bytes: Vec::new(),
+            scratch: Scratch::default(),
         }))
     }
 
@@ -233,8 +235,9 @@ impl Pin {
                 let leaf = tree.leaf(bucket);
                 let length = leaf.piece_bytes(index).ok_or(Unserved::NoSuchPart)?;
                 if held.cached != Some(bucket) {
-                    held.bytes.clear();
-                    parts.write_bucket(View::Pinned, bucket, &mut held.bytes);
+                    let read = &mut held.scratch;
+                    parts.read_cells(View::Pinned, bucket, &CellMask::FULL, read);
+                    held.bytes = join(&read.machine, &read.sessions);
                     held.cached = Some(bucket);
                     assert_eq!(
                         held.bytes.len() as u64,

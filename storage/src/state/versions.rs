@@ -8,32 +8,34 @@
 //! Two freezes can be looked at: the last one, whose buckets are let go one by one as they are
 //! hashed, and a pinned one, which stays whole until it is unpinned. Both may be the same.
 
-use wire::state::{BUCKETS, Bucket};
+use wire::state::{BUCKETS, Bucket, Cell};
 
-use super::BucketSet;
+use super::CellSet;
 use super::kept::Kept;
 
 /// Which freeze is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// The last one; only buckets that were watched and not released yet.
+    /// The last one; only cells that were watched, of buckets that were not released yet.
     Last,
     /// The pinned one.
     Pinned,
 }
 
-/// Written since the last freeze.
-const DIRTY: u8 = 1;
-/// Preserved for the last freeze.
-const WATCHED: u8 = 2;
+/// Watched cells are preserved for the last freeze.
+const WATCHED: u8 = 1;
 /// Preserved for the pinned freeze.
-const PINNED: u8 = 4;
+const PINNED: u8 = 2;
 
 /// Marks of the buckets and preserved versions of the items of one holder.
 #[derive(Debug)]
 pub struct Versions {
     generation: u32,
     flags: Box<[u8; BUCKETS]>,
+    /// Written since the last freeze.
+    dirty: CellSet,
+    /// Of the last freeze.
+    watched: CellSet,
     /// The generation of the last write to each bucket.
     written: Box<[u32; BUCKETS]>,
     last: Kept,
@@ -48,6 +50,8 @@ impl Versions {
         Versions {
             generation: 1,
             flags: Box::new([0; BUCKETS]),
+            dirty: CellSet::new(),
+            watched: CellSet::new(),
             written: Box::new([0; BUCKETS]),
             last: Kept::new(1),
             pinned: None,
@@ -60,34 +64,28 @@ impl Versions {
         self.generation
     }
 
-    /// An item is about to be added that the bucket does not hold.
-    pub fn added(&mut self, bucket: Bucket) {
-        self.flags[bucket.index()] |= DIRTY;
-        self.written[bucket.index()] = self.generation;
+    /// An item is about to be added that the cell does not hold.
+    pub fn added(&mut self, cell: Cell) {
+        self.dirty.insert(cell);
+        self.written[cell.bucket().index()] = self.generation;
     }
 
     /// An item with an older stamp than [`Versions::generation`] is about to be overwritten or
     /// removed; `write` encodes it as it is. Items with the present stamp need no call.
-    pub fn overwritten(&mut self, bucket: Bucket, stamp: u32, write: impl Fn(&mut Vec<u8>)) {
+    pub fn overwritten(&mut self, cell: Cell, stamp: u32, write: impl Fn(&mut Vec<u8>)) {
         debug_assert!(stamp < self.generation);
-        self.written[bucket.index()] = self.generation;
-        let flags = &mut self.flags[bucket.index()];
-        *flags |= DIRTY;
-        let flags = *flags;
-        if flags & (WATCHED | PINNED) == 0 {
-            self.lost = true;
-            return;
-        }
-        if flags & WATCHED != 0 {
-            self.last.add(bucket, &write);
-        } else if !self.pinned_is_last() {
+        self.added(cell);
+        let flags = self.flags[cell.bucket().index()];
+        if flags & WATCHED != 0 && self.watched.contains(cell) {
+            self.last.add(cell, &write);
+        } else if flags & PINNED == 0 || !self.pinned_is_last() {
             self.lost = true;
         }
         if flags & PINNED != 0
             && let Some(pinned) = &mut self.pinned
             && stamp < pinned.generation
         {
-            pinned.add(bucket, &write);
+            pinned.add(cell, &write);
         }
     }
 
@@ -101,8 +99,9 @@ impl Versions {
         stamp < self.kept(view).generation
     }
 
-    /// The preserved items of a bucket as they were encoded, in no order.
-    pub fn preserved(&self, view: View, bucket: Bucket) -> impl Iterator<Item = &[u8]> {
+    /// The preserved items of a bucket as they were encoded, each with the index of its cell, in no
+    /// order.
+    pub fn preserved(&self, view: View, bucket: Bucket) -> impl Iterator<Item = (u8, &[u8])> {
         self.kept(view).items(bucket)
     }
 
@@ -116,15 +115,9 @@ impl Versions {
         self.last.bytes() + self.pinned.as_ref().map_or(0, Kept::bytes)
     }
 
-    /// Buckets written since the last freeze.
-    pub fn dirty(&self) -> BucketSet {
-        let mut dirty = BucketSet::new();
-        for bucket in Bucket::all() {
-            if self.flags[bucket.index()] & DIRTY != 0 {
-                dirty.insert(bucket);
-            }
-        }
-        dirty
+    /// Cells written since the last freeze.
+    pub fn dirty(&self) -> &CellSet {
+        &self.dirty
     }
 
     /// Whether the last freeze can no longer be seen as a whole.
@@ -139,9 +132,9 @@ impl Versions {
         }
     }
 
-    /// Freezes all items as they are. The `watched` buckets can be seen until they are released;
-    /// with `pin`, for which no pin may be left, all of them until they are unpinned.
-    pub(super) fn freeze(&mut self, watched: &BucketSet, pin: bool) {
+    /// Freezes all items as they are. The `watched` cells can be seen until they are released; with
+    /// `pin`, for which no pin may be left, all of them until they are unpinned.
+    pub(super) fn freeze(&mut self, watched: &CellSet, pin: bool) {
         assert!(self.last.is_empty(), "the freeze before was released");
         assert!(!(pin && self.pinned.is_some()), "one pin at a time");
         self.generation = self
@@ -153,14 +146,11 @@ impl Versions {
         if pin {
             self.pinned = Some(Kept::new(self.generation));
         }
-        for bucket in Bucket::all() {
-            let flags = &mut self.flags[bucket.index()];
+        self.dirty.clear();
+        self.watched.copy_from(watched);
+        for flags in self.flags.iter_mut() {
             *flags &= PINNED;
-            if pin {
-                *flags |= PINNED;
-            } else if watched.contains(bucket) {
-                *flags |= WATCHED;
-            }
+            *flags |= if pin { PINNED } else { WATCHED };
         }
     }
 
@@ -182,8 +172,8 @@ impl Versions {
         }
     }
 
-    /// Ends the pin. When it is of the last freeze, `unhashed` buckets of it are still needed.
-    pub(super) fn unpin(&mut self, unhashed: &BucketSet) {
+    /// Ends the pin. When it is of the last freeze, `unhashed` cells of it are still needed.
+    pub(super) fn unpin(&mut self, unhashed: &CellSet) {
         let still_last = self.pinned_is_last();
         let Some(mut kept) = self.pinned.take() else {
             return;
@@ -194,8 +184,9 @@ impl Versions {
         if !still_last {
             return;
         }
+        self.watched.copy_from(unhashed);
         for bucket in Bucket::all() {
-            if unhashed.contains(bucket) {
+            if unhashed.buckets().contains(bucket) {
                 self.flags[bucket.index()] |= WATCHED;
             } else {
                 self.lost |= kept.drop_bucket(bucket);

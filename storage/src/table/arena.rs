@@ -3,7 +3,7 @@
 //! A block holds one entry: a head of 16 bytes, the key, the value. Freed blocks form one list per
 //! size; a chunk is never given back. So a table whose entries keep their sizes keeps its memory.
 
-use wire::state::{BUCKETS, Bucket};
+use wire::state::{BUCKETS, Bucket, CELLS, Cell};
 
 /// Where a block starts, in units of 16 bytes; 0 is nowhere. Addresses 64 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,23 +59,24 @@ fn class_bytes(class: usize) -> usize {
 }
 
 /// The first 8 bytes of a block: 20 bits length of the value, 12 of the key, 8 bits size class, 12
-/// bits bucket, 10 zeros, 2 flags.
+/// bits bucket, 8 bits cell, a zero, 3 flags.
 #[derive(Clone, Copy)]
 struct Head(u64);
 
 const _: () = assert!(wire::limits::VALUE_BYTES_MAX < 1 << 20);
 const _: () = assert!(wire::limits::KEY_BYTES_MAX < 1 << 12);
-const _: () = assert!(BUCKETS <= 1 << 12);
-const FLAGS_AT: u32 = 62;
-const FLAGS_MASK: u64 = 3;
+const _: () = assert!(BUCKETS == 1 << 12 && CELLS == 1 << 8);
+const FLAGS_AT: u32 = 61;
+const FLAGS_MASK: u64 = 7;
 
 impl Head {
-    fn new(key_bytes: usize, value_bytes: usize, class: usize, bucket: Bucket) -> Head {
+    fn new(key_bytes: usize, value_bytes: usize, class: usize, cell: Cell) -> Head {
         Head(
             value_bytes as u64
                 | (key_bytes as u64) << 20
                 | (class as u64) << 32
-                | u64::from(bucket.number()) << 40,
+                | u64::from(cell.bucket().number()) << 40
+                | u64::from(cell.index()) << 52,
         )
     }
 
@@ -103,8 +104,9 @@ impl Head {
         usize::from((self.0 >> 32) as u8)
     }
 
-    fn bucket(self) -> Bucket {
-        Bucket::new((self.0 >> 40) as u16 & 0xfff).expect("12 bits")
+    fn cell(self) -> Cell {
+        let bucket = Bucket::new((self.0 >> 40) as u16 & 0xfff).expect("12 bits");
+        Cell::new(bucket, (self.0 >> 52) as u8)
     }
 
     fn flags(self) -> u8 {
@@ -149,18 +151,12 @@ impl Arena {
     }
 
     /// Stores an entry that was last written in generation `stamp`.
-    pub(super) fn insert(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        bucket: Bucket,
-        stamp: u32,
-    ) -> Address {
+    pub(super) fn insert(&mut self, key: &[u8], value: &[u8], cell: Cell, stamp: u32) -> Address {
         let class = class_for(HEAD_BYTES + key.len() + value.len());
         let address = self.take(class);
         self.used_bytes += class_bytes(class) as u64;
         let block = self.block_mut(address);
-        Head::new(key.len(), value.len(), class, bucket).write(block);
+        Head::new(key.len(), value.len(), class, cell).write(block);
         write_number(block, STAMP_AT, stamp);
         let (key_to, value_to) =
             block[HEAD_BYTES..HEAD_BYTES + key.len() + value.len()].split_at_mut(key.len());
@@ -208,7 +204,7 @@ impl Arena {
         number(self.block(address), STAMP_AT)
     }
 
-    /// Two bits for whoever stores entries; zero at first, kept when a value is overwritten.
+    /// Three bits for whoever stores entries; zero at first, kept when a value is overwritten.
     pub(super) fn flags(&self, address: Address) -> u8 {
         Head::of(self.block(address)).flags()
     }
@@ -218,8 +214,8 @@ impl Arena {
         Head::of(block).with_flags(flags).write(block);
     }
 
-    pub(super) fn bucket(&self, address: Address) -> Bucket {
-        Head::of(self.block(address)).bucket()
+    pub(super) fn cell(&self, address: Address) -> Cell {
+        Head::of(self.block(address)).cell()
     }
 
     /// Where the entry stands in the list of its bucket.
@@ -304,10 +300,12 @@ fn write_number(block: &mut [u8], at: usize, number: u32) {
 mod tests {
     use super::*;
 
-    const BUCKETS_MAX: u16 = BUCKETS as u16 - 1;
+    fn last_cell() -> Cell {
+        Cell::new(Bucket::new(BUCKETS as u16 - 1).unwrap(), 255)
+    }
 
     fn insert(arena: &mut Arena, key: &[u8], value: &[u8]) -> Address {
-        arena.insert(key, value, Bucket::new(BUCKETS_MAX).unwrap(), 7)
+        arena.insert(key, value, last_cell(), 7)
     }
 
     #[test]
@@ -337,13 +335,13 @@ mod tests {
         assert_eq!((arena.stamp(first), arena.stamp(second)), (8, 7));
         arena.set_place(first, u32::MAX);
         assert_eq!(arena.place(first), u32::MAX);
-        assert_eq!(arena.bucket(first).number(), BUCKETS_MAX);
+        assert_eq!(arena.cell(first), last_cell());
         assert_eq!(arena.flags(first), 0);
-        arena.set_flags(first, 3);
+        arena.set_flags(first, 7);
         assert!(arena.overwrite(first, b"v", 9));
-        assert_eq!((arena.flags(first), arena.value(first)), (3, &b"v"[..]));
+        assert_eq!((arena.flags(first), arena.value(first)), (7, &b"v"[..]));
         arena.set_flags(first, 1);
-        assert_eq!(arena.bucket(first).number(), BUCKETS_MAX);
+        assert_eq!(arena.cell(first), last_cell());
         assert_eq!((arena.flags(first), arena.key(first)), (1, &b"abd"[..]));
     }
 

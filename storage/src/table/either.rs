@@ -1,9 +1,9 @@
 //! One of the two tables, chosen when a replica starts.
 
-use wire::state::Bucket;
+use wire::state::{Bucket, Cell, CellMask};
 
 use super::{Flushing, LsmTable, MemTable, Store, Table};
-use crate::state::{Bucketed, Malformed, Versions, View};
+use crate::state::{Bucketed, CellItems, Malformed, Versions, View};
 
 /// A table in memory alone, or over a store; a match costs less than a virtual call.
 #[derive(Debug)]
@@ -83,12 +83,12 @@ impl<S: Store> Bucketed for EitherTable<S> {
         each!(self, table => table.versions_mut())
     }
 
-    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
-        each!(self, table => table.write_bucket(view, bucket, out));
+    fn write_cells(&mut self, view: View, bucket: Bucket, mask: &CellMask, out: &mut CellItems) {
+        each!(self, table => table.write_cells(view, bucket, mask, out));
     }
 
-    fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
-        each!(self, table => table.check_bucket(bucket, items))
+    fn check_cell(&self, cell: Cell, items: &[u8]) -> Result<(), Malformed> {
+        each!(self, table => table.check_cell(cell, items))
     }
 
     fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {

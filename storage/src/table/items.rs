@@ -1,15 +1,17 @@
-//! Entries of a bucket as bytes: length of the key (u16), of the value (u32), key, value; in the
+//! Entries of a cell as bytes: length of the key (u16), of the value (u32), key, value; in the
 //! order of the keys.
 
 use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use wire::state::Bucket;
+use wire::state::Cell;
 
-use crate::state::Malformed;
+use crate::state::{CellItems, Malformed};
 
 const KEY_LENGTH_BYTES: usize = 2;
 const LENGTHS_BYTES: usize = 6;
 /// Entries that are sorted without a buffer from the allocator: a bucket of 250,000 keys holds as many.
 const FEW: usize = 64;
+/// Bits that follow the cell in a number by which entries are sorted.
+const CELL_AT: u32 = 56;
 
 /// Appends one entry.
 pub(super) fn write(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
@@ -51,23 +53,24 @@ pub(super) fn read_versions(bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option
     })
 }
 
-/// Appends entries, each key once, in the order of their keys.
+/// Adds entries, each with the index of its cell and each key once, in the order of cells and keys.
 pub(super) fn write_sorted<'a>(
-    entries: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    out: &mut Vec<u8>,
+    entries: impl Iterator<Item = (u8, (&'a [u8], &'a [u8]))>,
+    out: &mut CellItems,
 ) {
     let mut few = [(0, &[][..], &[][..]); FEW];
     let mut many = Vec::new();
     let mut count = 0;
-    for (key, value) in entries {
+    for (index, (key, value)) in entries {
+        let cell = u64::from(index) << CELL_AT;
         if let Some(place) = few.get_mut(count) {
-            *place = (0, key, value);
+            *place = (cell, key, value);
         } else {
             if many.is_empty() {
                 many.reserve(4 * FEW);
                 many.extend_from_slice(&few);
             }
-            many.push((0, key, value));
+            many.push((cell, key, value));
         }
         count += 1;
     }
@@ -85,12 +88,12 @@ pub(super) fn write_sorted<'a>(
         common(&first[..shared], key)
     });
     for (number, key, _) in &mut *entries {
-        *number = first_bytes(&key[shared..]);
+        *number |= first_bytes(&key[shared..]) >> u8::BITS;
     }
     entries
         .sort_unstable_by(|(first, a, _), (second, b, _)| first.cmp(second).then_with(|| a.cmp(b)));
-    for (_, key, value) in entries {
-        write(key, value, out);
+    for (number, key, value) in entries {
+        write(key, value, out.of_cell((*number >> CELL_AT) as u8));
     }
 }
 
@@ -139,16 +142,18 @@ fn split(bytes: &[u8]) -> Option<(Entry<'_>, &[u8])> {
     Some(((key, value), rest))
 }
 
-/// See [`Bucketed::check_bucket`](crate::state::Bucketed::check_bucket).
-pub(super) fn check(bucket: Bucket, bytes: &[u8]) -> Result<(), Malformed> {
-    match are_canonical(bucket, bytes) {
+/// See [`Bucketed::check_cell`](crate::state::Bucketed::check_cell).
+pub(super) fn check(cell: Cell, bytes: &[u8]) -> Result<(), Malformed> {
+    match are_canonical(cell, bytes) {
         true => Ok(()),
-        false => Err(Malformed { bucket }),
+        false => Err(Malformed {
+            bucket: cell.bucket(),
+        }),
     }
 }
 
-/// Whether `bytes` are entries of this bucket as [`write_sorted`] writes them.
-fn are_canonical(bucket: Bucket, bytes: &[u8]) -> bool {
+/// Whether `bytes` are entries of this cell as [`write_sorted`] writes them.
+fn are_canonical(cell: Cell, bytes: &[u8]) -> bool {
     let mut rest = bytes;
     let mut before: &[u8] = &[];
     while !rest.is_empty() {
@@ -158,7 +163,7 @@ fn are_canonical(bucket: Bucket, bytes: &[u8]) -> bool {
         // Keys are not empty, so the first one is above the empty `before` too.
         let well_formed =
             key > before && key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_MAX;
-        if !well_formed || Bucket::of_key(key) != bucket {
+        if !well_formed || Cell::of_key(key) != cell {
             return false;
         }
         (before, rest) = (key, after);
@@ -170,54 +175,55 @@ fn are_canonical(bucket: Bucket, bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Two keys of one bucket, ascending.
-    fn pair() -> (Bucket, [Vec<u8>; 2]) {
+    /// Two keys of one cell, ascending.
+    fn pair() -> (Cell, [Vec<u8>; 2]) {
         let key = |number: u32| number.to_be_bytes().to_vec();
-        let bucket = Bucket::of_key(&key(0));
+        let cell = Cell::of_key(&key(0));
         let other = (1..)
             .map(key)
-            .find(|key| Bucket::of_key(key) == bucket)
+            .find(|key| Cell::of_key(key) == cell)
             .unwrap();
-        (bucket, [key(0), other])
+        (cell, [key(0), other])
     }
 
     #[test]
-    fn one_bucket_has_one_encoding() {
-        let (bucket, [low, high]) = pair();
-        let mut sorted = Vec::new();
-        write_sorted(
-            [(&high[..], &b"2"[..]), (&low[..], &b"1"[..])].into_iter(),
-            &mut sorted,
-        );
-        assert!(are_canonical(bucket, &sorted));
-        assert!(are_canonical(bucket, &[]));
-        let again: Vec<_> = read(&sorted).collect();
+    fn one_cell_has_one_encoding() {
+        let (cell, [low, high]) = pair();
+        let mut items = CellItems::new();
+        let entries = [(&high[..], &b"2"[..]), (&low[..], &b"1"[..])];
+        let entries = entries.map(|entry| (cell.index(), entry));
+        write_sorted(entries.into_iter(), &mut items);
+        let sorted = items.bytes();
+        assert!(items.cells().eq([(cell.index(), sorted)]));
+        assert!(are_canonical(cell, sorted));
+        assert!(are_canonical(cell, &[]));
+        let again: Vec<_> = read(sorted).collect();
         assert_eq!(again, [(&low[..], &b"1"[..]), (&high[..], &b"2"[..])]);
 
         let mut reversed = Vec::new();
         write(&high, b"2", &mut reversed);
         write(&low, b"1", &mut reversed);
-        assert!(!are_canonical(bucket, &reversed));
+        assert!(!are_canonical(cell, &reversed));
         let mut twice = Vec::new();
         write(&low, b"1", &mut twice);
         write(&low, b"1", &mut twice);
-        assert!(!are_canonical(bucket, &twice));
-        let foreign = Bucket::new(bucket.number() ^ 1).unwrap();
-        assert!(!are_canonical(foreign, &sorted));
+        assert!(!are_canonical(cell, &twice));
+        let foreign = Cell::new(cell.bucket(), cell.index() ^ 1);
+        assert!(!are_canonical(foreign, sorted));
         let first = LENGTHS_BYTES + low.len() + 1;
         for length in (1..sorted.len()).filter(|length| *length != first) {
-            assert!(!are_canonical(bucket, &sorted[..length]), "{length}");
+            assert!(!are_canonical(cell, &sorted[..length]), "{length}");
         }
         let mut empty_key = Vec::new();
         write(b"", b"v", &mut empty_key);
-        assert!(!are_canonical(Bucket::of_key(b""), &empty_key));
+        assert!(!are_canonical(Cell::of_key(b""), &empty_key));
         let mut long = Vec::new();
         let key = vec![7; KEY_BYTES_MAX + 1];
         write(&key, b"", &mut long);
-        assert!(!are_canonical(Bucket::of_key(&key), &long));
+        assert!(!are_canonical(Cell::of_key(&key), &long));
         long.clear();
         write(&low, &vec![0; VALUE_BYTES_MAX + 1], &mut long);
-        assert!(!are_canonical(bucket, &long));
+        assert!(!are_canonical(cell, &long));
     }
 
     #[test]
@@ -225,11 +231,14 @@ mod tests {
         for count in [0, 1, FEW - 1, FEW, FEW + 1, 5 * FEW] {
             let keys = (0..count).map(|number| format!("key-{}", number * 7919 % count));
             let keys = keys.collect::<Vec<_>>();
-            let mut out = Vec::new();
-            write_sorted(keys.iter().map(|key| (key.as_bytes(), &b"v"[..])), &mut out);
+            let cell = |key: &[u8]| key[key.len() - 1];
+            let mut out = CellItems::new();
+            let entries = keys.iter().map(|key| (key.as_bytes(), &b"v"[..]));
+            write_sorted(entries.map(|entry| (cell(entry.0), entry)), &mut out);
             let mut sorted = keys.iter().map(String::as_bytes).collect::<Vec<_>>();
-            sorted.sort_unstable();
-            assert!(read(&out).map(|(key, _)| key).eq(sorted), "{count} entries");
+            sorted.sort_unstable_by_key(|key| (cell(key), *key));
+            let written = read(out.bytes()).map(|(key, _)| key);
+            assert!(written.eq(sorted), "{count} entries");
         }
     }
 }

@@ -14,13 +14,13 @@
 //! and stands in the list of that bucket. Addresses in these lists are in no order.
 
 use wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use wire::state::Bucket;
+use wire::state::{Bucket, Cell, CellMask};
 
 use super::Table;
 use super::arena::Address;
 use super::items;
 use super::resident::Resident;
-use crate::state::{Bucketed, Malformed, Versions, View};
+use crate::state::{Bucketed, CellItems, Malformed, Versions, View};
 
 /// A [`Table`] in memory: hash index over an arena of entries.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl MemTable {
         if stamp != self.versions.generation() {
             let (key, value) = arena.entry(address);
             self.versions
-                .overwritten(arena.bucket(address), stamp, |out| {
+                .overwritten(arena.cell(address), stamp, |out| {
                     items::write(key, value, out);
                 });
         }
@@ -93,9 +93,9 @@ impl Table for MemTable {
         let found = self.held.find(key);
         let stamp = self.versions.generation();
         if found.address == Address::NONE {
-            let bucket = Bucket::of_key(key);
-            self.versions.added(bucket);
-            self.held.insert(found, key, value, bucket, stamp);
+            let cell = Cell::of_key(key);
+            self.versions.added(cell);
+            self.held.insert(found, key, value, cell, stamp);
             self.bytes += (key.len() + value.len()) as u64;
             return;
         }
@@ -150,20 +150,22 @@ impl Bucketed for MemTable {
         &mut self.versions
     }
 
-    fn write_bucket(&mut self, view: View, bucket: Bucket, out: &mut Vec<u8>) {
-        self.held.warm_bucket(bucket);
+    fn write_cells(&mut self, view: View, bucket: Bucket, mask: &CellMask, out: &mut CellItems) {
+        self.held.warm_cells(bucket, mask);
         let arena = &self.held.arena;
-        let listed = self.held.listed(bucket).iter();
+        let listed = self.held.listed_in(bucket, mask);
         let unchanged = listed
-            .filter(|address| self.versions.shows(view, arena.stamp(**address)))
-            .map(|address| arena.entry(*address));
+            .filter(|(_, address)| self.versions.shows(view, arena.stamp(*address)))
+            .map(|(index, address)| (index, arena.entry(address)));
         let preserved = self.versions.preserved(view, bucket);
-        let preserved = preserved.flat_map(items::read);
+        let preserved = preserved.filter(|(index, _)| mask.contains(*index));
+        let preserved = preserved
+            .flat_map(|(index, bytes)| items::read(bytes).map(move |entry| (index, entry)));
         items::write_sorted(unchanged.chain(preserved), out);
     }
 
-    fn check_bucket(&self, bucket: Bucket, items: &[u8]) -> Result<(), Malformed> {
-        items::check(bucket, items)
+    fn check_cell(&self, cell: Cell, items: &[u8]) -> Result<(), Malformed> {
+        items::check(cell, items)
     }
 
     fn replace_bucket(&mut self, bucket: Bucket, items: &[u8]) {

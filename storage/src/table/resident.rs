@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::hint::black_box;
 
-use wire::state::{BUCKETS, Bucket};
+use wire::state::{BUCKETS, Bucket, Cell, CellMask};
 
 use super::arena::{Address, Arena};
 use super::index::{Found, Index};
@@ -15,13 +15,21 @@ use super::order::Order;
 /// Entries brought into the cache together: more than a core has misses under way.
 const WARMED: usize = 32;
 
+/// Entries of a bucket.
+#[derive(Clone, Debug, Default)]
+struct List {
+    addresses: Vec<Address>,
+    /// In which cell each of them is: whoever looks for a few need not touch the others.
+    cells: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub(super) struct Resident {
     pub(super) arena: Arena,
     index: Index,
     /// Holds every key once it is built.
     order: OnceCell<Order>,
-    buckets: Vec<Vec<Address>>,
+    buckets: Vec<List>,
 }
 
 impl Resident {
@@ -31,7 +39,7 @@ impl Resident {
             arena: Arena::new(),
             index: Index::new(seed, keys),
             order: OnceCell::new(),
-            buckets: vec![Vec::new(); BUCKETS],
+            buckets: vec![List::default(); BUCKETS],
         }
     }
 
@@ -43,8 +51,10 @@ impl Resident {
     /// Bytes taken from the system.
     pub(super) fn allocated_bytes(&self) -> u64 {
         let order = self.order.get().map_or(0, Order::allocated_bytes);
-        let listed: usize = self.buckets.iter().map(Vec::capacity).sum();
-        let buckets = (listed * size_of::<Address>() + size_of_val(&self.buckets[..])) as u64;
+        let lists = self.buckets.iter();
+        let listed = lists
+            .map(|list| list.addresses.capacity() * size_of::<Address>() + list.cells.capacity());
+        let buckets = (listed.sum::<usize>() + size_of_val(&self.buckets[..])) as u64;
         self.arena.allocated_bytes() + self.index.allocated_bytes() + order + buckets
     }
 
@@ -55,7 +65,19 @@ impl Resident {
 
     /// The entries of a bucket.
     pub(super) fn listed(&self, bucket: Bucket) -> &[Address] {
-        &self.buckets[bucket.index()]
+        &self.buckets[bucket.index()].addresses
+    }
+
+    /// The entries of some cells of a bucket, each with the index of its cell.
+    pub(super) fn listed_in(
+        &self,
+        bucket: Bucket,
+        mask: &CellMask,
+    ) -> impl Iterator<Item = (u8, Address)> {
+        let list = &self.buckets[bucket.index()];
+        let pairs = list.cells.iter().zip(&list.addresses);
+        let pairs = pairs.map(|(index, address)| (*index, *address));
+        pairs.filter(|(index, _)| mask.contains(*index))
     }
 
     pub(super) fn order(&self) -> &Order {
@@ -69,15 +91,16 @@ impl Resident {
         found: Found,
         key: &[u8],
         value: &[u8],
-        bucket: Bucket,
+        cell: Cell,
         stamp: u32,
     ) -> Address {
-        let address = self.arena.insert(key, value, bucket, stamp);
+        let address = self.arena.insert(key, value, cell, stamp);
         self.index.set(found, address);
-        let list = &mut self.buckets[bucket.index()];
+        let list = &mut self.buckets[cell.bucket().index()];
         // An address takes 32 bits, so no list is longer.
-        self.arena.set_place(address, list.len() as u32);
-        list.push(address);
+        self.arena.set_place(address, list.addresses.len() as u32);
+        list.addresses.push(address);
+        list.cells.push(cell.index());
         if let Some(order) = self.order.get_mut() {
             order.insert(&self.arena, address);
         }
@@ -96,15 +119,15 @@ impl Resident {
         if self.arena.overwrite(from, value, stamp) {
             return from;
         }
-        let bucket = self.arena.bucket(from);
-        let to = self.arena.insert(key, value, bucket, stamp);
+        let cell = self.arena.cell(from);
+        let to = self.arena.insert(key, value, cell, stamp);
         self.arena.set_flags(to, self.arena.flags(from));
         if let Some(order) = self.order.get_mut() {
             order.relocate(&self.arena, from, to);
         }
         let place = self.arena.place(from);
         self.arena.set_place(to, place);
-        self.buckets[bucket.index()][place as usize] = to;
+        self.buckets[cell.bucket().index()].addresses[place as usize] = to;
         self.arena.remove(from);
         self.index.set(found, to);
         to
@@ -116,10 +139,12 @@ impl Resident {
         if let Some(order) = self.order.get_mut() {
             order.remove(&self.arena, address);
         }
-        let list = &mut self.buckets[self.arena.bucket(address).index()];
+        let list = &mut self.buckets[self.arena.cell(address).bucket().index()];
         let place = self.arena.place(address);
-        assert_eq!(list.swap_remove(place as usize), address, "lists agree");
-        if let Some(moved) = list.get(place as usize) {
+        let removed = list.addresses.swap_remove(place as usize);
+        assert_eq!(removed, address, "lists agree");
+        list.cells.swap_remove(place as usize);
+        if let Some(moved) = list.addresses.get(place as usize) {
             self.arena.set_place(*moved, place);
         }
         self.arena.remove(address);
@@ -149,10 +174,10 @@ impl Resident {
         }
     }
 
-    /// All misses of a bucket's entries at once, as in [`Resident::warm`].
-    pub(super) fn warm_bucket(&self, bucket: Bucket) {
-        let touched = self.listed(bucket).iter();
-        let touched = touched.map(|address| self.arena.touch(*address));
+    /// All misses of the entries of these cells at once, as in [`Resident::warm`].
+    pub(super) fn warm_cells(&self, bucket: Bucket, mask: &CellMask) {
+        let touched = self.listed_in(bucket, mask);
+        let touched = touched.map(|(_, address)| self.arena.touch(address));
         black_box(touched.fold(0, |sum, byte| sum ^ byte));
     }
 }

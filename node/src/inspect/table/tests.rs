@@ -7,6 +7,7 @@ use replica::flush::FlushWriter;
 use storage::table::{Flush, Run};
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{NodeId, Signature};
+use wire::state::Cell;
 
 use super::*;
 use crate::inspect::tests::{small, verifying};
@@ -55,8 +56,9 @@ fn written(directory: &Directory, certify: impl Fn(&mut CheckpointCertificate)) 
 }
 
 fn entry(key: &[u8]) -> Vec<u8> {
-    let bucket = Bucket::of_key(key).number().to_be_bytes();
-    [&[ENTRY], &bucket[..], key].concat()
+    let cell = Cell::of_key(key);
+    let bucket = cell.bucket().number().to_be_bytes();
+    [&[ENTRY], &bucket[..], &[cell.index()], key].concat()
 }
 
 /// What is said of the table after one more change to its files.

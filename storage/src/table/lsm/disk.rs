@@ -17,10 +17,11 @@ use lsm_tree::{
     UserValue,
 };
 use thiserror::Error;
-use wire::state::Bucket;
+use wire::state::{Bucket, Cell};
 
 use super::manifest;
 use super::store::{self, AsOf, Run, Store};
+use crate::state::CellItems;
 use crate::table::items;
 
 /// Sees every version: above all sequence numbers, whose highest bit the crate reserves.
@@ -221,11 +222,12 @@ impl DiskStore {
         Ok(note.map(|note| note.to_vec()))
     }
 
-    /// Appends the entries of a bucket as [`Bucketed::write_bucket`](crate::state::Bucketed) does.
-    pub fn read_bucket(&self, bucket: Bucket, items: &mut Vec<u8>) -> Result<(), DiskFailed> {
+    /// Adds the entries of a bucket as [`Bucketed::write_cells`](crate::state::Bucketed) does.
+    pub fn read_bucket(&self, bucket: Bucket, items: &mut CellItems) -> Result<(), DiskFailed> {
         let (from, to) = store::bucket_bounds(bucket);
         self.read_range(NEWEST, &from, &to, &mut |place, value| {
-            items::write(store::key_of_entry(place), value, items);
+            let cell = store::cell_of_entry(place);
+            items::write(store::key_of_entry(place), value, items.of_cell(cell));
             true
         })
     }
@@ -233,7 +235,7 @@ impl DiskStore {
     /// Whether a key has an entry.
     pub fn has_entry(&self, key: &[u8]) -> Result<bool, DiskFailed> {
         let mut place = Vec::new();
-        store::entry_key(Bucket::of_key(key), key, &mut place);
+        store::entry_key(Cell::of_key(key), key, &mut place);
         Ok(self.read(NEWEST, &place)?.is_some())
     }
 

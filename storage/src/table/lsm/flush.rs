@@ -4,11 +4,11 @@
 //! one makes a [`Run`] of them ([`Flush`]). Keys are sorted within their bucket on the former, in
 //! their own order on the latter.
 
-use wire::state::{BUCKETS, Bucket};
+use wire::state::{BUCKETS, Bucket, Cell, CellMask};
 
 use super::store::{self, AsOf, Run, Store};
 use super::{Counts, Flushing, GONE, LsmTable, OLDEST, Resident, STORED};
-use crate::state::{BucketSet, View};
+use crate::state::{CellItems, CellSet, View};
 use crate::table::items;
 
 /// A flush under way.
@@ -28,7 +28,8 @@ const NOTE: u8 = 3;
 /// All entries of a bucket: its number, the bytes of its entries, and they.
 const REPLACED: u8 = 4;
 
-/// Appends to a piece that a bucket holds these entries now, whatever it held before. Buckets ascend.
+/// Appends to a piece that a bucket holds these entries now, cell after cell, whatever it held before.
+/// Buckets ascend.
 pub fn write_replacement(bucket: Bucket, items: &[u8], piece: &mut Vec<u8>) {
     piece.push(REPLACED);
     piece.extend_from_slice(&bucket.number().to_le_bytes());
@@ -84,7 +85,7 @@ impl<S: Store> Flushing for LsmTable<S> {
         self.as_of = self.store.newest();
         self.forget_copies();
         self.held = Resident::new(self.seed, 0);
-        (self.partial, self.partial_count) = (BucketSet::full(), BUCKETS);
+        self.partial = CellSet::full();
         (self.counts, self.total) = (vec![Counts::default(); BUCKETS], Counts::default());
         self.blind = vec![OLDEST; BUCKETS];
         self.stored = self.versions.generation();
@@ -117,10 +118,11 @@ impl<S: Store> Flushing for LsmTable<S> {
         self.store.get(as_of, &store::note_key(name), note)
     }
 
-    fn copied_bucket(&self, as_of: AsOf, bucket: Bucket, out: &mut Vec<u8>) {
+    fn copied_bucket(&self, as_of: AsOf, bucket: Bucket, out: &mut CellItems) {
         let (from, to) = store::bucket_bounds(bucket);
         self.store.range(as_of, &from, &to, &mut |place, value| {
-            items::write(store::key_of_entry(place), value, out);
+            let cell = store::cell_of_entry(place);
+            items::write(store::key_of_entry(place), value, out.of_cell(cell));
             true
         });
     }
@@ -170,24 +172,23 @@ impl<S: Store> LsmTable<S> {
 
     fn write_changes(&mut self, bucket: Bucket, piece: &mut Vec<u8>) {
         let arena = &self.held.arena;
-        let listed = self.held.listed(bucket).iter();
+        let listed = self.held.listed_in(bucket, &CellMask::FULL);
         let unchanged = listed
-            .filter(|address| {
-                let stamp = arena.stamp(**address);
+            .filter(|(_, address)| {
+                let stamp = arena.stamp(*address);
                 stamp >= self.stored && self.versions.shows(View::Pinned, stamp)
             })
-            .map(|address| {
-                let (key, value) = arena.entry(*address);
-                let flags = arena.flags(*address);
+            .map(|(index, address)| {
+                let (key, value) = arena.entry(address);
+                let flags = arena.flags(address);
                 let is_known = flags & STORED != 0;
-                (key, (flags & GONE == 0).then_some(value), is_known)
+                (index, key, (flags & GONE == 0).then_some(value), is_known)
             });
-        let preserved = self.versions.preserved(View::Pinned, bucket);
-        let preserved = preserved.flat_map(items::read_versions);
-        let preserved = preserved.map(|(key, version)| (key, version, false));
+        let preserved = self.preserved(View::Pinned, bucket, &CellMask::FULL);
+        let preserved = preserved.map(|(index, key, version)| (index, key, version, false));
         let mut changes: Vec<_> = unchanged.chain(preserved).collect();
-        changes.sort_unstable_by_key(|(key, ..)| *key);
-        for (key, version, is_known) in changes {
+        changes.sort_unstable_by_key(|(index, key, ..)| (*index, *key));
+        for (_, key, version, is_known) in changes {
             match version {
                 Some(value) => {
                     piece.push(if is_known { KNOWN } else { NEW });
@@ -250,7 +251,7 @@ impl<R: Run> Flush<R> {
                 continue;
             }
             assert!(!self.ordered, "entries come before notes");
-            store::entry_key(Bucket::of_key(key), key, &mut self.place);
+            store::entry_key(Cell::of_key(key), key, &mut self.place);
             if *what == DELETED {
                 self.run.delete(&self.place)?;
             } else {
@@ -277,28 +278,31 @@ impl<R: Run> Flush<R> {
         self.run.before(&from, &to, &mut |place, value| {
             items::write(store::key_of_entry(place), value, &mut held);
         })?;
-        let mut held = items::read(&held).peekable();
-        for (key, value) in items::read(items) {
-            while let Some((gone, _)) = held.next_if(|(before, _)| *before < key) {
-                self.remove(bucket, gone)?;
+        let placed = |(key, value)| (Cell::of_key(key), key, value);
+        let mut held = items::read(&held).map(placed).peekable();
+        for (cell, key, value) in items::read(items).map(placed) {
+            while let Some((gone_from, gone, _)) =
+                held.next_if(|(at, before, _)| (*at, *before) < (cell, key))
+            {
+                self.remove(gone_from, gone)?;
             }
-            let before = held.next_if(|(before, _)| *before == key);
-            if before.is_none_or(|(_, before)| before != value) {
-                store::entry_key(bucket, key, &mut self.place);
+            let before = held.next_if(|(_, before, _)| *before == key);
+            if before.is_none_or(|(.., before)| before != value) {
+                store::entry_key(cell, key, &mut self.place);
                 self.run.put(&self.place, value)?;
             }
             if before.is_none() {
                 self.reorder(key, true);
             }
         }
-        for (gone, _) in held {
-            self.remove(bucket, gone)?;
+        for (cell, gone, _) in held {
+            self.remove(cell, gone)?;
         }
         Ok(())
     }
 
-    fn remove(&mut self, bucket: Bucket, key: &[u8]) -> Result<(), R::Error> {
-        store::entry_key(bucket, key, &mut self.place);
+    fn remove(&mut self, cell: Cell, key: &[u8]) -> Result<(), R::Error> {
+        store::entry_key(cell, key, &mut self.place);
         self.run.delete(&self.place)?;
         self.reorder(key, false);
         Ok(())

@@ -4,20 +4,21 @@
 //!
 //! | first byte | then | value |
 //! |---|---|---|
-//! | 1 | bucket (u16, big-endian), key | the value |
+//! | 1 | bucket (u16, big-endian), cell (u8), key | the value |
 //! | 2 | key | nothing: the keys in their own order, for scans |
 //! | 3 | what the caller names | what the caller says of the state as a whole |
 //!
-//! The entries of a bucket lie together, because checkpoints read whole buckets. A scan finds keys
-//! in their own order, and gets each value from its bucket.
+//! The entries of a cell lie together, because checkpoints read whole cells, and so do those of a
+//! bucket, which travel together. A scan finds keys in their own order, and gets each value from its
+//! bucket.
 
-use wire::state::Bucket;
+use wire::state::{Bucket, Cell};
 
 const ENTRY: u8 = 1;
 const KEY: u8 = 2;
 const NOTE: u8 = 3;
 /// Bytes in front of the key of an entry.
-const ENTRY_PREFIX_BYTES: usize = 3;
+const ENTRY_PREFIX_BYTES: usize = 4;
 
 /// What a store held after one of its runs: read as of that, it does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,11 +69,15 @@ pub trait Run {
 }
 
 /// Where an entry lies, written to `out`.
-pub(super) fn entry_key(bucket: Bucket, key: &[u8], out: &mut Vec<u8>) {
+pub(super) fn entry_key(cell: Cell, key: &[u8], out: &mut Vec<u8>) {
     out.clear();
-    out.push(ENTRY);
-    out.extend_from_slice(&bucket.number().to_be_bytes());
+    out.extend_from_slice(&first_of(cell));
     out.extend_from_slice(key);
+}
+
+fn first_of(cell: Cell) -> [u8; ENTRY_PREFIX_BYTES] {
+    let [high, low] = cell.bucket().number().to_be_bytes();
+    [ENTRY, high, low, cell.index()]
 }
 
 /// The key of an entry that lies at `at`.
@@ -80,14 +85,24 @@ pub(super) fn key_of_entry(at: &[u8]) -> &[u8] {
     &at[ENTRY_PREFIX_BYTES..]
 }
 
+/// The cell of an entry that lies at `at`, as the index in its bucket.
+pub(super) fn cell_of_entry(at: &[u8]) -> u8 {
+    at[ENTRY_PREFIX_BYTES - 1]
+}
+
 /// From the first to behind the last entry of a bucket.
 pub(super) fn bucket_bounds(bucket: Bucket) -> (Vec<u8>, Vec<u8>) {
-    let [high, low] = bucket.number().to_be_bytes();
-    let end = match bucket.number().checked_add(1) {
-        Some(next) => [&[ENTRY][..], &next.to_be_bytes()].concat(),
-        None => vec![KEY],
+    cells_bounds(bucket, 0, u8::MAX)
+}
+
+/// From the first entry of one cell to behind the last entry of another, of the same bucket.
+pub(super) fn cells_bounds(bucket: Bucket, first: u8, last: u8) -> (Vec<u8>, Vec<u8>) {
+    let from = first_of(Cell::new(bucket, first)).to_vec();
+    let to = match last.checked_add(1) {
+        Some(next) => first_of(Cell::new(bucket, next)).to_vec(),
+        None => [&[ENTRY][..], &(bucket.number() + 1).to_be_bytes()].concat(),
     };
-    (vec![ENTRY, high, low], end)
+    (from, to)
 }
 
 /// Where a key stands in the order of the keys, written to `out`.
@@ -121,15 +136,21 @@ mod tests {
     #[test]
     fn places_stand_in_the_order_that_they_are_written_in() {
         let bucket = |number: usize| Bucket::new(number as u16).unwrap();
+        let last = |number: usize| Cell::new(bucket(number), 255);
         let (mut low, mut high) = (Vec::new(), Vec::new());
-        entry_key(bucket(255), &[0xff; 9], &mut low);
-        entry_key(bucket(256), &[], &mut high);
+        entry_key(last(255), &[0xff; 9], &mut low);
+        entry_key(Cell::new(bucket(256), 0), &[], &mut high);
         assert!(low < high);
         let (from, to) = bucket_bounds(bucket(255));
         assert!(from <= low && low < to && to <= high);
         assert_eq!(key_of_entry(&low), &[0xff; 9]);
+        assert_eq!(cell_of_entry(&low), 255);
+        let (from, to) = cells_bounds(bucket(255), 3, 254);
+        assert!(from < to && to < low);
+        entry_key(Cell::new(bucket(255), 254), &[0xff; 9], &mut high);
+        assert!(from < high && high < to);
 
-        entry_key(bucket(BUCKETS - 1), &[0xff; 9], &mut low);
+        entry_key(last(BUCKETS - 1), &[0xff; 9], &mut low);
         let (_, to) = bucket_bounds(bucket(BUCKETS - 1));
         assert!(low < to);
         order_key(&[], &mut high);
