@@ -24,6 +24,7 @@
 
 mod journal;
 mod recover;
+mod scrub;
 mod survey;
 mod window;
 mod writer;
@@ -36,6 +37,7 @@ pub use recover::{
     BodyFound, Cause, Damaged, Entry, Examined, Found, Hole, Recovery, SegmentFound, Verdict,
     examine, recover, recover_around,
 };
+pub use scrub::{Rot, Scrubbed, scrub};
 pub use survey::{SegmentInfo, SegmentSource};
 pub use window::Window;
 pub use writer::{Sealed, WalFull, Writer};

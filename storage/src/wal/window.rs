@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Geometry, SegmentSource};
+use super::{Geometry, SegmentInfo, SegmentSource};
 use crate::record::SECTOR_BYTES;
 
 /// Bytes read at once.
@@ -27,6 +27,10 @@ impl<'a, S: SegmentSource> Window<'a, S> {
             segment: 0,
             start: 0,
         }
+    }
+
+    pub(super) fn segments(&self) -> Vec<SegmentInfo> {
+        self.source.segments()
     }
 
     /// The given range of a segment, which lies within it; none when it cannot be read. Whoever goes on

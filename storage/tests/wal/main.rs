@@ -6,7 +6,7 @@
 //! flipped bit, [`strays`] every sector and file in a wrong place or time, [`rows`] every row of
 //! recovery's table and of the superblock's.
 //! What must come of each is said by [`oracle`], which knows what was written and not how recovery
-//! reads.
+//! reads. [`scrub`] looks at logs in use.
 
 mod cases;
 mod examine;
@@ -16,5 +16,6 @@ mod log;
 mod oracle;
 mod rot;
 mod rows;
+mod scrub;
 mod strays;
 mod torn;
