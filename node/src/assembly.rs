@@ -1,5 +1,7 @@
 //! Builds the stages of a node from what recovery found, and joins them with rings.
 
+use std::time::Duration;
+
 use platform::clock;
 use platform::driver::{Backend, Sync};
 use platform::file::LogFile;
@@ -32,6 +34,7 @@ use crate::exit::{Exit, ExitContext, Refusal};
 use crate::flight::{self, Flight};
 use crate::restore::Restored;
 use crate::run::{HELD_BLOCKS, Pools, Segments};
+use crate::scrub;
 use crate::stages::Shared;
 use crate::stages::execute::{Duties, Execute, ReplyWriter};
 use crate::stages::journal::JournalStage;
@@ -235,6 +238,18 @@ pub fn build(
     // A machine without keys has no copy on disk.
     let (telemetry, stopped) = (shared.telemetry.clone(), shared.stopped.clone());
     let data = &node.directory.path;
+    if node.config.storage.scrub_interval_ns > 0 {
+        let plan = scrub::Plan {
+            data: data.clone(),
+            geometry: node.directory.superblock.geometry,
+            identity: node.directory.superblock.identity(),
+            has_table: store.is_some(),
+            rate: node.config.storage.scrub_rate,
+            interval: Duration::from_nanos(node.config.storage.scrub_interval_ns),
+        };
+        scrub::start(plan, shared.clone())
+            .or_exit(Exit::Failure, "cannot start the thread that reads the disk")?;
+    }
     let writer = match store {
         Some(store) => tables::start(store, data, telemetry, stopped, execute_waker),
         None => {

@@ -92,6 +92,10 @@ pub struct StorageConfig {
     pub table_cache_bytes: u64,
     /// None: [`StorageConfig::snapshot_log_bytes`] decides by the size of the log.
     pub snapshot_log_bytes: Option<u64>,
+    /// 0: never.
+    pub scrub_interval_ns: u64,
+    /// Bytes a second.
+    pub scrub_rate: u64,
 }
 
 impl StorageConfig {
@@ -275,6 +279,8 @@ impl Config {
                 table_cache_bytes: number(value("storage", "table_cache_bytes")),
                 snapshot_log_bytes: optional(value("storage", "snapshot_log_bytes"))
                     .map(|bytes| bytes as u64),
+                scrub_interval_ns: number(value("storage", "scrub_interval")),
+                scrub_rate: number(value("storage", "scrub_rate")),
             },
             consensus: ConsensusConfig {
                 batch_delay_ns: number(value("consensus", "batch_delay")),

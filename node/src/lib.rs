@@ -21,6 +21,7 @@ pub mod machine;
 pub mod prepare;
 pub mod restore;
 pub mod run;
+pub mod scrub;
 pub mod stages;
 pub mod telemetry;
 pub mod testnet;

@@ -29,6 +29,8 @@ pub struct Shared {
     pub segments_wanted: Arc<Word>,
     pub fence: Arc<Fence>,
     pub no_space: Arc<Switch>,
+    /// Damage was found in the log: it is to be let go early.
+    pub log_rotten: Arc<Switch>,
     /// START is durable (R4): before that no stage sends anything but what a link needs.
     pub started: Arc<Switch>,
     /// The node was told to stop: `order` writes its marker.
@@ -45,6 +47,7 @@ impl Shared {
             segments_wanted: Arc::default(),
             fence: Arc::default(),
             no_space: Arc::default(),
+            log_rotten: Arc::default(),
             started: Arc::default(),
             stopping: Arc::default(),
             stopped: Arc::default(),

@@ -238,6 +238,19 @@ pub struct Table {
     pub runs: Gauge,
 }
 
+/// Written by the thread that looks for damage.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    /// Ended, over everything.
+    pub passes: Counter,
+    /// Of the last pass: good records, places that are not.
+    pub log_bytes: Gauge,
+    pub log_damaged: Gauge,
+    /// Of the last pass: good buckets, and others.
+    pub table_buckets: Gauge,
+    pub table_damaged: Gauge,
+}
+
 /// Written by the stage that writes the log.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -482,6 +495,7 @@ pub struct Telemetry {
     pub transfers: Transfers,
     pub snapshots: Snapshots,
     pub table: Table,
+    pub scrub: Scrub,
     pub log: Log,
     pub io: Io,
     pub verify: Verify,
@@ -515,6 +529,7 @@ impl Telemetry {
             transfers: Transfers::default(),
             snapshots: Snapshots::default(),
             table: Table::default(),
+            scrub: Scrub::default(),
             log: Log::default(),
             io: Io::default(),
             verify: Verify::default(),

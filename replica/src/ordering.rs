@@ -137,6 +137,8 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     shown_from: Option<Slot>,
     /// Bytes of the log that are kept for them alone.
     held_back_bytes: u64,
+    /// A snapshot is asked for although the log has not grown.
+    save_early: bool,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
     save_not_before: Instant,
@@ -221,6 +223,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             saved: Slot(0),
             shown_from: None,
             held_back_bytes: 0,
+            save_early: false,
             save_after: Slot(0),
             save_not_before: Instant(0),
             retained_from,

@@ -182,6 +182,21 @@ impl Collector for Scrape {
             log.written_bytes.get(),
         )?;
 
+        page.counter(
+            "scrub_passes",
+            "Times that the log and the table on disk were read again",
+            telemetry.scrub.passes.get(),
+        )?;
+        page.gauge(
+            "scrub_log_damaged",
+            "Damaged places that the last pass found in the log",
+            telemetry.scrub.log_damaged.get(),
+        )?;
+        page.gauge(
+            "scrub_table_damaged",
+            "Damaged buckets that the last pass found in the table on disk",
+            telemetry.scrub.table_damaged.get(),
+        )?;
         page.states(telemetry)?;
         let execute = &telemetry.execute;
         page.counter(

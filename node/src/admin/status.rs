@@ -43,6 +43,8 @@ pub struct Status {
     pub lease: LeaseStatus,
     pub log: LogStatus,
     pub table: TableStatus,
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     pub cpu_seconds: f64,
     pub rss_bytes: u64,
     pub uptime_seconds: f64,
@@ -108,6 +110,19 @@ pub struct TableStatus {
     pub keys: u64,
     pub bytes: u64,
     pub sessions: u64,
+}
+
+/// What was found by reading the disk again; of the last pass, but for their number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubStatus {
+    pub passes: u64,
+    pub log_bytes: u64,
+    /// Places of the log that a start could not read.
+    pub log_damaged: u64,
+    pub table_buckets: u64,
+    /// Buckets of the table on disk that are not those of the certified checkpoint.
+    pub table_damaged: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -186,6 +201,13 @@ impl Status {
                 keys: telemetry.execute.table_keys.get(),
                 bytes: telemetry.execute.table_bytes.get(),
                 sessions: telemetry.execute.sessions.get(),
+            },
+            scrub: ScrubStatus {
+                passes: telemetry.scrub.passes.get(),
+                log_bytes: telemetry.scrub.log_bytes.get(),
+                log_damaged: telemetry.scrub.log_damaged.get(),
+                table_buckets: telemetry.scrub.table_buckets.get(),
+                table_damaged: telemetry.scrub.table_damaged.get(),
             },
             cpu_seconds: process::cpu_seconds(std::process::id()).unwrap_or(0.0),
             rss_bytes: process::rss_bytes(std::process::id()).unwrap_or(0),

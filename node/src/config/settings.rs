@@ -350,6 +350,26 @@ pub const SETTINGS: &[Setting] = &[
          64 MiB at most when storage.table is disk.",
     ),
     setting(
+        "storage",
+        "scrub_interval",
+        Kind::Duration {
+            max_ns: 365 * 24 * 3_600_000_000_000,
+        },
+        Some("1h"),
+        "Pause before the log and the table on disk are read once more for damage, which is logged and \
+         shown in status and metrics. 0s: never.",
+    ),
+    setting(
+        "storage",
+        "scrub_rate",
+        Kind::Size {
+            min: 64 * 1024,
+            max: 1 << 40,
+        },
+        Some("4MiB"),
+        "Bytes a second that are read for that.",
+    ),
+    setting(
         "consensus",
         "batch_delay",
         Kind::Duration {

@@ -13,6 +13,13 @@ use storage::wal::{SegmentInfo, SegmentSource};
 use super::tables::TABLE;
 use super::{COPIES, LOCK, WAL, segment_path, segments};
 
+/// Where links to the files of a table in use are made.
+const SCRUBBED: &str = "table.scrub";
+/// What names the files of a table in use.
+const CURRENT: &str = "current";
+/// Attempts to link files that change all the time.
+const ATTEMPTS: usize = 8;
+
 /// Both copies of the superblock, as they are; an absent one is empty.
 pub fn superblock_copies(data: &Path) -> [(Twin, &'static str, io::Result<Vec<u8>>); 2] {
     COPIES.map(|(twin, name)| {
@@ -85,12 +92,59 @@ impl TableLinks {
         }
         let name = format!("hippo-look-{}", std::process::id());
         let links = TableLinks(std::env::temp_dir().join(name));
-        DirBuilder::new()
-            .mode(0o700)
-            .recursive(true)
-            .create(links.0.join(TABLE))?;
-        link_files(&table, &links.0.join(TABLE))?;
+        links.fill(&table, &|from, to| symlink(from, to))?;
         Ok(Some(links))
+    }
+
+    /// The same while a process writes to the table: hard links, in the data directory. Files that are
+    /// removed by and by stay. None where there is no table yet.
+    pub fn beside(data: &Path) -> io::Result<Option<TableLinks>> {
+        let table = data.join(TABLE);
+        let mut failed = None;
+        for _ in 0..ATTEMPTS {
+            TableLinks::remove_left(data)?;
+            let links = TableLinks(data.join(SCRUBBED));
+            let current = match fs::read(table.join(CURRENT)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                current => current?,
+            };
+            match links.fill(&table, &|from, to| fs::hard_link(from, to)) {
+                Ok(()) if fs::read(table.join(CURRENT))? == current => return Ok(Some(links)),
+                // The list of files was replaced in between.
+                Ok(()) => {}
+                // A file was removed in between.
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| io::ErrorKind::ResourceBusy.into()))
+    }
+
+    /// Removes what an earlier process left of [`TableLinks::beside`].
+    pub fn remove_left(data: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(data.join(SCRUBBED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn fill(&self, table: &Path, link: Link<'_>) -> io::Result<()> {
+        let to = self.0.join(TABLE);
+        DirBuilder::new().mode(0o700).recursive(true).create(&to)?;
+        link_files(table, &to, link)
+    }
+
+    /// Lets the system forget what it holds of the files: they are read from the disk.
+    pub fn forget_cached(&self) {
+        fn forget(directory: &Path) {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    forget(&entry.path());
+                } else {
+                    let _ = open_to_read(&entry.path());
+                }
+            }
+        }
+        forget(&self.0);
     }
 
     /// Where the table's directory is.
@@ -105,15 +159,18 @@ impl Drop for TableLinks {
     }
 }
 
-fn link_files(from: &Path, to: &Path) -> io::Result<()> {
+/// Makes a link to a file at a place.
+type Link<'a> = &'a dyn Fn(&Path, &Path) -> io::Result<()>;
+
+fn link_files(from: &Path, to: &Path, link: Link<'_>) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let named = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             fs::create_dir(&named)?;
-            link_files(&entry.path(), &named)?;
+            link_files(&entry.path(), &named, link)?;
         } else {
-            symlink(entry.path(), named)?;
+            link(&entry.path(), &named)?;
         }
     }
     Ok(())

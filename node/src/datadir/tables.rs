@@ -59,6 +59,11 @@ pub fn is_marked(data: &Path) -> bool {
     mark_of(&table_path(data)).exists()
 }
 
+/// Says that the table is damaged: the next start asks others for the state.
+pub fn mark(data: &Path) {
+    let _ = File::create(mark_of(&table_path(data)));
+}
+
 /// The mark of a damaged table, beside it.
 fn mark_of(table: &Path) -> PathBuf {
     table.with_extension("damaged")

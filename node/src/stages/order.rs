@@ -250,6 +250,10 @@ impl Order {
         order.retained_from.set(retained_from.0);
         self.shared.started.set(self.ordering.is_started());
         order.pending_transactions.set(self.ordering.depth() as u64);
+        if self.shared.log_rotten.get() {
+            self.shared.log_rotten.set(false);
+            self.ordering.let_log_go();
+        }
         let writer = self.ordering.writer();
         telemetry.log.used_bytes.set(writer.used_bytes());
         telemetry.log.segments.set(u64::from(writer.segments()));

@@ -69,6 +69,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
     pub(super) fn on_saved(&mut self, slot: Slot, shown_from: Option<Slot>) {
         self.release = Release::Saved(slot);
         self.saved = slot;
+        self.save_early = false;
         self.shown_from = shown_from;
         self.save_after = Slot(slot.0 + self.config.interval);
     }
@@ -100,6 +101,12 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             Some(shown) => unneeded.min(shown.max(Slot(self.retained_from.0 - 1))),
             None => unneeded,
         }
+    }
+
+    /// Something in the log cannot be read any more: it is let go behind the next snapshot, as far as
+    /// nobody else needs it.
+    pub fn let_log_go(&mut self) {
+        self.save_early = true;
     }
 
     /// No snapshot was made; the log may ask again.
@@ -155,8 +162,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     .writer
                     .used_bytes()
                     .saturating_sub(self.held_back_bytes);
-                let has_grown = own_bytes >= self.config.snapshot_log_bytes
-                    && self.core.summary().executed >= self.save_after;
+                let is_due = self.save_early || own_bytes >= self.config.snapshot_log_bytes;
+                let has_grown = is_due && self.core.summary().executed >= self.save_after;
                 if (has_grown || full) && self.is_started() && now >= self.save_not_before {
                     // A log that takes no more blocks gets no next checkpoint, so it does not wait.
                     self.release = Release::Asked;

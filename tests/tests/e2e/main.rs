@@ -17,5 +17,6 @@ mod proxy;
 mod reads;
 mod recordings;
 mod restarts;
+mod scrub;
 mod snapshots;
 mod tables;

@@ -57,7 +57,7 @@ fn a_table_on_disk_is_taken_over_and_begun_from() {
 }
 
 /// The largest file of a table.
-fn largest(data: &Path) -> PathBuf {
+pub fn largest(data: &Path) -> PathBuf {
     let entries = fs::read_dir(data.join("table/tables")).expect("tables");
     let files = entries.map(|entry| entry.expect("entry").path());
     let size = |path: &PathBuf| fs::metadata(path).expect("metadata").len();
