@@ -282,7 +282,7 @@ impl<S: Signer> Core<S> {
             .collect::<Vec<_>>();
         chosen.sort_by_key(|vc| vc.message.replica);
         chosen.dedup_by_key(|vc| vc.message.replica);
-        let genesis = self.genesis();
+        let genesis = self.config.genesis;
         let parts = chosen.iter().map(|vc| &***vc).collect::<Vec<_>>();
         let selected = select(&self.config.quorums, genesis, |v| self.leader(v), &parts);
         let Some(selected) = selected else { return };
@@ -354,7 +354,7 @@ impl<S: Signer> Core<S> {
             }
         }
         let parts = chosen.iter().map(|vc| &***vc).collect::<Vec<_>>();
-        let genesis = self.genesis();
+        let genesis = self.config.genesis;
         let selected = select(&self.config.quorums, genesis, |v| self.leader(v), &parts);
         let base = new_view.message.base;
         if selected.is_none_or(|selected| selected.base != base) {
@@ -458,7 +458,7 @@ impl<S: Signer> Core<S> {
         let known = self.checkpoint.iter().find(|known| known.place() == place);
         match known {
             Some(known) if known.header.view() < view => place,
-            _ => self.genesis(),
+            _ => self.config.genesis,
         }
     }
 

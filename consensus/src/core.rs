@@ -38,7 +38,8 @@ pub struct Config {
     pub quorums: Quorums,
     pub epoch: Epoch,
     /// Digest of slot 0.
-    pub genesis: Digest,
+    /// G_e: what the first block of the epoch stands on.
+    pub genesis: Place,
     /// Count of process starts.
     pub boot: Boot,
     /// Blocks above the executed slot whose bytes the caller can hold.
@@ -223,13 +224,6 @@ impl<S: Signer> Core<S> {
 
     pub fn signer(&self) -> &S {
         &self.signer.inner
-    }
-
-    pub(crate) fn genesis(&self) -> Place {
-        Place {
-            slot: Slot(0),
-            digest: self.config.genesis,
-        }
     }
 
     pub fn summary(&self) -> Summary {

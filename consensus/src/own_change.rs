@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wire::canary::reach;
 use wire::certificates::{CompactHeader, Place};
-use wire::ids::{Signature, Slot, View};
+use wire::ids::{Signature, View};
 use wire::seal::{CheckedViewChange, Signer, Verified, sign_view_change};
 use wire::view_change::ViewChange;
 
@@ -94,9 +94,10 @@ impl<S: Signer> Core<S> {
     /// lead far beyond a checkpoint that does not arrive here, and the memory of blocks is a ring.
     fn own_chain_is_whole(&self) -> bool {
         let checkpoint = self.checkpoint.as_ref();
-        let checkpoint = checkpoint.map_or(Slot(0), |known| known.header.slot());
+        let genesis = self.config.genesis.slot;
+        let checkpoint = checkpoint.map_or(genesis, |known| known.header.slot());
         let base = self.certificate.as_ref();
-        let base = base.map_or(Slot(0), |known| known.base.slot);
+        let base = base.map_or(genesis, |known| known.base.slot);
         let anchor = checkpoint.max(base);
         let chain = self.tree.down_from(self.tip);
         let chain = chain.take_while(|entry| entry.header.slot() > anchor);

@@ -100,11 +100,7 @@ pub struct Recovered {
 
 impl Recovered {
     /// An empty log.
-    pub fn blank(genesis: Digest) -> Recovered {
-        let place = Place {
-            slot: Slot(0),
-            digest: genesis,
-        };
+    pub fn blank(genesis: Place) -> Recovered {
         Recovered {
             restarted_in: None,
             stage: View(0),
@@ -114,11 +110,11 @@ impl Recovered {
             new_view: None,
             ack: None,
             quorum: None,
-            tip: place,
+            tip: genesis,
             checkpoint: None,
-            decided: place,
+            decided: genesis,
             blocks: Vec::new(),
-            retained_from: Slot(1),
+            retained_from: genesis.slot.next(),
             voting_stopped: false,
             diverged: false,
             lease: Slot(0),
@@ -136,14 +132,13 @@ pub(crate) fn restore<S: Signer>(
     recovered: Recovered,
     now: Instant,
 ) -> Core<S> {
-    let genesis = Place {
-        slot: Slot(0),
-        digest: config.genesis,
-    };
+    let genesis = config.genesis;
     let base = recovered.certificate.map_or(genesis, |known| known.base);
     let ring = crate::tree::ring(&config);
     let tree = remembered_tree(&recovered, base, ring, now);
-    let low = recovered.checkpoint.map_or(genesis, |known| known.place());
+    // Without the state that the epoch begins with, nothing is executed yet.
+    let ground = genesis.min(recovered.decided);
+    let low = recovered.checkpoint.map_or(ground, |known| known.place());
     let decided = recovered.decided;
     let branch = remembered_branch(&tree, decided, ring);
     let n = config.quorums.n;

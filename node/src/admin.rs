@@ -18,7 +18,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::time::MissedTickBehavior;
 use wire::ids::Instant;
 
@@ -117,6 +117,7 @@ fn router(served: Arc<Served>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .route("/status.json", get(status_json))
+        .route("/snapshot", post(snapshot))
         .with_state(served)
 }
 
@@ -145,6 +146,12 @@ async fn metrics_text(State(served): State<Arc<Served>>) -> Response {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// Has a snapshot made, soon. The status tells when.
+async fn snapshot(State(served): State<Arc<Served>>) -> Response {
+    served.source.telemetry.snapshots.wanted.set(true);
+    (StatusCode::ACCEPTED, "asked for\n").into_response()
 }
 
 async fn status_json(State(served): State<Arc<Served>>) -> Response {

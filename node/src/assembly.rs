@@ -22,9 +22,9 @@ use storage::wal::{Journal, JournalLimits, Writer};
 use wire::committee::{Committee, VoteAuthentication};
 use wire::ids::{Boot, Instant, NodeId, Slot};
 use wire::keys::NodeSecret;
-use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX};
+use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX, WINDOW};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
-use wire::seal::{Ed25519Signer, Ed25519Verifier};
+use wire::seal::{Ed25519Signer, Ed25519Verifier, Rules};
 
 use crate::buffers::Pooled;
 use crate::config::{BackendChoice, Config, Flush};
@@ -112,11 +112,18 @@ pub fn backend(config: &Config) -> Backend {
     }
 }
 
-/// Judges what other replicas and this one have signed, as it stands in the log.
-pub fn verifying(config: &Config, committee: &Committee, me: NodeId) -> Verifying<Ed25519Verifier> {
-    let core_config = core_config(config, committee, me, Boot(0));
-    let rules = Core::<Ed25519Signer>::rules(&core_config);
-    Verifying::new(Ed25519Verifier::new(committee), rules)
+/// Judges what the members of a committee have signed, as it stands on a disk.
+pub fn verifying(committee: &Committee) -> Verifying<Ed25519Verifier> {
+    let quorums = Quorums::of(committee);
+    let rules = Rules {
+        n: committee.n(),
+        slow: quorums.slow(),
+        view_change: quorums.view_change(),
+        window: WINDOW,
+        epoch: committee.epoch(),
+        genesis: committee.genesis(),
+    };
+    Verifying::new(Ed25519Verifier::new(committee), rules).with_origin(committee.origin_root())
 }
 
 /// Makes every stage and every ring of the layout.
@@ -217,6 +224,9 @@ pub fn build(
         Ed25519Verifier::new(committee),
     );
     ordering.resume(now, durable, restarted.snapshot, restarted.undecided);
+    if restarted.lacks_copy {
+        ordering.save_early();
+    }
     ordering.recall(restarted.clean);
     let (flight, tape) = Flight::new();
     ordering.record_to(tape);

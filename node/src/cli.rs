@@ -96,7 +96,7 @@ enum Command {
     /// Make, show and check keys
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Show the snapshots that a node has on its disk
+    /// Save the state of a cluster, restore it into a new one, list what a node has on its disk
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Look at what lies in a node's data directory: log, snapshots, everything; read only

@@ -30,7 +30,7 @@ use wire::ids::Digest;
 use crate::config::value::show_bytes;
 use crate::exit::{Exit, ExitContext, Refusal};
 pub use segments::{MakerState, SegmentMaker, make_segment, segment_path};
-pub use snapshots::{SnapshotFile, list as list_snapshots};
+pub use snapshots::{SnapshotFile, list as list_snapshots, path as snapshot_path};
 pub use steps::SnapshotSteps;
 
 const COPIES: [(Twin, &str); 2] = [(Twin::A, "superblock.a"), (Twin::B, "superblock.b")];

@@ -197,6 +197,6 @@ impl Directory {
     /// Judges signatures as a start does.
     fn verifying(&self) -> Option<Verifying<Ed25519Verifier>> {
         let committee = self.committee.as_ref()?;
-        Some(assembly::verifying(&self.config, committee, self.me()))
+        Some(assembly::verifying(committee))
     }
 }

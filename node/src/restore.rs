@@ -160,7 +160,6 @@ pub struct Stored<'a, Src> {
 /// Begins from the newest snapshot that can be used, reads the log and executes what is decided.
 /// Writes nothing. `reply_bytes`: of a reply at most.
 pub fn replay<Src: SegmentSource>(
-    config: &Config,
     committee: &Committee,
     me: NodeId,
     machine: Machine,
@@ -168,7 +167,7 @@ pub fn replay<Src: SegmentSource>(
     stored: Stored<'_, Src>,
 ) -> Result<Restored, RestartError> {
     let mut execution = Execution::new(me, committee.n(), machine, reply_bytes);
-    let mut verifying = verifying(config, committee, me);
+    let mut verifying = verifying(committee);
     let files = stored.snapshots;
     let mut pieces = files.iter().map(|file| file.pieces()).collect::<Vec<_>>();
     let saved = files.iter().zip(&mut pieces).map(|(file, pieces)| Saved {
@@ -211,7 +210,7 @@ pub fn restore(node: &Assembly<'_>, segments: &mut Segments) -> Result<Restored,
             segments: &mut *segments,
             blocks: &node.pools.blocks,
         };
-        match replay(node.config, committee, me, machine, reply_bytes, stored) {
+        match replay(committee, me, machine, reply_bytes, stored) {
             // An empty one can be used.
             Err(RestartError::TableUnusable(reason)) => {
                 drop(store.take());

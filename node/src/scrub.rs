@@ -21,7 +21,7 @@ use storage::table::{DiskFailed, DiskStore};
 use storage::wal::{Geometry, SegmentInfo, SegmentSource, scrub};
 use wire::state::Bucket;
 
-use crate::datadir::look::{SegmentFiles, TableLinks};
+use crate::datadir::look::{Onlooker, SegmentFiles, TableLinks};
 use crate::datadir::tables;
 use crate::stages::{Shared, Switch};
 
@@ -48,7 +48,7 @@ pub struct Plan {
 
 /// Starts the thread. It ends with the node.
 pub fn start(plan: Plan, shared: Shared) -> io::Result<()> {
-    TableLinks::remove_left(&plan.data)?;
+    TableLinks::remove_left(&plan.data, Onlooker::Scrub)?;
     let mut scrubber = Scrubber {
         pace: Pace {
             rate: plan.rate,
@@ -150,7 +150,7 @@ impl Scrubber {
     }
 
     fn table(&self) {
-        let links = match TableLinks::beside(&self.plan.data) {
+        let links = match TableLinks::beside(&self.plan.data, Onlooker::Scrub) {
             Ok(Some(links)) => links,
             Ok(None) => return,
             Err(error) => return tracing::warn!("scrub: the table is not read: {error}"),

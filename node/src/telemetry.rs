@@ -224,6 +224,8 @@ pub struct Snapshots {
     /// The newest one; 0 when there is none.
     pub slot: Gauge,
     pub bytes: Gauge,
+    /// An operator asks for one; not shown.
+    pub wanted: Flag,
 }
 
 /// The table on disk; all 0 when there is none.

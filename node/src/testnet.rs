@@ -12,7 +12,7 @@ use storage::record::LogId;
 use storage::superblock::{DIRECTORY_VERSION, Superblock};
 use storage::wal::Geometry;
 use wire::committee::{
-    Committee, CommitteeParts, Member, ParameterError, Parameters, Preset, StateMachine,
+    Committee, CommitteeParts, Member, Origin, ParameterError, Parameters, Preset, StateMachine,
     VoteAuthentication,
 };
 use wire::ids::{ClusterId, NodeId};
@@ -65,6 +65,8 @@ pub struct Plan {
     pub addresses: Addresses,
     pub faults: Faults,
     pub state_machine: StateMachine,
+    /// The state it begins with, which each node is given afterwards.
+    pub origin: Option<Origin>,
     pub vote_authentication: VoteAuthentication,
     /// Processors: node i gets the i-th, modulo their number; empty pins nobody.
     pub cores: Vec<usize>,
@@ -170,6 +172,7 @@ pub fn create(plan: &Plan, progress: &(dyn Fn(u64) + Sync)) -> Result<Committee,
         operator: Some(operator.public_key()),
         state_machine: plan.state_machine,
         vote_authentication: plan.vote_authentication,
+        origin: plan.origin,
         ..CommitteeParts::with_parameters(cluster, members, preset, parameters)
     };
     let committee = Committee::new(parts).or_exit(Exit::Usage, flags)?;

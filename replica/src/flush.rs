@@ -19,7 +19,7 @@ use storage::state::{CellItems, Unserved, join};
 use storage::table::write_note;
 use wire::certificates::CheckpointCertificate;
 use wire::ids::{Digest, Slot};
-use wire::seal::{Compound, Verifier};
+use wire::seal::{Compound, StateProof, Verifier};
 use wire::state::{BUCKETS_PER_NODE, Bucket, Leaf, NODES, Node, Part, Summary};
 
 use crate::execution::Execution;
@@ -221,7 +221,7 @@ pub fn sessions_note(bucket: Bucket) -> [u8; 3] {
 pub(crate) fn reopen<M: StateMachine, V: Verifier>(
     execution: &mut Execution<M>,
     compound: &mut Compound<V>,
-) -> Result<Option<CheckpointCertificate>, SavedUnusable> {
+) -> Result<Option<StateProof>, SavedUnusable> {
     let Some(table) = execution.copy().filter(|table| !table.is_blank()) else {
         return Ok(None);
     };
@@ -231,12 +231,12 @@ pub(crate) fn reopen<M: StateMachine, V: Verifier>(
         table.note(as_of, name, &mut note).then_some(note)
     };
     let head = CopyHead::read(|name| Ok::<_, SavedUnusable>(read(name)))?;
-    let certificate = compound
-        .checkpoint_certificate(head.certificate)
-        .map_err(SavedUnusable::Uncertified)?
-        .into_inner();
+    let certificate = head.certificate;
+    let proof = compound
+        .state(certificate)
+        .map_err(SavedUnusable::Uncertified)?;
     resume(execution, head, Arc::new(certificate))?;
-    Ok(Some(certificate))
+    Ok(Some(proof))
 }
 
 /// Goes on from the state that the table's copy has now, with this certificate, instead of the present

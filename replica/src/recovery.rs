@@ -87,6 +87,8 @@ pub struct Restarted<Bu: Buffers> {
     pub evidence: u64,
     /// Slot of the snapshot that this start began from.
     pub snapshot: Option<Slot>,
+    /// That is a file, and the table's copy on disk, from which others are shown the state, is blank.
+    pub lacks_copy: bool,
     /// Snapshots that could not be used, by name; an older one, or the log alone, did instead.
     pub unusable: Vec<(String, SavedUnusable)>,
 }
@@ -110,7 +112,7 @@ pub fn restart<'s, Bu, Src, M, V>(
     source: &mut Src,
     geometry: &Geometry,
     identity: &Identity,
-    genesis: Digest,
+    genesis: Place,
     execution: &mut Execution<M>,
     verifying: &mut Verifying<V>,
     block_buffers: &mut Bu,
@@ -123,22 +125,15 @@ where
     V: Verifier + Clone,
 {
     let compound = verifying.compound();
-    let mut start = Place {
-        slot: Slot(0),
-        digest: genesis,
-    };
     let mut unusable = Vec::new();
     let reopened = flush::reopen(execution, compound);
-    let mut certificate = reopened.map_err(RestartError::TableUnusable)?;
-    if let Some(found) = certificate {
-        start = found.place();
-    }
-    for saved in saved.into_iter().take_while(|_| certificate.is_none()) {
+    let mut proof = reopened.map_err(RestartError::TableUnusable)?;
+    let lacks_copy = proof.is_none() && execution.has_copy();
+    for saved in saved.into_iter().take_while(|_| proof.is_none()) {
         let name = saved.name.clone();
         match saved.load(identity, compound, execution) {
             Ok(found) => {
-                start = found.place();
-                certificate = Some(found);
+                proof = Some(found);
                 break;
             }
             // Of the execution nothing is known any more.
@@ -148,6 +143,13 @@ where
             Err(reason) => unusable.push((name, reason)),
         }
     }
+    let certificate = proof.and_then(|proof| proof.certificate());
+    let start = match certificate {
+        Some(found) => found.place(),
+        // An epoch that begins with a state, and that is not here.
+        None if proof.is_none() && genesis.slot > Slot(0) => Place::NONE,
+        None => genesis,
+    };
     let first = Slot((start.slot.0 + 1).saturating_sub(2 * WINDOW).max(1));
     let ledger = Ledger::new(*geometry, first);
     let mut walk = Walk::new(compound, me, quorums, genesis, start, certificate, ledger);
@@ -302,7 +304,8 @@ where
         lost_blocks,
         lacks_state,
         evidence,
-        snapshot: certificate.map(|found| found.header.slot()),
+        snapshot: proof.map(|_| start.slot),
+        lacks_copy: lacks_copy && proof.is_some(),
         unusable,
     })
 }

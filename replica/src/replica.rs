@@ -213,7 +213,8 @@ where
             transfer_beyond: setup.transfer_beyond,
             durability: setup.durability,
         };
-        let mut verifying = Verifying::new(setup.verifier.clone(), Core::<S>::rules(&core));
+        let mut verifying = Verifying::new(setup.verifier.clone(), Core::<S>::rules(&core))
+            .with_origin(committee.origin_root());
         let restarted = restart(
             me,
             &setup.quorums,
@@ -263,6 +264,9 @@ where
             setup.verifier,
         );
         ordering.resume(now, durable, restarted.snapshot, restarted.undecided);
+        if restarted.lacks_copy {
+            ordering.save_early();
+        }
         if setup.recalls {
             ordering.recall(restarted.clean);
         }

@@ -16,7 +16,7 @@ use wire::block::{BlockHeader, BlockView};
 use wire::bytes::{Buffers, SharedBytes};
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, WishCertificate};
 use wire::header::{Kind, client_prefix};
-use wire::ids::{Instant, NodeId, Signature, Slot, View};
+use wire::ids::{Digest, Instant, NodeId, Signature, Slot, View};
 use wire::limits::{REPLICAS_MAX, WINDOW};
 use wire::messages::{self, EvidenceBody, SignedHeader};
 use wire::reject::Reject;
@@ -185,6 +185,12 @@ impl<V: Verifier + Clone> Verifying<V> {
             clients: BTreeMap::new(),
             decided: Slot(0),
         }
+    }
+
+    /// The epoch begins with a state of this root, if not with the empty one.
+    pub fn with_origin(mut self, root: Option<Digest>) -> Verifying<V> {
+        self.compound = self.compound.with_origin(root);
+        self
     }
 
     /// Slots up to this one are decided.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::block::BlockHeader;
-use wire::certificates::NewViewCertificate;
+use wire::certificates::{self, NewViewCertificate};
 use wire::ids::{Digest, NodeId, Slot, View};
 
 use crate::shapes::Shape;
@@ -43,7 +43,7 @@ struct Said {
 #[derive(Clone)]
 pub struct Agreement {
     shape: &'static Shape,
-    genesis: Digest,
+    genesis: certificates::Place,
     /// Votes leave before they are on the disk: within leases (R3), or without durability.
     leases: bool,
     honest: Vec<bool>,
@@ -61,7 +61,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    pub fn new(shape: &'static Shape, genesis: Digest, leases: bool) -> Agreement {
+    pub fn new(shape: &'static Shape, genesis: certificates::Place, leases: bool) -> Agreement {
         Agreement {
             shape,
             genesis,
@@ -69,9 +69,9 @@ impl Agreement {
             honest: vec![true; shape.n],
             said: vec![Said::default(); shape.n],
             headers: BTreeMap::new(),
-            bases: BTreeMap::from([(View(0), (Slot(0), genesis))]),
-            decided: BTreeMap::from([(Slot(0), genesis)]),
-            top: (Slot(0), genesis),
+            bases: BTreeMap::from([(View(0), (genesis.slot, genesis.digest))]),
+            decided: BTreeMap::from([(genesis.slot, genesis.digest)]),
+            top: (genesis.slot, genesis.digest),
             by_view: BTreeMap::new(),
             fast: 0,
             slow: 0,
@@ -553,8 +553,8 @@ impl Agreement {
         }
     }
 
-    /// Digest of slot 0.
-    pub fn genesis(&self) -> Digest {
+    /// What the first block stands on.
+    pub fn genesis(&self) -> certificates::Place {
         self.genesis
     }
 }
@@ -566,10 +566,14 @@ mod tests {
     use super::*;
 
     const GENESIS: Digest = Digest([9; 32]);
+    const PLACE: certificates::Place = certificates::Place {
+        slot: Slot(0),
+        digest: GENESIS,
+    };
 
     fn judge() -> Agreement {
         let shape = Shape::named("4").unwrap();
-        Agreement::new(shape, GENESIS, false)
+        Agreement::new(shape, PLACE, false)
     }
 
     /// So many blocks on top of `parent`; the last is returned, and everyone has it on disk.
@@ -595,7 +599,7 @@ mod tests {
     /// or only written, by a jump, or as the base.
     #[test]
     fn a_commit_rests_on_the_tip_of_its_view() {
-        let mut judge = Agreement::new(Shape::named("4-strict").unwrap(), GENESIS, false);
+        let mut judge = Agreement::new(Shape::named("4-strict").unwrap(), PLACE, false);
         let by = NodeId(0);
         let base = grow(&mut judge, (Slot(0), GENESIS), 2, 1);
         let lost = grow(&mut judge, base, 1, 2);

@@ -55,10 +55,7 @@ impl Bases {
         let Shape { n, b, u, p, .. } = *shape;
         Bases {
             shape,
-            genesis: Place {
-                slot: Slot(0),
-                digest: rules.genesis,
-            },
+            genesis: rules.genesis,
             quorums: Quorums::new(n, b, u, p, shape.exclusion),
             compound: Compound::new(seal, rules),
             honest: vec![true; n],

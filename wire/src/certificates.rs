@@ -18,6 +18,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// Before any block.
+    pub const NONE: Place = Place {
+        slot: Slot(0),
+        digest: Digest::ZERO,
+    };
+
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Place, Reject> {
         Ok(Place {
             slot: Slot(reader.u64()?),

@@ -13,7 +13,8 @@ use std::net::SocketAddr;
 pub use file::CommitteeError;
 pub use parameters::{Condition, ParameterError, Parameters, Preset};
 
-use crate::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey};
+use crate::certificates::Place;
+use crate::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Slot};
 use crate::keys::{KeyError, check_public_key};
 use crate::limits;
 
@@ -77,6 +78,18 @@ pub struct Member {
     pub address: SocketAddr,
 }
 
+/// Where an epoch begins when that is not slot 0 with an empty state: behind the last checkpoint of the
+/// epoch before (G2), or with the state of a snapshot that was restored into a new cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// A checkpoint's.
+    pub slot: Slot,
+    /// Digest of the block there.
+    pub block: Digest,
+    /// Root of the state there: whoever has a state of this root needs no certificate.
+    pub state_root: Digest,
+}
+
 /// What a committee is made of, before it is checked by [`Committee::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitteeParts {
@@ -90,6 +103,8 @@ pub struct CommitteeParts {
     pub client_authentication: ClientAuthentication,
     pub vote_authentication: VoteAuthentication,
     pub state_machine: StateMachine,
+    /// None: slot 0, with an empty state.
+    pub origin: Option<Origin>,
 }
 
 impl CommitteeParts {
@@ -123,6 +138,7 @@ impl CommitteeParts {
             client_authentication: ClientAuthentication::Signature,
             vote_authentication: VoteAuthentication::Signature,
             state_machine: StateMachine::Kv,
+            origin: None,
         }
     }
 }
@@ -166,6 +182,11 @@ impl Committee {
         if let Some(operator) = &parts.operator {
             check_public_key(operator).map_err(CommitteeError::OperatorKey)?;
         }
+        if let Some(origin) = parts.origin
+            && !(1..=ORIGIN_SLOT_MAX).contains(&origin.slot.0)
+        {
+            return Err(CommitteeError::OriginSlot(origin.slot));
+        }
         let digest = config_digest(&parts);
         Ok(Committee { parts, digest })
     }
@@ -190,9 +211,18 @@ impl Committee {
         self.digest.prefix().to_le_bytes()
     }
 
-    /// Digest of slot 0: H("genesis", config_digest).
-    pub fn genesis(&self) -> Digest {
-        Digest(blake3::derive_key("hippodrome/1/genesis", &self.digest.0))
+    /// G_e of protocol §2: the first block of the epoch stands on it. Its digest is H("genesis",
+    /// config_digest), which covers the block and the state at an origin.
+    pub fn genesis(&self) -> Place {
+        Place {
+            slot: self.parts.origin.map_or(Slot(0), |origin| origin.slot),
+            digest: Digest(blake3::derive_key("hippodrome/1/genesis", &self.digest.0)),
+        }
+    }
+
+    /// Root of the state with which the epoch begins; None for the empty one of slot 0.
+    pub fn origin_root(&self) -> Option<Digest> {
+        self.parts.origin.map(|origin| origin.state_root)
     }
 
     pub fn cluster(&self) -> ClusterId {
@@ -294,6 +324,7 @@ impl Committee {
             a.vote_authentication != b.vote_authentication,
         );
         note("state_machine", a.state_machine != b.state_machine);
+        note("origin", a.origin != b.origin);
         note("member (their number)", a.members.len() != b.members.len());
         for (left, right) in a.members.iter().zip(&b.members) {
             let id = left.id;
@@ -337,8 +368,11 @@ fn check_members(members: &[Member]) -> Result<(), CommitteeError> {
     Ok(())
 }
 
+/// No cluster reaches it; what is added to it stays a number.
+const ORIGIN_SLOT_MAX: u64 = 1 << 56;
+
 /// H("committee", fixed layout): numbers little-endian, lists behind their u32 length, an absent
-/// operator as 32 zero bytes (no valid key).
+/// operator as 32 zero bytes (no valid key), an absent origin as nothing.
 fn config_digest(parts: &CommitteeParts) -> Digest {
     let mut hasher = blake3::Hasher::new_derive_key("hippodrome/1/committee");
     let mut put = |bytes: &[u8]| {
@@ -385,6 +419,11 @@ fn config_digest(parts: &CommitteeParts) -> Digest {
                 put(&key.0);
             }
         }
+    }
+    if let Some(origin) = &parts.origin {
+        put(&origin.slot.0.to_le_bytes());
+        put(&origin.block.0);
+        put(&origin.state_root.0);
     }
     Digest(*hasher.finalize().as_bytes())
 }

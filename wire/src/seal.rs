@@ -16,7 +16,7 @@ mod fake;
 use std::ops::Deref;
 
 pub use compound::{
-    CheckedViewChange, Compound, Rules, SignedNewView, gather, in_range, sign_new_view,
+    CheckedViewChange, Compound, Rules, SignedNewView, StateProof, gather, in_range, sign_new_view,
     sign_view_change,
 };
 pub use ed25519::{Ed25519ClientSigner, Ed25519Signer, Ed25519Verifier, SealError};

@@ -43,13 +43,9 @@ pub struct ViewChange {
 impl ViewChange {
     /// The deeper of the base of `installed` and the checkpoint: the suffix begins above it. At one
     /// slot the checkpoint counts (SELECT-4): a stale view may have a base that lost.
-    pub fn anchor(&self, genesis: Digest) -> Place {
-        let ground = Place {
-            slot: crate::ids::Slot(0),
-            digest: genesis,
-        };
-        let base = self.certificate.map_or(ground, |known| known.base);
-        let checkpoint = self.checkpoint.map_or(ground, |known| known.place());
+    pub fn anchor(&self, genesis: Place) -> Place {
+        let base = self.certificate.map_or(genesis, |known| known.base);
+        let checkpoint = self.checkpoint.map_or(genesis, |known| known.place());
         if base.slot > checkpoint.slot {
             base
         } else {
@@ -238,7 +234,7 @@ mod tests {
             tip_signature: Signature([0; 64]),
             quorum: None,
         };
-        let genesis = Digest([0; 32]);
+        let genesis = place(0, 0);
         assert_eq!(message.anchor(genesis), checkpoint.place());
         message.certificate = Some(NewViewCertificate {
             base: place(9, 9),

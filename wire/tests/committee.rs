@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 use support::{client_secret, committee, parts, secret};
 use wire::committee::{
-    Admission, Committee, CommitteeError, Exclusion, Parameters, Preset, StateMachine,
+    Admission, Committee, CommitteeError, Exclusion, Origin, Parameters, Preset, StateMachine,
     VoteAuthentication,
 };
-use wire::ids::{ClusterId, Epoch, NodeId, PublicKey};
+use wire::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Slot};
 use wire::keys::KeyError;
 
 #[test]
@@ -40,6 +40,44 @@ fn the_file_reads_back() {
     assert!(!again.admission().admits(&client_secret(43).public_key()));
 }
 
+#[test]
+fn an_origin_is_read_back_and_covered() {
+    let origin = Origin {
+        slot: Slot(4096),
+        block: Digest([7; 32]),
+        state_root: Digest([8; 32]),
+    };
+    let with = |origin: Origin| {
+        let mut all = parts(4);
+        all.origin = Some(origin);
+        Committee::new(all)
+    };
+    let committee = with(origin).unwrap();
+    assert_eq!(Committee::parse(&committee.to_toml()).unwrap(), committee);
+    assert_eq!(committee.genesis().slot, Slot(4096));
+    assert_eq!(committee.origin_root(), Some(origin.state_root));
+    let (slot, block) = (Slot(5120), Digest([9; 32]));
+    let state_root = block;
+    for other in [
+        Origin { slot, ..origin },
+        Origin { block, ..origin },
+        Origin {
+            state_root,
+            ..origin
+        },
+    ] {
+        let other = with(other).unwrap();
+        assert_ne!(other.digest(), committee.digest());
+        assert_ne!(other.genesis().digest, committee.genesis().digest);
+        let names = committee.difference(&other);
+        assert_eq!(names, Some(vec!["origin".to_owned()]));
+    }
+    for slot in [Slot(0), Slot(u64::MAX)] {
+        let refused = with(Origin { slot, ..origin });
+        assert_eq!(refused, Err(CommitteeError::OriginSlot(slot)));
+    }
+}
+
 /// Computed by an independent implementation of BLAKE3.
 #[test]
 fn digests_are_fixed() {
@@ -49,7 +87,7 @@ fn digests_are_fixed() {
         "10bfffca34197a09d13d6e5fd58453cfb197d21a4cef733bd04460e43de31cc5"
     );
     assert_eq!(
-        format!("{:#}", committee.genesis()),
+        format!("{:#}", committee.genesis().digest),
         "c42d9966133875bb3404b3c6f5896662478a064a7a0f60c2f521a5140887d4b0"
     );
     assert_eq!(
@@ -201,7 +239,8 @@ fn errors_in_the_file_say_where_and_what() {
         said(&with("preset =", "prest =")),
         "committee file: line 4: unknown field `prest`, expected one of `cluster`, `epoch`, \
          `preset`, `b`, `u`, `p`, `admission`, `operator`, `client_authentication`, \
-         `vote_authentication`, `state_machine`, `member`; did you mean `preset`?"
+         `vote_authentication`, `state_machine`, `origin`, `member`; did you mean \
+         `preset`?"
     );
     let typo = said(&with("public_key", "pubic_key"));
     assert!(

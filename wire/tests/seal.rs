@@ -215,7 +215,7 @@ fn a_block_needs_its_leader_and_every_client() {
     sign_request(&client, &mut payload).unwrap();
     let build = |payload: &[u8], by: usize| {
         let digest = payload_digest(payload);
-        let parent = committee.genesis();
+        let parent = committee.genesis().digest;
         let header = BlockHeader::new(Epoch(0), View(5), Slot(1), 0, parent, digest);
         let statement = Statement::Propose {
             view: View(5),
@@ -426,7 +426,10 @@ fn the_bytes_of_votes_certify_no_state() {
         view_change: 3,
         window: 64,
         epoch,
-        genesis: Digest([9; 32]),
+        genesis: Place {
+            slot: Slot(0),
+            digest: Digest([9; 32]),
+        },
     };
     let slot = Slot(5);
     let block = Place { slot, digest };

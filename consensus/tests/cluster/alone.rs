@@ -12,7 +12,7 @@ use wire::ids::{Boot, Digest, Instant, NodeId, Position, Slot, View};
 use wire::messages::{Durability, SignedHeader, Status};
 use wire::seal::{FakeSeal, Signer, Statement};
 
-use crate::world::{FOUR, GENESIS, K, MS, SECOND, STRICT, World, genesis, place_of};
+use crate::world::{FOUR, K, MS, SECOND, STRICT, World, genesis, place_of};
 
 const ME: NodeId = NodeId(3);
 pub const LEADER: NodeId = NodeId(0);
@@ -136,7 +136,7 @@ pub fn log_of(blocks: &[SignedHeader], kind: RecordAs) -> Recovered {
         tip: place_of(&blocks.last().unwrap().header),
         blocks: blocks.iter().enumerate().map(record).collect(),
         durable_position: Position(4096 * blocks.len() as u64),
-        ..Recovered::blank(GENESIS)
+        ..Recovered::blank(genesis())
     }
 }
 
@@ -170,7 +170,7 @@ pub fn voter(
     placed: u64,
     checked: std::ops::Range<u64>,
 ) -> (Alone, Position) {
-    let blank = Recovered::blank(GENESIS);
+    let blank = Recovered::blank(genesis());
     let mut alone = Alone::new(world, config(world), blank);
     for (index, block) in (0..).zip(blocks) {
         alone.offer(Source::Proposed, *block);
@@ -462,7 +462,7 @@ fn no_more_is_claimed_than_others_can_hold() {
     let held = config.blocks_held_max;
     assert!(config.window() > held, "or the window is the limit");
     let blocks = chain(&mut world, held);
-    let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, Recovered::blank(genesis()));
     let votes = |effects: &[Effect]| {
         let as_vote = |effect: &&Effect| {
             let kind = RecordAs::Vote;
@@ -509,7 +509,7 @@ fn an_owed_view_change_waits_until_others_were_heard() {
     let world = World::new(FOUR, 520);
     let recovered = Recovered {
         stage: View(1),
-        ..Recovered::blank(GENESIS)
+        ..Recovered::blank(genesis())
     };
     let mut alone = Alone::new(&world, config(&world), recovered);
     alone.core.recall(false);
@@ -528,7 +528,7 @@ fn an_owed_view_change_waits_until_others_were_heard() {
 #[test]
 fn the_chain_of_the_own_vote_records_is_not_forgotten() {
     let mut world = World::new(FOUR, 530);
-    let blank = Recovered::blank(GENESIS);
+    let blank = Recovered::blank(genesis());
     let mut alone = Alone::new(&world, config(&world), blank);
     let mine = chain(&mut world, 2);
     let mut records = 0;

@@ -59,7 +59,7 @@ fn claims_have_a_pace_of_their_own() {
 #[test]
 fn a_claim_below_another_one_is_heard() {
     let mut world = World::new(FOUR, 518);
-    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let (config, blank) = (config(&world), Recovered::blank(genesis()));
     let mut alone = Alone::new(&world, config, blank);
     let lost = world.forge(LEADER, 0, genesis(), 101);
     let rival = world.forge(LEADER, 0, place_of(&lost.header), 102);
@@ -694,7 +694,7 @@ fn the_parent_of_a_block_that_is_judged_is_wanted() {
 fn after_a_copy_that_its_leader_did_not_sign_no_further_proposal_is_written() {
     let mut world = World::new(FOUR, 527);
     let blocks = chain(&mut world, 2);
-    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config(&world), Recovered::blank(genesis()));
     let appends = |effects: &[Effect]| {
         let appends = |effect: &&Effect| matches!(effect, Effect::Append { .. });
         effects.iter().filter(appends).count()
@@ -721,7 +721,7 @@ fn after_a_copy_that_its_leader_did_not_sign_no_further_proposal_is_written() {
 #[test]
 fn an_invalid_block_that_another_replica_sends_is_known_from_then_on() {
     let mut world = World::new(FOUR, 528);
-    let mut alone = Alone::new(&world, config(&world), Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config(&world), Recovered::blank(genesis()));
     alone.core.set_started(true);
     let takes = |alone: &Alone, signed: &SignedHeader| {
         let SignedHeader { header, signature } = signed;

@@ -13,7 +13,7 @@ use wire::seal::{FakeSeal, Statement, Verifier};
 
 use crate::disk::Entry;
 use crate::world::{
-    Event, GENESIS, INVALID, K, MS, Message, Shape, World, is_valid_payload, place_of,
+    Event, INVALID, K, MS, Message, Shape, World, genesis, is_valid_payload, place_of,
 };
 
 impl World {
@@ -31,7 +31,7 @@ impl World {
         let recovered = if replica.boot == 1 {
             Recovered {
                 durable_position: recovered.durable_position,
-                ..Recovered::blank(GENESIS)
+                ..Recovered::blank(genesis())
             }
         } else {
             recovered
@@ -477,7 +477,7 @@ pub fn config(shape: &Shape, me: u16, boot: u32, transfer_beyond: u64) -> Config
         me: NodeId(me),
         quorums: Quorums::new(shape.n, shape.b, shape.u, shape.p, shape.exclusion),
         epoch: Epoch(0),
-        genesis: GENESIS,
+        genesis: genesis(),
         boot: Boot(boot),
         blocks_held_max: 128,
         interval: K,

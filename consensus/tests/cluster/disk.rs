@@ -70,7 +70,7 @@ impl Disk {
         boot: u32,
         good: impl Fn(&SignedHeader) -> bool,
     ) -> (Recovered, Vec<Digest>) {
-        let mut found = Recovered::blank(GENESIS);
+        let mut found = Recovered::blank(genesis());
         let mut headers: HashMap<Place, SignedHeader> = HashMap::new();
         let snapshot = Slot((self.snapshot.len() as u64).saturating_sub(1));
         if let Some(digest) = self.snapshot.last() {

@@ -191,7 +191,7 @@ impl World {
     fn shorter(&mut self, _from: NodeId, told: &ViewChange) -> Option<ViewChange> {
         let mut lie = told.clone();
         lie.quorum = None;
-        let anchor = lie.anchor(crate::world::GENESIS);
+        let anchor = lie.anchor(crate::world::genesis());
         let keep = self.random(lie.suffix.len() as u64 + 1) as usize;
         lie.suffix.truncate(keep);
         let tip = lie.headers(Epoch(0), anchor).last();

@@ -6,7 +6,7 @@ use wire::ids::{Instant, NodeId, View};
 use wire::seal::Statement;
 
 use crate::disk::Entry;
-use crate::world::{ALL, FOUR, GENESIS, MS, Message, SECOND, SEVEN, SIX, STRICT, World};
+use crate::world::{ALL, FOUR, MS, Message, SECOND, SEVEN, SIX, STRICT, World, genesis};
 
 #[test]
 fn each_replica_restarts_at_random_points() {
@@ -155,7 +155,7 @@ fn an_owed_view_change_is_written_after_a_restart() {
     let world = World::new(FOUR, 410);
     let recovered = Recovered {
         stage: View(1),
-        ..Recovered::blank(GENESIS)
+        ..Recovered::blank(genesis())
     };
     let seal = world.seals[3].clone();
     let mut core = Core::new(world.config(3), seal, recovered, Instant(1));

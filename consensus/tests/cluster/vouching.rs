@@ -10,14 +10,14 @@ use wire::seal::{Statement, sign};
 use crate::alone::{Alone, LEADER, chain, config, in_view_one, log_of};
 use crate::asking::refused;
 use crate::liars::unsigned;
-use crate::world::{FOUR, GENESIS, INVALID, MS, World, genesis, place_of};
+use crate::world::{FOUR, INVALID, MS, World, genesis, place_of};
 
 /// N2: a block of the installed view is that of its leader. What the leader of another view signs above
 /// one that it made up itself proves nothing.
 #[test]
 fn a_leader_vouches_for_blocks_of_its_own_view_alone() {
     let mut world = World::new(FOUR, 532);
-    let recovered = in_view_one(genesis(), Recovered::blank(GENESIS));
+    let recovered = in_view_one(genesis(), Recovered::blank(genesis()));
     let mut alone = Alone::new(&world, config(&world), recovered);
     let takes =
         |alone: &mut Alone, signed: SignedHeader| !refused(&alone.offer(Source::Vouched, signed));
@@ -69,13 +69,13 @@ fn what_is_settled_claimed_or_has_a_checked_child_is_vouched_for() {
         "the base is on another chain, for all that is known"
     );
 
-    let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
+    let mut alone = Alone::new(&world, config, Recovered::blank(genesis()));
     for (from, vouched) in [(1, false), (1, false), (2, true)] {
         alone.hear_claim(MS, from, places[2]);
         assert_eq!(alone.core.is_vouched(View(0), places[2]), vouched);
     }
     for (source, vouched) in [(Source::Proposed, false), (Source::Fetched, true)] {
-        let mut alone = Alone::new(&world, config, Recovered::blank(GENESIS));
+        let mut alone = Alone::new(&world, config, Recovered::blank(genesis()));
         alone.offer(source, blocks[1]);
         assert!(alone.core.knows(places[1]));
         assert_eq!(alone.core.is_vouched(View(0), places[0]), vouched);
@@ -113,7 +113,7 @@ fn a_base_that_was_acknowledged_before_a_restart_is_vouched_for() {
 #[test]
 fn an_invalid_block_and_another_one_of_its_slot_are_evidence() {
     let mut world = World::new(FOUR, 539);
-    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let (config, blank) = (config(&world), Recovered::blank(genesis()));
     let bad = world.forge(LEADER, 0, genesis(), INVALID);
     let other = world.forge(LEADER, 0, genesis(), 2);
     let is_evidence = |effect: &Effect| matches!(effect, Effect::Evidence(_));
@@ -142,7 +142,7 @@ fn an_invalid_block_and_another_one_of_its_slot_are_evidence() {
 #[test]
 fn the_parent_of_an_invalid_block_is_not_asked_for() {
     let mut world = World::new(FOUR, 536);
-    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let (config, blank) = (config(&world), Recovered::blank(genesis()));
     let mut alone = Alone::new(&world, config, blank);
     alone.core.set_started(true);
     let lost = place_of(&world.forge(LEADER, 0, genesis(), 77).header);
@@ -166,7 +166,7 @@ fn the_parent_of_an_invalid_block_is_not_asked_for() {
 #[test]
 fn a_final_block_takes_the_room_of_its_rivals() {
     let mut world = World::new(FOUR, 538);
-    let (config, blank) = (config(&world), Recovered::blank(GENESIS));
+    let (config, blank) = (config(&world), Recovered::blank(genesis()));
     let mut alone = Alone::new(&world, config, blank);
     for mark in 0..4 {
         let rival = world.forge(LEADER, 0, genesis(), 10 + mark);

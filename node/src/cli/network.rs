@@ -55,13 +55,14 @@ impl NetworkArgs {
 
     /// The admin endpoints of all `nodes`, from their `node.toml`.
     pub fn endpoints(&self, nodes: usize) -> Result<Vec<Endpoint>, Refusal> {
-        (0..nodes as u16)
-            .map(|node| {
-                let path = self.node_path(node).join("node.toml");
-                let address = admin_address(&path)?;
-                Ok(Endpoint { node, address })
-            })
-            .collect()
+        (0..nodes as u16).map(|node| self.endpoint(node)).collect()
+    }
+
+    /// The admin endpoint of one node, from its `node.toml`.
+    pub fn endpoint(&self, node: u16) -> Result<Endpoint, Refusal> {
+        let path = self.node_path(node).join("node.toml");
+        let address = admin_address(&path)?;
+        Ok(Endpoint { node, address })
     }
 }
 
@@ -79,12 +80,25 @@ const ANSWER_BYTES_MAX: u64 = 4 << 20;
 
 /// One HTTP GET; status code and body, or what went wrong.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    ask("GET", address, path)
+}
+
+/// One HTTP POST without a body.
+pub fn post(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    ask("POST", address, path)
+}
+
+fn ask(method: &str, address: SocketAddr, path: &str) -> Result<(u16, String), String> {
     let failed = |error: std::io::Error| format!("no answer from {address}: {error}");
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(failed)?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(failed)?;
     // Version 1.0: the answer ends with the connection and is not chunked.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").map_err(failed)?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"
+    )
+    .map_err(failed)?;
     let mut answer = String::new();
     stream
         .take(ANSWER_BYTES_MAX)

@@ -194,6 +194,7 @@ impl Shape {
                 Machine::Kv => StateMachine::Kv,
                 Machine::Noop => StateMachine::Noop,
             },
+            origin: None,
             vote_authentication: match self.vote_authentication {
                 Votes::Signature => VoteAuthentication::Signature,
                 Votes::Mac => VoteAuthentication::Mac,
@@ -246,7 +247,13 @@ pub fn create(plan: &Plan) -> Result<Committee, Refusal> {
 pub fn run(args: &TestnetArgs) -> Outcome {
     let plan = args.shape.plan(args.output.clone())?;
     let committee = create(&plan)?;
-    let quorums = Quorums::of(&committee);
+    print(made(&plan, &committee));
+    Ok(Exit::Ok)
+}
+
+/// What was made, in words.
+pub fn made(plan: &Plan, committee: &Committee) -> String {
+    let quorums = Quorums::of(committee);
     let output = plan.output.display();
     let decide = if quorums.has_slow_path() {
         format!(
@@ -257,7 +264,7 @@ pub fn run(args: &TestnetArgs) -> Outcome {
     } else {
         format!("{} decide", quorums.fast())
     };
-    print(format!(
+    format!(
         "{output}: {} nodes, {} may lie, {} may fail, {decide} ({}); committee {}; {} of log zeroed\n\
          start each:  hippo start --config {output}/node-0/node.toml\n\
          then:        hippo put --network {output} city Byzantium\n",
@@ -267,6 +274,5 @@ pub fn run(args: &TestnetArgs) -> Outcome {
         committee.preset(),
         committee.digest(),
         show_bytes(plan.zeroed_bytes()),
-    ));
-    Ok(Exit::Ok)
+    )
 }

@@ -13,8 +13,23 @@ use storage::wal::{SegmentInfo, SegmentSource};
 use super::tables::TABLE;
 use super::{COPIES, LOCK, WAL, segment_path, segments};
 
-/// Where links to the files of a table in use are made.
-const SCRUBBED: &str = "table.scrub";
+/// Who looks at a table in use, each in a directory of its own.
+#[derive(Clone, Copy, Debug)]
+pub enum Onlooker {
+    Scrub,
+    Save,
+}
+
+impl Onlooker {
+    /// Where the links are made.
+    fn links(self, data: &Path) -> PathBuf {
+        data.join(match self {
+            Onlooker::Scrub => "table.scrub",
+            Onlooker::Save => "table.save",
+        })
+    }
+}
+
 /// What names the files of a table in use.
 const CURRENT: &str = "current";
 /// Attempts to link files that change all the time.
@@ -98,12 +113,12 @@ impl TableLinks {
 
     /// The same while a process writes to the table: hard links, in the data directory. Files that are
     /// removed by and by stay. None where there is no table yet.
-    pub fn beside(data: &Path) -> io::Result<Option<TableLinks>> {
+    pub fn beside(data: &Path, onlooker: Onlooker) -> io::Result<Option<TableLinks>> {
         let table = data.join(TABLE);
         let mut failed = None;
         for _ in 0..ATTEMPTS {
-            TableLinks::remove_left(data)?;
-            let links = TableLinks(data.join(SCRUBBED));
+            TableLinks::remove_left(data, onlooker)?;
+            let links = TableLinks(onlooker.links(data));
             let current = match fs::read(table.join(CURRENT)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 current => current?,
@@ -120,8 +135,8 @@ impl TableLinks {
     }
 
     /// Removes what an earlier process left of [`TableLinks::beside`].
-    pub fn remove_left(data: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(data.join(SCRUBBED)) {
+    pub fn remove_left(data: &Path, onlooker: Onlooker) -> io::Result<()> {
+        match fs::remove_dir_all(onlooker.links(data)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

@@ -305,7 +305,8 @@ impl Keeper {
     }
 }
 
-fn path(directory: &Path, slot: Slot) -> PathBuf {
+/// Where the snapshot of a slot is.
+pub fn path(directory: &Path, slot: Slot) -> PathBuf {
     directory.join(format!("{:020}{SUFFIX}", slot.0))
 }
 

@@ -368,8 +368,8 @@ impl Items {
                 return Ok(());
             }
         };
-        let (config, me) = (&directory.config, superblock.node);
-        match restore::replay(config, committee, me, machine, SECTOR_BYTES, stored) {
+        let me = superblock.node;
+        match restore::replay(committee, me, machine, SECTOR_BYTES, stored) {
             Err(error) => self.add("start", State::Refused, error.to_string()),
             Ok(restored) => {
                 let restarted = restored.restarted();

@@ -39,7 +39,7 @@ pub fn judge(
         signers,
         needed: compound.as_ref().map(|compound| compound.rules().slow),
         holds: match compound {
-            Some(compound) => compound.checkpoint_certificate(*found).map(drop),
+            Some(compound) => compound.state(*found).map(drop),
             None => Ok(()),
         },
     }

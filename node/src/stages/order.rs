@@ -252,7 +252,11 @@ impl Order {
         order.pending_transactions.set(self.ordering.depth() as u64);
         if self.shared.log_rotten.get() {
             self.shared.log_rotten.set(false);
-            self.ordering.let_log_go();
+            self.ordering.save_early();
+        }
+        if telemetry.snapshots.wanted.get() {
+            telemetry.snapshots.wanted.set(false);
+            self.ordering.save_soon();
         }
         let writer = self.ordering.writer();
         telemetry.log.used_bytes.set(writer.used_bytes());

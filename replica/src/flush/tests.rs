@@ -31,7 +31,7 @@ const RULES: Rules = Rules {
     view_change: 3,
     window: 128,
     epoch: Epoch(0),
-    genesis: Digest::ZERO,
+    genesis: wire::certificates::Place::NONE,
 };
 /// First byte of the place of a note.
 const NOTE: u8 = 3;
@@ -144,7 +144,8 @@ fn written() -> (MapStore, Disked, Digest) {
 fn reopened(store: &MapStore) -> Result<Option<(Disked, CheckpointCertificate)>, SavedUnusable> {
     let mut execution = over(store);
     let found = reopen(&mut execution, &mut Compound::new(Judge, RULES))?;
-    Ok(found.map(|certificate| (execution, certificate)))
+    let certificate = found.map(|proof| proof.certificate().expect("certified"));
+    Ok(certificate.map(|certificate| (execution, certificate)))
 }
 
 fn place(name: &[u8]) -> Vec<u8> {

@@ -57,6 +57,11 @@ impl Padding {
         }
     }
 
+    /// Blocks are wanted up to here even without requests.
+    pub(super) fn fill_up_to(&mut self, slot: Slot) {
+        self.until = self.until.max(slot);
+    }
+
     /// Whether the block at this slot is wanted even without requests.
     pub(super) fn wants(&self, slot: Slot) -> bool {
         slot <= self.until
@@ -72,7 +77,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.padding.looked_at = now;
         self.end_silences(now);
         // Blocks from the first slot on help everyone.
-        if self.retained_from > Slot(1) {
+        if self.retained_from > self.core.config().genesis.slot.next() {
             self.help_the_cut_off(now);
         }
     }
@@ -98,7 +103,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             if id != self.config.me && until > linked && alive && due {
                 reach("padded-for-the-silent");
                 behind.silence_ended_at = Some(now);
-                self.padding.until = self.padding.until.max(until);
+                self.padding.fill_up_to(until);
             }
         }
     }
@@ -130,7 +135,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 behind.helped_at = Some(now);
                 let (linked, interval) = (self.core.summary().linked.0, self.config.interval);
                 let until = Slot((linked / interval + 1) * interval);
-                self.padding.until = self.padding.until.max(until);
+                self.padding.fill_up_to(until);
             }
         }
     }

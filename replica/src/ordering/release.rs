@@ -105,8 +105,17 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
 
     /// Something in the log cannot be read any more: it is let go behind the next snapshot, as far as
     /// nobody else needs it.
-    pub fn let_log_go(&mut self) {
+    pub fn save_early(&mut self) {
         self.save_early = true;
+    }
+
+    /// A snapshot is made of the next checkpoint; an idle leader fills up to it.
+    pub fn save_soon(&mut self) {
+        let (linked, interval) = (self.core.summary().linked.0, self.config.interval);
+        let next = Slot((linked / interval + 1) * interval);
+        self.save_early = true;
+        self.save_after = self.save_after.max(next);
+        self.padding.fill_up_to(next);
     }
 
     /// No snapshot was made; the log may ask again.

@@ -177,7 +177,7 @@ fn judge_for<V: Verifier + Clone>(image: &[u8], verifier: V) -> Result<Compound<
         view_change: 1,
         window: 1,
         epoch: wire::ids::Epoch(0),
-        genesis: wire::ids::Digest::ZERO,
+        genesis: wire::certificates::Place::NONE,
     };
     let mut blank = judge(verifier.clone(), none);
     let config = Config::take(&mut Source::new(image, &mut blank))?;

@@ -9,7 +9,7 @@ use storage::state::InstallFailed;
 use thiserror::Error;
 use wire::certificates::CheckpointCertificate;
 use wire::reject::Reject;
-use wire::seal::{Compound, Verifier};
+use wire::seal::{Compound, StateProof, Verifier};
 
 use crate::execution::Execution;
 use crate::snapshot::SnapshotReader;
@@ -45,17 +45,18 @@ impl Saved<'_> {
         identity: &Identity,
         compound: &mut Compound<V>,
         execution: &mut Execution<M>,
-    ) -> Result<CheckpointCertificate, SavedUnusable> {
+    ) -> Result<StateProof, SavedUnusable> {
         let mut reader = SnapshotReader::new(identity.cluster, identity.node);
         for piece in self.pieces {
             reader.push(&piece?)?;
         }
         let certificate = reader.certificate().to_vec();
         let (header, installation) = reader.finish()?;
-        let certificate = CheckpointCertificate::decode(&certificate)
-            .and_then(|certificate| compound.checkpoint_certificate(certificate))
-            .map_err(SavedUnusable::Uncertified)?
-            .into_inner();
+        let certificate =
+            CheckpointCertificate::decode(&certificate).map_err(SavedUnusable::Uncertified)?;
+        let proof = compound
+            .state(certificate)
+            .map_err(SavedUnusable::Uncertified)?;
         let place = certificate.place();
         if (place.slot, place.digest, certificate.root)
             != (header.slot(), header.chain, header.root)
@@ -63,6 +64,6 @@ impl Saved<'_> {
             return Err(SavedUnusable::OtherState);
         }
         execution.install(&installation)?;
-        Ok(certificate)
+        Ok(proof)
     }
 }

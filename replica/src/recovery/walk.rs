@@ -15,7 +15,7 @@ use storage::wal::Hole;
 use wire::block::BlockView;
 use wire::canary::planted;
 use wire::certificates::{CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate};
-use wire::ids::{Boot, Digest, Epoch, NodeId, Position, Slot, View};
+use wire::ids::{Boot, Epoch, NodeId, Position, Slot, View};
 use wire::limits::{SECTOR_BYTES, WINDOW};
 use wire::messages::{CleanStopRecord, Durability, LeaseRecord, PlaceRecord, StartRecord};
 use wire::seal::{Compound, Signed, Statement, Verified, Verifier};
@@ -58,7 +58,7 @@ pub(super) struct Walk<'a, V> {
     /// The newest process ended uncleanly, and ran without durability: what it said is lost (R5).
     pub lost: bool,
     pub recovered: Recovered,
-    genesis: Digest,
+    genesis: Place,
     /// What the snapshot holds: decided, whatever the log says of it.
     start: Place,
     /// Blocks up to the start were noted in the ledger.
@@ -85,19 +85,20 @@ pub(super) struct Walk<'a, V> {
 }
 
 impl<'a, V: Verifier> Walk<'a, V> {
-    /// `start`: genesis, or the place of a snapshot, with its certificate.
+    /// `start`: genesis, or the place of a snapshot, with its certificate; below genesis where the
+    /// state that the epoch begins with is not here.
     pub fn new(
         compound: &'a mut Compound<V>,
         recovered_by: NodeId,
         quorums: &Quorums,
-        genesis: Digest,
+        genesis: Place,
         start: Place,
         certificate: Option<CheckpointCertificate>,
         ledger: Ledger,
     ) -> Walk<'a, V> {
         let mut recovered = Recovered::blank(genesis);
         (recovered.decided, recovered.checkpoint) = (start, certificate);
-        let certified = start.slot;
+        let certified = start.slot.max(genesis.slot);
         Walk {
             compound,
             recovered_by,
@@ -118,7 +119,7 @@ impl<'a, V: Verifier> Walk<'a, V> {
             ledger,
             failed: None,
             lost_blocks: 0,
-            unreached: None,
+            unreached: (start < genesis).then_some(genesis),
             certified,
             records: 0,
         }
@@ -161,13 +162,8 @@ impl<'a, V: Verifier> Walk<'a, V> {
             let voted = Slot(self.certified.0 + window);
             recovered.forgotten = recovered.forgotten.max(voted);
         }
-        let base = recovered.certificate.map_or(
-            Place {
-                slot: Slot(0),
-                digest: self.genesis,
-            },
-            |known| known.base,
-        );
+        let genesis = self.genesis;
+        let base = recovered.certificate.map_or(genesis, |known| known.base);
         let decided = recovered.decided;
         let ground = base.max(decided);
         if self.lacks_state() || !self.descends(self.recovered.tip, ground) {

@@ -20,7 +20,7 @@ const RULES: Rules = Rules {
     view_change: 3,
     window: WINDOW,
     epoch: Epoch(0),
-    genesis: Digest::ZERO,
+    genesis: wire::certificates::Place::NONE,
 };
 
 #[derive(Clone)]

@@ -24,7 +24,9 @@ use wire::messages::{Durability, PlaceRecord, StartRecord};
 use wire::view_change::{ViewChange, signed_body};
 use zerocopy::IntoBytes;
 
-use crate::world::{BAD, Disk, GENESIS, GOOD, IDENTITY, Judge, QUORUMS, RULES, Said, buffers};
+use crate::world::{
+    BAD, Disk, GENESIS, GENESIS_PLACE, GOOD, IDENTITY, Judge, QUORUMS, RULES, Said, buffers,
+};
 
 /// Slots between checkpoints here.
 const INTERVAL: u64 = 4;
@@ -177,7 +179,7 @@ impl Log {
             &mut self.disk,
             &SMALL,
             &IDENTITY,
-            GENESIS,
+            GENESIS_PLACE,
             &mut execution,
             &mut Verifying::new(Judge, RULES),
             &mut buffers(),

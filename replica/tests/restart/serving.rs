@@ -20,7 +20,9 @@ use wire::messages::{Durability, GRAIN_WORDS, Status};
 use wire::seal::{Signer, Statement};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::world::{BAD, Disk, GENESIS, GEOMETRY, GOOD, IDENTITY, Judge, RULES, buffers, judged};
+use crate::world::{
+    BAD, Disk, GENESIS_PLACE, GEOMETRY, GOOD, IDENTITY, Judge, RULES, buffers, judged,
+};
 use crate::{EMPTY, UNSIGNED, restarted, restarted_on};
 
 struct Pen;
@@ -63,7 +65,7 @@ fn start(log: Restarted<HeapBuffers>) -> Ordering<HeapBuffers, Pen, Judge> {
         me: IDENTITY.node,
         quorums: Quorums::new(4, 1, 1, 1, true),
         epoch: Epoch(0),
-        genesis: GENESIS,
+        genesis: GENESIS_PLACE,
         boot: log.boot,
         blocks_held_max: 128,
         interval: 64,

@@ -10,6 +10,7 @@ use replica::verifying::Verifying;
 use storage::machine::Noop;
 use storage::{Geometry, Identity, LogId, SegmentInfo, SegmentSource};
 use wire::bytes::HeapBuffers;
+use wire::certificates::Place;
 use wire::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Signature, Slot};
 use wire::limits::BLOCK_BUFFER_BYTES;
 use wire::reject::Reject;
@@ -17,6 +18,10 @@ use wire::request::RequestView;
 use wire::seal::{Rules, Statement, Verifier};
 
 pub const GENESIS: Digest = Digest([9; 32]);
+pub const GENESIS_PLACE: Place = Place {
+    slot: Slot(0),
+    digest: GENESIS,
+};
 pub const GOOD: Signature = Signature([1; 64]);
 pub const BAD: Signature = Signature([2; 64]);
 
@@ -104,7 +109,7 @@ pub const RULES: Rules = Rules {
     view_change: 3,
     window: 128,
     epoch: Epoch(0),
-    genesis: GENESIS,
+    genesis: GENESIS_PLACE,
 };
 
 pub fn buffers() -> HeapBuffers {
@@ -124,7 +129,7 @@ pub fn start_on(
         disk,
         geometry,
         &IDENTITY,
-        GENESIS,
+        GENESIS_PLACE,
         &mut Execution::new(IDENTITY.node, 4, Noop, 1400),
         &mut Verifying::new(Judge, RULES),
         &mut buffers(),

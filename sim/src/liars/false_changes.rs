@@ -1,6 +1,6 @@
 //! BYZ4: view changes that are forged, stale, or describe less or other things than its replica did.
 
-use wire::certificates::{NewViewCertificate, Place, Signatures};
+use wire::certificates::{NewViewCertificate, Signatures};
 use wire::header::Kind;
 use wire::ids::{NodeId, Signature, View};
 use wire::view_change::{ViewChange, signed_body, split_signed};
@@ -84,11 +84,7 @@ impl FalseChanges {
                 for id in 0..authentic.nodes() as u16 {
                     acks.add(NodeId(id), Signature([9; 64]));
                 }
-                let genesis = authentic.rules().genesis;
-                let base = Place {
-                    slot: wire::ids::Slot(0),
-                    digest: genesis,
-                };
+                let base = authentic.rules().genesis;
                 message.certificate = Some(NewViewCertificate {
                     view: message.installed,
                     base,

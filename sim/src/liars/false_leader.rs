@@ -78,11 +78,7 @@ impl FalseLeader {
         known.truncate(quorums.view_change());
         known.sort_by_key(|change| change.message.replica);
         let rules = context.authentic.rules();
-        let genesis = wire::certificates::Place {
-            slot: wire::ids::Slot(0),
-            digest: rules.genesis,
-        };
-        let selected = consensus::select(quorums, genesis, |v| rules.leader(v), &known)?;
+        let selected = consensus::select(quorums, rules.genesis, |v| rules.leader(v), &known)?;
         let chosen = known
             .iter()
             .map(|change| (change.message.replica, change.digest));

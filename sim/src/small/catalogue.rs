@@ -18,7 +18,10 @@ use wire::view_change::{NewView, ViewChange};
 
 /// Replicas of the small world: n = 4, b = u = p = 1.
 pub const N: usize = 4;
-const GENESIS: Digest = Digest([9; 32]);
+const GENESIS: Place = Place {
+    slot: Slot(0),
+    digest: Digest([9; 32]),
+};
 
 /// A block by number; 0 is genesis.
 pub type Block = u16;
@@ -113,15 +116,11 @@ impl Catalogue {
         let committee = committee();
         let seals = (0..N as u16).map(|id| FakeSeal::new(&committee, NodeId(id)));
         let seals = seals.collect::<Vec<_>>();
-        let genesis = Place {
-            slot: Slot(0),
-            digest: GENESIS,
-        };
         Catalogue {
             compound: Compound::new(seals[0].clone(), Core::<FakeSeal>::rules(&config(0))),
             seals,
-            blocks: vec![(genesis, None)],
-            numbers: HashMap::from([(GENESIS, ROOT)]),
+            blocks: vec![(GENESIS, None)],
+            numbers: HashMap::from([(GENESIS.digest, ROOT)]),
             changes: Vec::new(),
             change_numbers: HashMap::new(),
             new_views: Vec::new(),

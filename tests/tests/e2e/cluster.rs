@@ -62,6 +62,16 @@ impl Cluster {
 
     /// The same with log segments of another size.
     pub fn prepare_sized(name: &str, segment_bytes: &str, flags: &[&str]) -> Cluster {
+        Cluster::make(name, &["testnet"], segment_bytes, flags)
+    }
+
+    /// One that begins with the state in an archive.
+    pub fn restore(name: &str, from: &Path) -> Cluster {
+        let from = from.to_str().expect("a path in UTF-8");
+        Cluster::make(name, &["snapshot", "restore", "--from", from], "1MiB", &[])
+    }
+
+    fn make(name: &str, command: &[&str], segment_bytes: &str, flags: &[&str]) -> Cluster {
         let alone = ALONE
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -70,7 +80,7 @@ impl Cluster {
         let _ = fs::remove_dir_all(&directory);
         let base_port = free_base_port();
         let output = Command::new(binary("hippo"))
-            .arg("testnet")
+            .args(command)
             .args(["--nodes", "4", "--base-port", &base_port.to_string()])
             .args(["--segment-bytes", segment_bytes, "--segments-max", "64"])
             .args(["--idle", "block"])
@@ -79,7 +89,7 @@ impl Cluster {
             .args(flags)
             .output()
             .expect("hippo testnet runs");
-        assert_ok(&output, "hippo testnet");
+        assert_ok(&output, &command.join(" "));
         let nodes = (0..NODES).map(|_| None).collect();
         Cluster {
             directory,

@@ -4,6 +4,7 @@
 //! started whatever happens. Tests run one after another: the machine has few cores.
 
 mod admin;
+mod archives;
 mod cluster;
 mod connection;
 mod faults;

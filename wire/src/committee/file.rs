@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 
 use super::{
-    Admission, ClientAuthentication, CommitteeParts, Member, ParameterError, Parameters, Preset,
-    StateMachine, VoteAuthentication,
+    Admission, ClientAuthentication, CommitteeParts, Member, Origin, ParameterError, Parameters,
+    Preset, StateMachine, VoteAuthentication,
 };
-use crate::ids::{ClusterId, Epoch, NodeId, PublicKey, parse_hex};
+use crate::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey, Slot, parse_hex};
 use crate::keys::KeyError;
 use crate::limits::{REPLICAS_MAX, SESSIONS_MAX};
 
@@ -60,6 +60,8 @@ pub enum CommitteeError {
     AdmissionKey { key: PublicKey, error: KeyError },
     #[error("operator: {0}")]
     OperatorKey(KeyError),
+    #[error("origin: no epoch begins behind slot {0}")]
+    OriginSlot(Slot),
 }
 
 fn hint(nearest: &Option<String>) -> String {
@@ -83,7 +85,16 @@ struct File {
     client_authentication: Option<String>,
     vote_authentication: Option<String>,
     state_machine: Option<String>,
+    origin: Option<OriginTable>,
     member: Vec<MemberTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OriginTable {
+    slot: u64,
+    block: String,
+    state_root: String,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +180,20 @@ pub(super) fn parse(text: &str) -> Result<CommitteeParts, CommitteeError> {
             Some("noop") => StateMachine::Noop,
             Some(other) => return Err(value("state_machine", other, "\"kv\" or \"noop\"")),
         },
+        origin: file.origin.as_ref().map(origin).transpose()?,
+    })
+}
+
+fn origin(table: &OriginTable) -> Result<Origin, CommitteeError> {
+    let digest = |field: &str, text: &str| {
+        parse_hex(text)
+            .map(Digest)
+            .ok_or_else(|| value(field, text, "64 hexadecimal digits"))
+    };
+    Ok(Origin {
+        slot: Slot(table.slot),
+        block: digest("origin block", &table.block)?,
+        state_root: digest("origin state_root", &table.state_root)?,
     })
 }
 
@@ -308,6 +333,15 @@ pub(super) fn to_toml(parts: &CommitteeParts) -> String {
             StateMachine::Noop => "noop",
         }
     ));
+    if let Some(origin) = &parts.origin {
+        line(format_args!(
+            "\n# This epoch begins with the state behind this slot."
+        ));
+        line(format_args!("[origin]"));
+        line(format_args!("slot = {}", origin.slot));
+        line(format_args!("block = \"{:#}\"", origin.block));
+        line(format_args!("state_root = \"{:#}\"", origin.state_root));
+    }
     for member in &parts.members {
         line(format_args!("\n[[member]]"));
         line(format_args!("id = {}", member.id));

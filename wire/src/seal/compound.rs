@@ -27,7 +27,26 @@ pub struct Rules {
     /// W: slots above a checkpoint in which votes are sent; [`WINDOW`] at most.
     pub window: u64,
     pub epoch: Epoch,
-    pub genesis: Digest,
+    /// G_e: no certificate of the epoch is for it or a lower slot.
+    pub genesis: Place,
+}
+
+/// Why a state is one of this cluster's.
+#[derive(Clone, Copy, Debug)]
+pub enum StateProof {
+    /// The epoch begins with it.
+    Origin,
+    Certified(Verified<CheckpointCertificate>),
+}
+
+impl StateProof {
+    /// None where the committee alone proves it.
+    pub fn certificate(&self) -> Option<CheckpointCertificate> {
+        match self {
+            StateProof::Origin => None,
+            StateProof::Certified(certificate) => Some(**certificate),
+        }
+    }
 }
 
 impl Rules {
@@ -61,6 +80,8 @@ impl Certified {
 pub struct Compound<V> {
     verifier: V,
     rules: Rules,
+    /// See [`Compound::with_origin`].
+    origin_root: Option<Digest>,
     good: Vec<Digest>,
     next: usize,
     /// Signatures checked so far.
@@ -122,10 +143,17 @@ impl<V: Verifier> Compound<V> {
         Compound {
             verifier,
             rules,
+            origin_root: None,
             good: vec![Digest::ZERO; REMEMBERED],
             next: 0,
             signatures: 0,
         }
+    }
+
+    /// The epoch begins with a state of this root, if not with the empty one.
+    pub fn with_origin(mut self, root: Option<Digest>) -> Compound<V> {
+        self.origin_root = root;
+        self
     }
 
     pub fn rules(&self) -> &Rules {
@@ -206,7 +234,7 @@ impl<V: Verifier> Compound<V> {
     ) -> Result<Verified<CheckpointCertificate>, Reject> {
         let header = &certificate.header;
         in_range(header.view(), header.slot())?;
-        if header.epoch() != self.rules.epoch || header.slot() == Slot(0) {
+        if header.epoch() != self.rules.epoch || header.slot() <= self.rules.genesis.slot {
             return Err(Reject::WrongEpoch);
         }
         let name = Certified::Checkpoint.name(&certificate.encode());
@@ -219,6 +247,17 @@ impl<V: Verifier> Compound<V> {
             self.remember(name);
         }
         Ok(Verified(certificate))
+    }
+
+    /// Why a state with this certificate counts: that holds, or it is the very state that the epoch
+    /// begins with, which was certified in the epoch before, if ever.
+    pub fn state(&mut self, certificate: CheckpointCertificate) -> Result<StateProof, Reject> {
+        let slot = certificate.header.slot();
+        if slot == self.rules.genesis.slot && self.origin_root == Some(certificate.root) {
+            return Ok(StateProof::Origin);
+        }
+        self.checkpoint_certificate(certificate)
+            .map(StateProof::Certified)
     }
 
     /// WC: V wishes.
@@ -306,7 +345,7 @@ impl<V: Verifier> Compound<V> {
                 self.new_view_certificate(certificate)?;
             }
         }
-        let mut low = Slot(0);
+        let mut low = rules.genesis.slot;
         if let Some(checkpoint) = message.checkpoint {
             low = checkpoint.header.slot();
             self.checkpoint_certificate(checkpoint)?;
