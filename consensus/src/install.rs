@@ -102,6 +102,8 @@ impl<S: Signer> Core<S> {
         self.acks.retain(|ack| view_of_ack(ack) > view);
         self.timers.installed(now);
         self.pace.installed(view, now);
+        // T2 begins anew with each leader: what was late under the one before says nothing of this one.
+        self.request_overdue = false;
         self.go_to_base(out);
         out.push(Effect::Installed { view });
         self.link_all(None, out);

@@ -361,8 +361,12 @@ impl<S: Signer> Core<S> {
             own
         });
         let deeper = self.quorum.as_ref().is_none_or(|qc| slot > qc.block.slot);
-        // What is final here anyway needs no COMMIT.
-        if !deeper || slot < self.base.slot || slot <= self.decided.slot || slot <= self.low {
+        if !deeper || slot < self.base.slot || slot <= self.low {
+            return;
+        }
+        // What is final here needs no COMMIT, but for others who cannot see that it is.
+        if slot <= self.decided.slot && !(self.has_voted_for(slot) && self.is_open_elsewhere(slot))
+        {
             return;
         }
         let votes = (0..).map(NodeId).zip(&book.votes);
@@ -408,6 +412,26 @@ impl<S: Signer> Core<S> {
             Spoken::Commit(signed, word),
             out,
         );
+    }
+
+    /// Whether a vote of this view covers the block of the branch at this slot: a jump does not.
+    fn has_voted_for(&self, slot: Slot) -> bool {
+        let voted = self.own_vote.map(|own| own.block);
+        voted.is_some_and(|block| {
+            let place = Place {
+                slot: block.slot,
+                digest: block.digest,
+            };
+            block.slot >= slot && self.branch.holds(place)
+        })
+    }
+
+    /// Whether some replica of this view voted as far and has not decided it: a liar may have completed
+    /// the votes here alone, and its silence must not keep q - 1 others waiting for this replica's COMMIT.
+    fn is_open_elsewhere(&self, slot: Slot) -> bool {
+        let statuses = self.peers.iter().filter_map(|peer| peer.status);
+        let mut here = statuses.filter(|status| status.installed == self.installed);
+        here.any(|status| status.committed < slot && status.voted_slot >= slot)
     }
 
     /// The COMMIT of the log counts and is repeated again: a deeper one may never come. Not where

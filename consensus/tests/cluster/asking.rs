@@ -10,7 +10,7 @@ use crate::liars::unsigned;
 use crate::world::{FOUR, GENESIS, INVALID, K, MS, SECOND, World, genesis, place_of};
 
 /// What a replica says that has done nothing yet.
-fn idle() -> Status {
+pub fn idle() -> Status {
     Status {
         stage: View(0),
         installed: View(0),

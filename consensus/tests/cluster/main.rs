@@ -17,5 +17,6 @@ mod liars;
 mod normal;
 mod restarts;
 mod seeds;
+mod stuck;
 mod vouching;
 mod world;
