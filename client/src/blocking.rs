@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use wire::change::{Change, ChangeAnswer};
 use wire::committee::Committee;
 use wire::ids::{Instant, NodeId, Sequence, Slot};
 use wire::ops::{Condition, Operation, Outcome};
@@ -457,6 +458,17 @@ impl Connection {
             Ok(Outcome::Done) => Ok(answer.map(|_| ())),
             _ => Err(Error::UnexpectedResult),
         }
+    }
+
+    /// The operator's word about the next epoch: whoever connects with another key is refused.
+    pub fn reconfigure(&mut self, change: Change) -> Result<Answer<ChangeAnswer>, Error> {
+        let answer = self.ordered(&Operation::Reconfigure(change))?;
+        let told = match Outcome::parse(&answer.value) {
+            Ok(Outcome::Value(told)) => ChangeAnswer::decode(told),
+            _ => None,
+        };
+        let told = told.ok_or(Error::UnexpectedResult)?;
+        Ok(answer.map(|_| told))
     }
 
     /// The value under `key`; `None`: absent.

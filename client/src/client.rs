@@ -22,7 +22,7 @@ use crate::options::{Counters, Dissemination, Options, Outbox, Pushback, SubmitE
 use crate::reads::Reads;
 use crate::session::{Hints, Session};
 use crate::window::Window;
-use operations::{check_operation, encoded_bytes, is_write};
+use operations::{check_operation, encoded_bytes, is_simple, is_write};
 
 /// The open bundle: operations that have not been signed yet. They already have sequences.
 #[derive(Debug)]
@@ -214,7 +214,7 @@ impl Client {
         }
         for operation in operations {
             check_operation(operation)?;
-            if matches!(operation, Operation::Txn(_) | Operation::Scan { .. }) {
+            if !is_simple(operation) {
                 return Err(SubmitError::TooLarge);
             }
             bytes += encoded_bytes(operation);

@@ -343,6 +343,9 @@ impl<S: Signer> Core<S> {
         if header.slot() <= self.decided.slot {
             return Err(Reject::AlreadyHeld);
         }
+        if self.is_beyond_the_epoch(header.slot()) {
+            return Err(Reject::WrongEpoch);
+        }
         let held_max = self.executed.0 + self.config.blocks_held_max;
         // The window bounds votes. A replica whose checkpoint is old must still be able to fetch
         // its way up to a newer one, for nobody sends it those between any more.

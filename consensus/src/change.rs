@@ -415,6 +415,10 @@ impl<S: Signer> Core<S> {
                 None => Readiness::Ready,
             };
         }
+        if self.is_beyond_the_epoch(base.slot) {
+            // G1: nothing above A is valid, whoever signed it.
+            return Readiness::Invalid(base);
+        }
         if base.slot.0 > self.low.0 + self.config.window() {
             return Readiness::Waits;
         }

@@ -65,6 +65,8 @@ impl<S: Signer> Core<S> {
             statements: _,
             roots,
             retained_from,
+            // Nobody reconfigures in a search.
+            epoch_end: _,
             transferring,
             final_place,
             durable_position: _,

@@ -181,6 +181,7 @@ pub(crate) fn restore<S: Signer>(
         statements: Statements::new(n),
         roots: VecDeque::new(),
         retained_from: recovered.retained_from,
+        epoch_end: None,
         transferring: None,
         final_place: None,
         durable_position: recovered.durable_position,

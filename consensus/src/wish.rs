@@ -213,12 +213,16 @@ impl<S: Signer> Core<S> {
     /// The view that the reasons of this moment ask for.
     fn desired_view(&self, now: Instant) -> Option<(View, WishReason)> {
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+        // G1: nothing can be decided any more, and no request be executed, before the next epoch.
+        let ending = self.is_ending();
         let reason = if self.stage > self.installed {
             is_over(self.timers.change_deadline).then_some(WishReason::Change)
         } else if self.accused == Some(self.installed) {
             Some(WishReason::Evidence)
         } else if self.wishing.resigned == Some(self.installed) {
             Some(WishReason::Resigned)
+        } else if ending {
+            None
         } else if self.request_overdue {
             Some(WishReason::Request)
         } else if is_over(self.progress_deadline()) {
@@ -249,10 +253,10 @@ impl<S: Signer> Core<S> {
         let oldest = self.branch.place_at(self.decided.slot.next());
         let block = oldest.and_then(|place| self.tree.get(place));
         let block = block.map(|entry| entry.linked_at);
-        let pending = match (block, self.pending_since) {
-            (Some(block), Some(request)) => block.min(request),
-            (block, request) => block.or(request)?,
-        };
+        // The leader owes blocks up to the end of the epoch, requests or not.
+        let owed = self.epoch_end.filter(|(last, _)| *last > self.decided.slot);
+        let reasons = [block, self.pending_since, owed.map(|(_, since)| since)];
+        let pending = reasons.into_iter().flatten().min()?;
         Some(self.timers.progress_deadline(pending))
     }
 

@@ -20,6 +20,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::time::MissedTickBehavior;
+use wire::committee::Committee;
 use wire::ids::Instant;
 
 use crate::discovery::agent::{self, Agent};
@@ -36,6 +37,7 @@ pub struct Source {
     pub quorum: usize,
     /// Replicas that may be down, silent or faulty while transactions commit (u).
     pub faults: usize,
+    pub committee: Arc<Committee>,
     /// Reads the clock that the hot threads use.
     pub now: fn() -> Instant,
 }
@@ -117,6 +119,7 @@ fn router(served: Arc<Served>) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .route("/status.json", get(status_json))
+        .route("/committee.toml", get(committee))
         .route("/snapshot", post(snapshot))
         .with_state(served)
 }
@@ -146,6 +149,11 @@ async fn metrics_text(State(served): State<Arc<Served>>) -> Response {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// The committee of this epoch, as a file.
+async fn committee(State(served): State<Arc<Served>>) -> Response {
+    served.source.committee.to_toml().into_response()
 }
 
 /// Has a snapshot made, soon. The status tells when.

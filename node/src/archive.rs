@@ -5,21 +5,19 @@
 //! nothing else. It is restored as the origin of a new cluster, whose committee names its root.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use replica::flush::{CopyHead, sessions_note};
 use replica::recovery::SavedUnusable;
-use storage::snapshot::{
-    FRAME_HEAD_BYTES, FrameKind, SnapshotHeader, SnapshotTrailer, write_frame,
-};
+use storage::snapshot::{FrameKind, SnapshotHeader, SnapshotTrailer, write_frame};
 use storage::state::{CellItems, join};
 use storage::table::{DiskFailed, DiskStore};
 use wire::committee::{Committee, Origin};
 use wire::ids::{ClusterId, NodeId};
 use wire::state::{Bucket, PIECE_BYTES_MAX, Part};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use crate::assembly;
 use crate::config::Config;
@@ -34,7 +32,6 @@ const STATE: &str = "state.snapshot";
 const COMMITTEE: &str = "committee.toml";
 /// Of the table that is read, once.
 const CACHE_BYTES: u64 = 1 << 20;
-const HEADER_FRAME_BYTES: usize = FRAME_HEAD_BYTES + size_of::<SnapshotHeader>();
 const COPY_BYTES: usize = 1 << 20;
 
 /// An archive that was found whole.
@@ -88,7 +85,7 @@ pub fn save(config: &Config, output: &Path) -> Result<Archive, Refusal> {
 pub fn open(directory: &Path) -> Result<Archive, Refusal> {
     let path = directory.join(STATE);
     let committee = prepare::load_committee(&directory.join(COMMITTEE))?;
-    let header = header_of(&path);
+    let header = File::open(&path).and_then(|mut file| SnapshotHeader::read_from_front(&mut file));
     let header = header.or_exit(Exit::Damaged, format!("{} cannot be read", path.display()))?;
     let machine = restore::machine(&committee)?;
     let against = Against {
@@ -132,13 +129,11 @@ impl Archive {
     pub fn place(&self, data: &Path, cluster: ClusterId, node: NodeId) -> io::Result<()> {
         let directory = datadir::snapshots_path(data);
         let (slot, chain, root) = (self.header.slot(), self.header.chain, self.header.root);
-        let mut first = Vec::with_capacity(HEADER_FRAME_BYTES);
         let header = SnapshotHeader::new(cluster, node, slot, chain, root);
-        write_frame(FrameKind::Header, header.as_bytes(), &mut first);
         let mut source = File::open(&self.path)?;
-        source.read_exact(&mut [0; HEADER_FRAME_BYTES])?;
+        SnapshotHeader::read_from_front(&mut source)?;
         let mut file = create(&datadir::snapshot_path(&directory, slot))?;
-        file.write_all(&first)?;
+        file.write_all(&header.frame())?;
         io::copy(&mut source, &mut file)?;
         file.sync_all()?;
         File::open(directory)?.sync_all()
@@ -148,14 +143,6 @@ impl Archive {
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Whose a snapshot says that it is.
-fn header_of(path: &Path) -> io::Result<SnapshotHeader> {
-    let mut frame = [0; HEADER_FRAME_BYTES];
-    File::open(path)?.read_exact(&mut frame)?;
-    let header = SnapshotHeader::read_from_bytes(&frame[FRAME_HEAD_BYTES..]);
-    Ok(header.expect("a header has its length"))
 }
 
 fn write_file(from: &SnapshotFile, to: &Path) -> Result<(), Refusal> {

@@ -223,6 +223,7 @@ pub fn build(
         Pooled(pools.longs.clone()),
         Ed25519Verifier::new(committee),
     );
+    ordering.note_last(execution.last_slot());
     ordering.resume(now, durable, restarted.snapshot, restarted.undecided);
     if restarted.lacks_copy {
         ordering.save_early();
@@ -334,6 +335,7 @@ pub fn build(
             stalled: None,
             stop_marker: None,
             lost: None,
+            over: None,
             shared: shared.clone(),
         }),
         journal: Some(JournalStage::new(

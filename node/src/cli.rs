@@ -9,6 +9,7 @@ mod member;
 mod network;
 mod output;
 mod overrides;
+mod recover;
 mod snapshot;
 mod start;
 mod status;
@@ -93,6 +94,8 @@ enum Command {
     /// Show who the members are, where they are, and how alive they look
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Bring a node whose disk is lost back, under a new key
+    Recover(recover::RecoverArgs),
     /// Make, show and check keys
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -153,6 +156,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Status(args) => status::status(&args),
         Command::Health(args) => status::health(&args),
         Command::Member(command) => member::run(&command),
+        Command::Recover(args) => recover::run(&args),
         Command::Key(command) => key::run(command),
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Inspect(command) => inspect::run(&command),

@@ -7,10 +7,12 @@
 //!      wal/00000000.segment ...   preallocated and zeroed
 //!      snapshots/*.snapshot       the state at a checkpoint, named by its slot
 //!      table/                     or all of it here, when storage.table is disk
+//!      epochs/*.link              what led from one committee to the next
 //! ```
 //!
 //! Nothing here interprets the log. A start never formats, and a refused start changes nothing.
 
+mod epochs;
 pub mod look;
 mod segments;
 pub mod snapshots;
@@ -23,12 +25,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use storage::record::LogId;
 use storage::superblock::{Expected, Superblock, SuperblockError, Twin};
 use storage::wal::SegmentInfo;
-use wire::ids::Digest;
+use wire::ids::{Digest, Epoch};
 
 use crate::config::value::show_bytes;
 use crate::exit::{Exit, ExitContext, Refusal};
+use crate::keyfile;
 pub use segments::{MakerState, SegmentMaker, make_segment, segment_path};
 pub use snapshots::{SnapshotFile, list as list_snapshots, path as snapshot_path};
 pub use steps::SnapshotSteps;
@@ -131,6 +135,54 @@ pub fn format(
         write_copy(path, name, superblock).or_exit(Exit::Failure, failed())?;
     }
     sync_directory(path).or_exit(Exit::Failure, failed())
+}
+
+/// Goes over to the log of the committee of a later epoch, or ends what an earlier process began of that:
+/// under this key nothing was said in that epoch yet. The directory may now belong to another id.
+pub fn go_over(
+    path: &Path,
+    expected: &Expected,
+    (epoch, committee): (Epoch, Digest),
+    segments: u32,
+) -> Result<(), Refusal> {
+    let failed = || format!("{}: cannot go over to the next epoch", path.display());
+    let copies = COPIES.map(|(_, name)| read_copy(path, name).unwrap_or_default());
+    // Whatever is wrong with it, the opening says so.
+    let Ok(loaded) = Superblock::load(&copies[0], &copies[1]) else {
+        return Ok(());
+    };
+    let before = loaded.superblock;
+    let is_of_us = (before.cluster, before.public_key) == (expected.cluster, expected.public_key);
+    // Links lead here, or the operator's committee file does, and never back.
+    let is_earlier = is_of_us && before.committee != committee && before.epoch < epoch;
+    if !is_earlier && !epochs::is_begun(path) {
+        return Ok(());
+    }
+    let _lock = take_lock(path)?;
+    if !is_earlier {
+        return epochs::finish(path, &before).or_exit(Exit::Failure, failed());
+    }
+    let mut log = LogId([0; 16]);
+    let entropy = keyfile::entropy().or_exit(Exit::Failure, "cannot read /dev/urandom")?;
+    log.0.copy_from_slice(&entropy[..16]);
+    let next = Superblock {
+        sequence: before.sequence + 1,
+        node: expected.node,
+        epoch,
+        committee,
+        log,
+        ..before
+    };
+    if next.node != before.node {
+        snapshots::give(&snapshots_path(path), next.cluster, next.node)
+            .or_exit(Exit::Failure, failed())?;
+    }
+    epochs::begin_log(path, &next, segments).or_exit(Exit::Failure, failed())?;
+    tracing::info!(
+        "the log of the next epoch begins; this is now node {}",
+        next.node
+    );
+    Ok(())
 }
 
 /// Opens a directory for a start: takes the lock and checks whose it is. `segments_max` above the
@@ -316,6 +368,7 @@ mod tests {
 
     fn superblock() -> Superblock {
         Superblock {
+            epoch: Epoch(0),
             directory_version: DIRECTORY_VERSION,
             sequence: 1,
             cluster: ClusterId([1; 16]),

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod datadir;
 pub mod discovery;
+pub mod epochs;
 pub mod exit;
 pub mod flight;
 pub mod inspect;

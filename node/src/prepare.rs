@@ -15,11 +15,12 @@ use std::time::Duration;
 use replica::agreement::quorum::Quorums;
 use storage::superblock::Expected;
 use wire::committee::Committee;
-use wire::ids::{Instant, NodeId};
+use wire::ids::{Epoch, Instant, NodeId};
 use wire::keys::NodeSecret;
 
 use crate::config::Config;
 use crate::datadir::{self, DataDirectory};
+use crate::epochs;
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::keyfile;
 use crate::telemetry::Telemetry;
@@ -73,8 +74,22 @@ pub fn quorum_of(committee: &Committee) -> usize {
 }
 
 /// Everything that a start needs. `now` is the time of the hot threads' clock.
-pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared, Refusal> {
-    let committee = load_committee(&config.node.committee)?;
+pub fn prepare(mut config: Config, stop: StopFlag, now: Instant) -> Result<Prepared, Refusal> {
+    let mut all = epochs::committees(&config.node.data, load_committee(&config.node.committee)?)?;
+    let committee = all.pop().expect("the one in the file is there");
+    let secret = keyfile::load_node(&config.node.key)?;
+    let public_key = secret.public_key();
+    if committee.epoch() > Epoch(0) {
+        // Ids change from epoch to epoch.
+        let Some(id) = committee.find(&public_key) else {
+            return Err(Refusal::preflight(format!(
+                "this node is no member any more: epoch {} of the cluster began without its key. Its \
+                 data directory is of no more use",
+                committee.epoch()
+            )));
+        };
+        config.node.id = id.0;
+    }
     let file = config.node.committee.display();
     let me = NodeId(config.node.id);
     let Some(member) = committee.member(me).copied() else {
@@ -83,8 +98,6 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
             committee.n() - 1
         )));
     };
-    let secret = keyfile::load_node(&config.node.key)?;
-    let public_key = secret.public_key();
     if public_key != member.public_key {
         let key = config.node.key.display();
         let whose = match committee.find(&public_key) {
@@ -101,6 +114,12 @@ pub fn prepare(config: Config, stop: StopFlag, now: Instant) -> Result<Prepared,
         node: me,
         public_key,
     };
+    datadir::go_over(
+        &config.node.data,
+        &expected,
+        (committee.epoch(), committee.digest()),
+        config.storage.segments_initial,
+    )?;
     let directory = datadir::open(
         &config.node.data,
         &expected,

@@ -1,6 +1,7 @@
 //! What a start makes of a data directory: the replica as its log left it.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use platform::pool::Pool;
 use replica::agreement::quorum::Quorums;
@@ -166,7 +167,8 @@ pub fn replay<Src: SegmentSource>(
     reply_bytes: usize,
     stored: Stored<'_, Src>,
 ) -> Result<Restored, RestartError> {
-    let mut execution = Execution::new(me, committee.n(), machine, reply_bytes);
+    let execution = Execution::new(me, committee.n(), machine, reply_bytes);
+    let mut execution = execution.with_committee(Arc::new(committee.clone()));
     let mut verifying = verifying(committee);
     let files = stored.snapshots;
     let mut pieces = files.iter().map(|file| file.pieces()).collect::<Vec<_>>();

@@ -13,7 +13,7 @@ use platform::process::raise_open_files;
 use platform::socket::{Socket, SocketOptions};
 use platform::waker::Waker;
 use storage::wal::{SegmentInfo, SegmentSource};
-use wire::ids::Boot;
+use wire::ids::{Boot, Epoch};
 use wire::limits::{
     BLOCK_BUFFER_BYTES, IN_FLIGHT, REPLICAS_MAX, REQUEST_BYTES_MAX, RESULT_BYTES_MAX, SECTOR_BYTES,
 };
@@ -24,6 +24,7 @@ use crate::assembly::{self, Assembly};
 use crate::config::Config;
 use crate::datadir::MakerState;
 use crate::discovery::agent::{self, Agent, Sockets};
+use crate::epochs;
 use crate::exit::{Exit, ExitContext, Refusal};
 use crate::prepare::Prepared;
 use crate::restore;
@@ -141,10 +142,19 @@ struct Ready {
     backend: String,
 }
 
+/// Why a node that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// Its epoch is over: this one begins, with a process that prepares anew.
+    Epoch(Epoch),
+}
+
 /// Runs the node until it is told to stop, or fails.
 ///
 /// `discovery` takes the node's agent to the control thread, which drives it from then on.
-pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Refusal> {
+pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<Ended, Refusal> {
     let Prepared {
         config,
         committee,
@@ -328,16 +338,22 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
     for waker in &wakers {
         waker.wake();
     }
+    let mut ended = Ended::Stopped;
     for (name, thread) in running {
         match thread.join() {
             Ok(Ok(())) => {}
+            Ok(Err(Failure::EpochOver(certificate))) => {
+                let data = &config.node.data;
+                ended = Ended::Epoch(epochs::end(data, me, &committee, &certificate)?.epoch());
+            }
             Ok(Err(failure)) => {
                 telemetry.phase.set(Phase::Failed);
                 let exit = match failure {
                     Failure::DiskLost(_) => Exit::Damaged,
-                    Failure::Platform(_) | Failure::Journal(_) | Failure::Snapshot(_) => {
-                        Exit::Failure
-                    }
+                    Failure::Platform(_)
+                    | Failure::Journal(_)
+                    | Failure::Snapshot(_)
+                    | Failure::EpochOver(_) => Exit::Failure,
                 };
                 return Err(Refusal::new(exit, format!("thread {name}: {failure}")));
             }
@@ -350,7 +366,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<(), Re
             }
         }
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// Logs what is to be said of silent nodes when it changes (R3).

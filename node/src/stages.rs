@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use platform::PlatformError;
 use storage::wal::JournalFailed;
+use wire::certificates::CheckpointCertificate;
 use wire::ids::{NodeId, Slot};
 use wire::seal::Statement;
 
@@ -122,6 +123,8 @@ pub enum Failure {
     Journal(JournalFailed),
     /// R6.
     DiskLost(Statement),
+    /// G2: none, but the end of what the stages were made for.
+    EpochOver(Arc<CheckpointCertificate>),
     /// A snapshot could not be written.
     Snapshot(String),
 }
@@ -137,6 +140,9 @@ impl std::fmt::Display for Failure {
                  the data directory is an old copy, or its disk lost what it had flushed. This node \
                  must not vote again; start it anew as a new member"
             ),
+            Failure::EpochOver(certificate) => {
+                write!(f, "the epoch is over at slot {}", certificate.header.slot())
+            }
             Failure::Snapshot(error) => error.fmt(f),
         }
     }

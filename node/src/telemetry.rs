@@ -154,6 +154,8 @@ pub struct Order {
     /// False in a leader that restarted within its view: rule R4 lets it vote, not propose.
     pub may_propose: Flag,
     pub committed_slot: Gauge,
+    /// Of the epoch; 0 until it is known.
+    pub last_slot: Gauge,
     pub committed_transactions: Counter,
     /// Blocks decided by F votes, and by the slow path.
     pub fast_commits: Counter,

@@ -120,12 +120,17 @@ impl Plan {
     }
 
     fn geometry(&self) -> Geometry {
-        let spare = u64::from(self.segments_max - 1) * self.segment_bytes;
-        Geometry {
-            segment_bytes: self.segment_bytes,
-            segments_max: self.segments_max,
-            reserve_bytes: RESERVE_BYTES.min(spare / 4),
-        }
+        geometry(self.segment_bytes, self.segments_max)
+    }
+}
+
+/// Of the log of a new directory.
+pub fn geometry(segment_bytes: u64, segments_max: u32) -> Geometry {
+    let spare = u64::from(segments_max - 1) * segment_bytes;
+    Geometry {
+        segment_bytes,
+        segments_max,
+        reserve_bytes: RESERVE_BYTES.min(spare / 4),
     }
 }
 
@@ -234,6 +239,7 @@ fn format_one(
     let mut log = LogId([0; 16]);
     log.0.copy_from_slice(&entropy()?[..16]);
     let superblock = Superblock {
+        epoch: committee.epoch(),
         directory_version: DIRECTORY_VERSION,
         sequence: 1,
         cluster: committee.cluster(),

@@ -55,6 +55,7 @@ fn expect(name: &str, made: &[u8]) {
 
 fn superblock() -> Superblock {
     Superblock {
+        epoch: Epoch(0),
         directory_version: DIRECTORY_VERSION,
         sequence: 4,
         cluster: CLUSTER,

@@ -7,11 +7,16 @@
 mod checkpoints;
 mod copies;
 mod flush;
+mod reconfiguration;
+
+use std::sync::Arc;
 
 use storage::machine::StateMachine;
 use storage::state::Checkpoints;
 use wire::block::BlockView;
 use wire::bytes::SharedBytes;
+use wire::change::Pending;
+use wire::committee::Committee;
 use wire::ids::{NodeId, PublicKey, Sequence, SessionId, Slot};
 use wire::limits::{CACHED_RESULT_BYTES_MAX, CHECKPOINT_INTERVAL, RESULT_BYTES_MAX};
 use wire::ops::{self, Operation, ResultBuffer};
@@ -20,6 +25,8 @@ use wire::request::{RequestView, checked_requests};
 
 use crate::pending::Question;
 use crate::sessions::{Decision, Sessions};
+
+use reconfiguration::Reconfiguration;
 
 pub use checkpoints::{PRESERVED_BYTES_MAX, TRANSFER_HOLD_NS};
 
@@ -48,6 +55,8 @@ struct Builders {
 /// What executing blocks came to; repeated operations are not counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
+    /// The last slot of this epoch, once a RECONFIG was executed (G1).
+    pub last: Option<Slot>,
     /// Of requests, in proportion to their new operations.
     pub bytes: u64,
     pub operations: u64,
@@ -76,6 +85,7 @@ pub struct Execution<M: StateMachine> {
     preserved_bytes_max: u64,
     stored_sessions: flush::StoredSessions,
     copies: copies::Copies,
+    reconfiguration: Reconfiguration,
 }
 
 impl<M: StateMachine> Execution<M> {
@@ -105,7 +115,25 @@ impl<M: StateMachine> Execution<M> {
             preserved_bytes_max: PRESERVED_BYTES_MAX,
             stored_sessions: flush::StoredSessions::default(),
             copies: copies::Copies::default(),
+            reconfiguration: Reconfiguration::default(),
         }
+    }
+
+    /// Of this committee: its operator may change it (G1), and its origin ends what was pending.
+    pub fn with_committee(mut self, committee: Arc<Committee>) -> Execution<M> {
+        assert_eq!(self.executed, Slot(0));
+        self.reconfiguration = Reconfiguration::of(committee);
+        self
+    }
+
+    /// The RECONFIG that was executed in this epoch.
+    pub fn pending(&self) -> Option<&Pending> {
+        self.reconfiguration.pending()
+    }
+
+    /// The last slot of this epoch, once that is known.
+    pub fn last_slot(&self) -> Option<Slot> {
+        self.pending().map(|pending| pending.activation)
     }
 
     /// With a checkpoint every `slots` instead of every `CHECKPOINT_INTERVAL`; at least 1, the
@@ -183,6 +211,7 @@ impl<M: StateMachine> Execution<M> {
         self.builders.finish(slot, replies);
         self.executed = slot;
         self.executed_one();
+        work.last = self.last_slot();
         work
     }
 
@@ -244,7 +273,13 @@ impl<M: StateMachine> Execution<M> {
             self.result.clear();
             let (at, answer) = match session.decide(sequence) {
                 Decision::Execute => {
-                    self.machine.apply(&operation, &mut self.result);
+                    if let Operation::Reconfigure(change) = &operation {
+                        let interval = self.interval;
+                        let answer = self.reconfiguration.execute(client, slot, interval, change);
+                        self.result.value(&answer.encode());
+                    } else {
+                        self.machine.apply(&operation, &mut self.result);
+                    }
                     session.remember(sequence, slot, self.result.bytes());
                     executed += 1;
                     (slot, answer_of(self.result.bytes(), full))

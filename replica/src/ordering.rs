@@ -6,6 +6,7 @@
 
 mod answers;
 mod blocks_in;
+mod epoch;
 mod handle;
 mod interface;
 mod judging;
@@ -28,6 +29,7 @@ use wire::messages::{CleanStopRecord, Durability, StartRecord};
 use wire::seal::{Signer, Verifier};
 use zerocopy::IntoBytes;
 
+use self::epoch::EpochEnd;
 use crate::batch::{Batch, BatchLimits, Seen};
 use crate::blocks::{Blocks, Location, Raw};
 use crate::execution::Work;
@@ -139,6 +141,7 @@ pub struct Ordering<Bu: Buffers, S: Signer, V: Verifier> {
     held_back_bytes: u64,
     /// A snapshot is asked for although the log has not grown.
     save_early: bool,
+    epoch_end: EpochEnd,
     /// No snapshot is asked for before this slot is executed.
     save_after: Slot,
     save_not_before: Instant,
@@ -224,6 +227,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
             shown_from: None,
             held_back_bytes: 0,
             save_early: false,
+            epoch_end: EpochEnd::Far,
             save_after: Slot(0),
             save_not_before: Instant(0),
             retained_from,

@@ -50,6 +50,7 @@ pub(crate) enum Setting {
     /// Bytes and operations.
     Served(u64, u64),
     Recall(bool),
+    LastSlot(Slot),
 }
 
 impl Setting {
@@ -64,6 +65,7 @@ impl Setting {
             Setting::ForgetRivals => (4u8, 0u64).put(into),
             Setting::Served(bytes, operations) => (5u8, bytes, operations).put(into),
             Setting::Recall(clean) => (6u8, u64::from(clean)).put(into),
+            Setting::LastSlot(slot) => (7u8, slot.0).put(into),
         }
     }
 
@@ -76,6 +78,7 @@ impl Setting {
             Setting::ForgetRivals => core.forget_rivals(out),
             Setting::Served(bytes, operations) => core.note_executed(bytes, operations),
             Setting::Recall(clean) => core.recall(clean),
+            Setting::LastSlot(slot) => core.set_last_slot(slot),
         }
     }
 }
@@ -171,7 +174,10 @@ impl Recorder {
             Setting::Started(_) => Some(&mut self.set[1]),
             Setting::Pending(..) => Some(&mut self.set[2]),
             Setting::RetainedFrom(_) => Some(&mut self.set[3]),
-            Setting::ForgetRivals | Setting::Served(..) | Setting::Recall(_) => None,
+            Setting::ForgetRivals
+            | Setting::Served(..)
+            | Setting::Recall(_)
+            | Setting::LastSlot(_) => None,
         };
         if let Some(last) = last
             && last.replace(setting) == Some(setting)
@@ -293,6 +299,10 @@ impl<S: Signer> Recorded<S> {
 
     pub(crate) fn recall(&mut self, clean: bool) {
         self.set(Setting::Recall(clean));
+    }
+
+    pub(crate) fn set_last_slot(&mut self, slot: Slot) {
+        self.set(Setting::LastSlot(slot));
     }
 
     pub(crate) fn set_log_full(&mut self, full: bool) {

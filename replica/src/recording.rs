@@ -24,7 +24,7 @@ use wire::ids::NodeId;
 pub use replay::{Ending, Mismatch, ReplayError, Report, Step, replay};
 
 /// Changes with the form of a file, of an image, an input or an effect.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 const MAGIC: &[u8; 8] = b"HIPPOREC";
 const DIGEST_BYTES: usize = 32;
 pub(crate) const FRAME_HEADER_BYTES: usize = 8;

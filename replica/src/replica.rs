@@ -16,6 +16,7 @@ pub use writing::Halted;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use consensus::{Core, Summary};
 use storage::machine::StateMachine;
@@ -197,6 +198,7 @@ where
         let reply_bytes = setup.datagram_bytes - HEADER_BYTES;
         let execution = Execution::new(me, replicas, setup.machine, reply_bytes);
         let execution = execution.with_sessions_max(setup.sessions_max);
+        let execution = execution.with_committee(Arc::new(committee.clone()));
         let mut execution = execution.with_checkpoint_interval(setup.interval);
         let mut core = consensus::Config {
             me,
@@ -263,6 +265,7 @@ where
             setup.longs,
             setup.verifier,
         );
+        ordering.note_last(execution.last_slot());
         ordering.resume(now, durable, restarted.snapshot, restarted.undecided);
         if restarted.lacks_copy {
             ordering.save_early();
@@ -470,6 +473,7 @@ where
             Output::KeepNewest(keep) => self.execution.keep_newest(keep),
             Output::Transfer(certificate) => self.takeover.begin(certificate, &mut self.execution),
             Output::Diverged { .. } => {}
+            Output::EpochOver(certificate) => self.halt(Halted::EpochOver(certificate), out),
             Output::DiskLost(found) => self.halt(Halted::DiskLost(found), out),
             Output::Execute { slot, message } => {
                 assert!(

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use wire::block::BlockView;
+use wire::change::ChangeAnswer;
 use wire::ids::{PublicKey, Sequence, SessionId, Slot};
 use wire::ops::{self, Condition, Operation, Outcome};
 use wire::request::{RequestView, checked_requests};
@@ -321,6 +322,8 @@ fn apply(table: &mut Contents, touched: &mut Vec<Vec<u8>>, operation: &Operation
             }
         }
         Operation::Scan { from, to, limit } => scan(table, from, to, limit),
+        // Nobody is an operator here.
+        Operation::Reconfigure(_) => Answer::Value(ChangeAnswer::NotTheOperator.encode().to_vec()),
         Operation::Txn(txn) => {
             let holds = |condition: Condition<'_>| match condition {
                 Condition::Equals { key, value } => {

@@ -54,7 +54,10 @@ pub trait StateMachine {
 pub fn is_read_only(operation: &Operation<'_>) -> bool {
     match operation {
         Operation::Get { .. } | Operation::Scan { .. } => true,
-        Operation::Put { .. } | Operation::Delete { .. } | Operation::Cas { .. } => false,
+        Operation::Put { .. }
+        | Operation::Delete { .. }
+        | Operation::Cas { .. }
+        | Operation::Reconfigure(_) => false,
         Operation::Txn(txn) => txn
             .operations()
             .all(|part| matches!(part, Operation::Get { .. })),

@@ -6,6 +6,8 @@
 //! which the committee certified is shown by the hashes inside, not by the sums: whoever reads the
 //! frames checks them against the root.
 
+use std::io::{self, Read};
+
 use thiserror::Error;
 use wire::ids::{ClusterId, Digest, NodeId, Slot};
 use wire::state::{PIECE_BYTES_MAX, Part};
@@ -136,6 +138,21 @@ impl SnapshotHeader {
     /// Whose snapshot it is.
     pub fn node(&self) -> NodeId {
         NodeId(self.node.get())
+    }
+
+    /// The first frame of a file.
+    pub fn frame(&self) -> Vec<u8> {
+        let mut frame = Vec::with_capacity(FRAME_HEAD_BYTES + size_of::<SnapshotHeader>());
+        write_frame(FrameKind::Header, self.as_bytes(), &mut frame);
+        frame
+    }
+
+    /// What the first frame of a file says, which is read; nothing of it is checked.
+    pub fn read_from_front(file: &mut impl Read) -> io::Result<SnapshotHeader> {
+        let mut frame = [0; FRAME_HEAD_BYTES + size_of::<SnapshotHeader>()];
+        file.read_exact(&mut frame)?;
+        let header = SnapshotHeader::read_from_bytes(&frame[FRAME_HEAD_BYTES..]);
+        Ok(header.expect("a header has its length"))
     }
 
     /// Reads the body of the header frame of a snapshot that must belong to this node.

@@ -4,7 +4,7 @@
 //! `format` is the only way to make the first one; starting a node never does.
 
 use thiserror::Error;
-use wire::ids::{ClusterId, Digest, NodeId, PublicKey};
+use wire::ids::{ClusterId, Digest, Epoch, NodeId, PublicKey};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -34,6 +34,8 @@ pub struct Superblock {
     /// Secret name of the log, 16 random bytes.
     pub log: LogId,
     pub geometry: Geometry,
+    /// Of the committee: a directory never goes back to an earlier one.
+    pub epoch: Epoch,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -53,7 +55,8 @@ struct RawSuperblock {
     segments_max: U32,
     reserved_b: [u8; 4],
     reserve_bytes: U64,
-    reserved_c: [u8; SUPERBLOCK_BYTES - 156],
+    epoch: U64,
+    reserved_c: [u8; SUPERBLOCK_BYTES - 164],
     crc: U32,
 }
 
@@ -166,6 +169,7 @@ impl Superblock {
         raw.segment_bytes = U64::new(self.geometry.segment_bytes);
         raw.segments_max = U32::new(self.geometry.segments_max);
         raw.reserve_bytes = U64::new(self.geometry.reserve_bytes);
+        raw.epoch = U64::new(self.epoch.0);
         raw.crc = U32::new(crc32fast::hash(&raw.as_bytes()[..CRC_AT]));
         let mut bytes = [0; SUPERBLOCK_BYTES];
         bytes.copy_from_slice(raw.as_bytes());
@@ -288,6 +292,7 @@ fn judge(copy: &[u8]) -> Judged {
         committee: Digest(raw.committee),
         log: LogId(raw.log),
         geometry,
+        epoch: Epoch(raw.epoch.get()),
     })
 }
 
@@ -297,6 +302,7 @@ mod tests {
 
     fn superblock() -> Superblock {
         Superblock {
+            epoch: Epoch(0),
             directory_version: DIRECTORY_VERSION,
             sequence: 4,
             cluster: ClusterId([1; 16]),
@@ -407,6 +413,7 @@ mod tests {
     #[test]
     fn newer_software_is_asked_for() {
         let newer = Superblock {
+            epoch: Epoch(0),
             directory_version: 2,
             ..superblock()
         }

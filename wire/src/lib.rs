@@ -14,6 +14,7 @@ pub mod block;
 pub mod bytes;
 pub mod canary;
 pub mod certificates;
+pub mod change;
 pub mod committee;
 mod cursor;
 pub mod fragment;

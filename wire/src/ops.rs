@@ -8,6 +8,7 @@ mod results;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::change::{Change, ChangeBody};
 use crate::limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX, TXN_PARTS_MAX, VALUE_BYTES_MAX};
 
 use crate::reject::Reject;
@@ -34,6 +35,7 @@ const DELETE: u8 = 3;
 const CAS: u8 = 4;
 const TXN: u8 = 5;
 const SCAN: u8 = 6;
+const RECONFIGURE: u8 = 7;
 const IF_EQUALS: u8 = 16;
 const IF_ABSENT: u8 = 17;
 const IF_PRESENT: u8 = 18;
@@ -68,6 +70,8 @@ pub enum Operation<'a> {
         to: &'a [u8],
         limit: u32,
     },
+    /// The operator's word about the next epoch; no state machine sees it.
+    Reconfigure(Change),
 }
 
 /// A condition of a transaction.
@@ -265,6 +269,12 @@ impl<'a> Part<'a> {
                     limit,
                 })
             }
+            RECONFIGURE => {
+                self.require(self.flags == 0 && self.key.is_empty() && self.extra.is_empty())?;
+                let body = ChangeBody::read_from_bytes(self.value)
+                    .map_err(|_| Reject::OperationMalformed)?;
+                body.decode().map(Operation::Reconfigure)
+            }
             _ => self.simple_operation(),
         }
     }
@@ -368,6 +378,10 @@ fn encode(out: &mut Vec<u8>, operation: &Operation<'_>) {
             put(out, CAS, flags, key, value, expected.unwrap_or(&[]));
         }
         Operation::Scan { from, to, limit } => put(out, SCAN, 0, from, &limit.to_le_bytes(), to),
+        Operation::Reconfigure(change) => {
+            let body = ChangeBody::encode(&change);
+            put(out, RECONFIGURE, 0, &[], body.as_bytes(), &[]);
+        }
         Operation::Txn(txn) => {
             let mut parts = vec![txn.condition_count, txn.operation_count];
             parts.extend_from_slice(txn.parts);

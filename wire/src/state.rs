@@ -14,6 +14,7 @@ mod cells;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::change::{CHANGE_BYTES, ChangeBody, Pending};
 use crate::ids::{Digest, PublicKey, Slot};
 use crate::limits::{MESSAGE_BYTES_MAX, STATE_BUCKETS};
 use crate::reject::Reject;
@@ -165,10 +166,12 @@ pub struct StateHead {
     slot: U64,
     time_ns: U64,
     transactions: U64,
-    reserved: [u8; 8],
+    /// 0: nothing is pending.
+    activation: U64,
+    change: ChangeBody,
 }
 
-const _: () = assert!(size_of::<StateHead>() == 32);
+const _: () = assert!(size_of::<StateHead>() == 32 + CHANGE_BYTES);
 
 impl StateHead {
     /// `time_ns`: t(slot), nanoseconds since 1970. `transactions`: executed since genesis.
@@ -177,8 +180,25 @@ impl StateHead {
             slot: U64::new(slot.0),
             time_ns: U64::new(time_ns),
             transactions: U64::new(transactions),
-            reserved: [0; 8],
+            activation: U64::new(0),
+            change: ChangeBody::NONE,
         }
+    }
+
+    /// With a RECONFIG that was executed.
+    pub fn with_pending(mut self, pending: Option<&Pending>) -> StateHead {
+        if let Some(pending) = pending {
+            self.activation = U64::new(pending.activation.0);
+            self.change = ChangeBody::encode(&pending.change);
+        }
+        self
+    }
+
+    /// The RECONFIG that was executed in this epoch, if any (G1). Of a certified state it is one.
+    pub fn pending(&self) -> Option<Pending> {
+        let activation = Slot(self.activation.get());
+        let change = self.change.decode().ok()?;
+        (activation > Slot(0)).then_some(Pending { activation, change })
     }
 
     /// The slot after which the state is this one.
@@ -205,7 +225,7 @@ pub struct Summary {
     pub nodes: [Digest; NODES],
 }
 
-const _: () = assert!(size_of::<Summary>() == 2080);
+const _: () = assert!(size_of::<Summary>() == 2080 + CHANGE_BYTES);
 
 impl Summary {
     /// The state root that CHECKPOINT messages sign.
@@ -219,8 +239,11 @@ impl Summary {
     /// Reads a summary, which must fill `bytes`.
     pub fn parse(bytes: &[u8]) -> Result<&Summary, Reject> {
         let summary = Summary::ref_from_bytes(bytes).map_err(|_| Reject::BodyMalformed)?;
-        if summary.head.reserved != [0; 8] {
-            return Err(Reject::ReservedNotZero);
+        let nothing = summary.head.change == ChangeBody::NONE && summary.head.activation.get() == 0;
+        let slot = summary.head.slot();
+        let awaits = |pending: Pending| pending.activation >= slot;
+        if !nothing && !summary.head.pending().is_some_and(awaits) {
+            return Err(Reject::BodyMalformed);
         }
         Ok(summary)
     }
@@ -536,11 +559,9 @@ mod tests {
             nodes: [Digest::ZERO; NODES],
         };
         assert!(Summary::parse(summary.as_bytes()).is_ok());
-        summary.head.reserved[7] = 1;
-        assert_eq!(
-            Summary::parse(summary.as_bytes()),
-            Err(Reject::ReservedNotZero)
-        );
+        summary.head.activation = U64::new(1);
+        let refused = Err(Reject::BodyMalformed);
+        assert_eq!(Summary::parse(summary.as_bytes()), refused);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What may be submitted: the bounds that the encoder asserts and the replicas enforce.
 
+use wire::change::CHANGE_BYTES;
 use wire::limits::{KEY_BYTES_MAX, REQUEST_BYTES_MAX, SCAN_ENTRIES_MAX, VALUE_BYTES_MAX};
 use wire::ops::Operation;
 use wire::request::REQUEST_HEAD_BYTES;
@@ -19,6 +20,7 @@ pub(super) fn encoded_bytes(operation: &Operation<'_>) -> usize {
                 value,
             } => key.len() + value.len() + expected.map_or(0, <[u8]>::len),
             Operation::Scan { from, to, .. } => from.len() + to.len() + 4,
+            Operation::Reconfigure(_) => CHANGE_BYTES,
             Operation::Txn(_) => REQUEST_BYTES_MAX,
         }
 }
@@ -64,11 +66,19 @@ pub(super) fn check_operation(operation: &Operation<'_>) -> Result<(), SubmitErr
             }
             Ok(())
         }
-        Operation::Txn(_) => Ok(()),
+        Operation::Txn(_) | Operation::Reconfigure(_) => Ok(()),
     }
 }
 
 /// Whether an operation can change the state.
 pub(super) fn is_write(operation: &Operation<'_>) -> bool {
     !matches!(operation, Operation::Get { .. } | Operation::Scan { .. })
+}
+
+/// Whether a transaction may hold it.
+pub(super) fn is_simple(operation: &Operation<'_>) -> bool {
+    !matches!(
+        operation,
+        Operation::Txn(_) | Operation::Scan { .. } | Operation::Reconfigure(_)
+    )
 }

@@ -92,6 +92,7 @@ core_image!(
     statements,
     roots,
     retained_from,
+    epoch_end,
     transferring,
     final_place,
     durable_position,

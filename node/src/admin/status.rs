@@ -40,6 +40,8 @@ pub struct Status {
     #[serde(default)]
     pub checkpoint: CheckpointStatus,
     #[serde(default)]
+    pub epoch: EpochStatus,
+    #[serde(default)]
     pub lease: LeaseStatus,
     pub log: LogStatus,
     pub table: TableStatus,
@@ -112,6 +114,17 @@ pub struct TableStatus {
     pub sessions: u64,
 }
 
+/// Which committee this is (protocol §10).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EpochStatus {
+    pub number: u64,
+    /// Digest of the committee.
+    pub committee: String,
+    /// Slot at which the epoch ends; 0 until that is known.
+    pub last_slot: u64,
+}
+
 /// What was found by reading the disk again; of the last pass, but for their number.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -181,6 +194,11 @@ impl Status {
             retransmits: order.retransmits.get(),
             evidence: order.evidence.get(),
             checkpoint: CheckpointStatus::of(telemetry),
+            epoch: EpochStatus {
+                number: source.committee.epoch().0,
+                committee: format!("{:#}", source.committee.digest()),
+                last_slot: telemetry.order.last_slot.get(),
+            },
             lease: LeaseStatus {
                 durability: telemetry
                     .durability

@@ -1,5 +1,7 @@
 //! `hippo member`: who belongs to the cluster, and where one node sees them.
 
+mod change;
+
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use wire::committee::Committee;
@@ -18,6 +20,15 @@ pub enum MemberCommand {
     /// Keys and configured addresses come from the committee file; the rest is what the asked node
     /// says. Exits 5 when no node answers; the committee file's part is printed all the same.
     List(ListArgs),
+    /// Add a member; it votes as soon as it has the state
+    ///
+    /// Make its key first (`hippo key generate`); when this is done, give it the new committee file and
+    /// `hippo recover`, then start it.
+    Add(change::AddArgs),
+    /// Remove a member; members with higher ids move down by one
+    Remove(change::RemoveArgs),
+    /// Put another key, and so another node, in the place of a member: for a lost disk, see `hippo recover`
+    Replace(change::ReplaceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -35,6 +46,9 @@ pub struct ListArgs {
 pub fn run(command: &MemberCommand) -> Outcome {
     match command {
         MemberCommand::List(args) => list(args),
+        MemberCommand::Add(args) => change::add(args),
+        MemberCommand::Remove(args) => change::remove(args),
+        MemberCommand::Replace(args) => change::replace(args),
     }
 }
 

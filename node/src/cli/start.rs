@@ -1,7 +1,9 @@
 //! `hippo start`: one node in this process, until a signal or a failure.
 
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use crate::config::Config;
 use crate::exit::{Exit, ExitContext, Outcome, Refusal};
 use crate::flight;
 use crate::prepare::{self, StopFlag};
+use crate::run::Ended;
 
 /// A stop that takes longer ends the process hard: recovery is made for it.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -56,6 +59,7 @@ pub fn run(args: &StartArgs) -> Outcome {
             .collect(),
         quorum: prepare::quorum_of(&prepared.committee),
         faults: prepared.committee.parameters().u,
+        committee: prepared.committee.clone(),
         now,
     };
     let (agents, agent) = std::sync::mpsc::channel();
@@ -72,12 +76,32 @@ pub fn run(args: &StartArgs) -> Outcome {
         prepared.committee.digest(),
     );
     watch_over(stop, watch_dump_requests()?)?;
-    if let Err(refusal) = crate::run::run(prepared, &agents) {
-        flight::dump_and_say(&refusal.to_string());
-        return Err(refusal);
+    match crate::run::run(prepared, &agents) {
+        Ok(Ended::Stopped) => {
+            tracing::info!("stopped cleanly");
+            Ok(Exit::Ok)
+        }
+        Ok(Ended::Epoch(epoch)) => {
+            tracing::info!("epoch {epoch} begins");
+            begin_anew()
+        }
+        Err(refusal) => {
+            flight::dump_and_say(&refusal.to_string());
+            Err(refusal)
+        }
     }
-    tracing::info!("stopped cleanly");
-    Ok(Exit::Ok)
+}
+
+/// The same command in the same process, from its beginning: nothing of one epoch outlives it but what is
+/// on the disk.
+fn begin_anew() -> Outcome {
+    let program = std::env::current_exe().or_exit(Exit::Failure, "cannot find the program")?;
+    let error = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Err(Refusal::failure(format!(
+        "cannot begin the next epoch: {error}"
+    )))
 }
 
 fn now() -> wire::ids::Instant {

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use platform::waker::Waker;
 use replica::saving::Piece;
-use wire::ids::Slot;
+use storage::snapshot::SnapshotHeader;
+use wire::ids::{ClusterId, NodeId, Slot};
 
 use super::steps::{EIO, SnapshotSteps, Step, Taken};
 use super::{is_no_space, sync_directory};
@@ -123,6 +124,28 @@ pub fn list(directory: &Path) -> io::Result<Vec<SnapshotFile>> {
     }
     found.sort_unstable_by_key(|file| std::cmp::Reverse(file.slot));
     Ok(found)
+}
+
+/// The node of these snapshots has another id in the next epoch.
+pub(super) fn give(directory: &Path, cluster: ClusterId, node: NodeId) -> io::Result<()> {
+    for file in list(directory)? {
+        let mut source = File::open(&file.path)?;
+        let header = SnapshotHeader::read_from_front(&mut source)?;
+        if header.node() == node {
+            continue;
+        }
+        let unnamed = file.path.with_extension(UNNAMED);
+        let mut target = OpenOptions::new();
+        let target = target.write(true).create(true).truncate(true).mode(0o600);
+        let mut target = target.open(&unnamed)?;
+        let (chain, root) = (header.chain, header.root);
+        let header = SnapshotHeader::new(cluster, node, header.slot(), chain, root);
+        target.write_all(&header.frame())?;
+        io::copy(&mut source, &mut target)?;
+        target.sync_all()?;
+        fs::rename(&unnamed, &file.path)?;
+    }
+    sync_directory(directory)
 }
 
 /// Makes the directory if an older version formatted the data directory without it, removes what a

@@ -1,7 +1,10 @@
 //! Agreement on one thread: inputs of all other stages in, effects out to their rings.
 
+use std::sync::Arc;
+
 use replica::ordering::{Input, Ordering, Output};
 use replica::verifying::Job;
+use wire::certificates::CheckpointCertificate;
 use wire::ids::Instant;
 use wire::seal::{Ed25519Signer, Ed25519Verifier, Statement};
 
@@ -32,6 +35,8 @@ pub struct Order {
     pub stop_marker: Option<wire::ids::Position>,
     /// A statement that proves the disk lost (R6): the process ends.
     pub lost: Option<Statement>,
+    /// The epoch is over (G2): the process goes over to the next one.
+    pub over: Option<Arc<CheckpointCertificate>>,
     pub shared: Shared,
 }
 
@@ -59,6 +64,9 @@ impl Order {
         self.to_journal.wake();
         self.to_execute.wake();
         self.to_verify.wake();
+        if let Some(certificate) = self.over.take() {
+            return Err(Failure::EpochOver(certificate));
+        }
         match self.lost {
             Some(found) => Err(Failure::DiskLost(found)),
             None => Ok(progress),
@@ -185,6 +193,10 @@ impl Order {
                 );
                 Ok(())
             }
+            Output::EpochOver(certificate) => {
+                self.over = Some(certificate);
+                Ok(())
+            }
             Output::DiskLost(found) => {
                 self.lost = Some(found);
                 Ok(())
@@ -232,6 +244,8 @@ impl Order {
         order.is_leader.set(summary.leader == self.shared.me);
         order.may_propose.set(self.ordering.may_propose());
         order.committed_slot.set(summary.decided.0);
+        let last = self.ordering.core().last_slot();
+        order.last_slot.set(last.map_or(0, |slot| slot.0));
         order.fast_commits.set(counts.fast_blocks);
         order.slow_commits.set(counts.slow_blocks);
         order.view_changes.set(counts.view_changes);

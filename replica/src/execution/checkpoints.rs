@@ -39,7 +39,8 @@ impl<M: StateMachine> Execution<M> {
                 self.machine.keys() == 0 || self.machine.state().is_some(),
                 "a machine with state shows it to checkpoints"
             );
-            let head = StateHead::new(self.executed, self.time_ns, self.transactions);
+            let head = StateHead::new(self.executed, self.time_ns, self.transactions)
+                .with_pending(self.pending());
             let (checkpoints, mut parts) = self.apart();
             checkpoints.begin(head, &mut parts);
         }
@@ -224,6 +225,7 @@ impl<M: StateMachine> Execution<M> {
         self.executed = head.slot();
         self.time_ns = head.time_ns();
         self.transactions = head.transactions();
+        self.reconfiguration.install(&head);
         Ok(())
     }
 }

@@ -156,6 +156,7 @@ impl<M: StateMachine> Execution<M> {
         self.executed = head.slot();
         self.time_ns = head.time_ns();
         self.transactions = head.transactions();
+        self.reconfiguration.install(&head);
         self.copied(Instant(0), certificate);
         Ok(())
     }

@@ -96,6 +96,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                 if work.opened {
                     self.pending.opened(now);
                 }
+                self.note_last(work.last);
                 // Blocks that were on their way when a state above them was taken over.
                 let slot = slot.max(self.core.summary().executed);
                 self.release_executed(slot);
@@ -114,7 +115,8 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
                     });
                 }
             }
-            Input::Installed(certificate) => {
+            Input::Installed { certificate, last } => {
+                self.note_last(last);
                 self.on_installed(now, &certificate);
                 self.drive(now, consensus::Input::Installed { certificate });
             }
@@ -134,6 +136,7 @@ impl<Bu: Buffers, S: Signer, V: Verifier> Ordering<Bu, S, V> {
         self.write_waiting(now);
         self.append_deferred(now);
         self.tend_buffers(now);
+        self.tend_epoch(now);
         self.tend_log(now);
         self.note_log_room();
         self.tend_pending(now);

@@ -79,7 +79,11 @@ pub enum Input<Bu: Buffers> {
         waits: bool,
     },
     /// The state at this certified slot was taken over.
-    Installed(Box<CheckpointCertificate>),
+    Installed {
+        certificate: Box<CheckpointCertificate>,
+        /// The last slot of the epoch, if the state there tells it.
+        last: Option<Slot>,
+    },
     /// A snapshot of the state at `slot` is durable. `shown_from`: the oldest one that others are
     /// being shown; they need the blocks above it.
     Saved {
@@ -174,6 +178,9 @@ pub enum Output<Bu: Buffers> {
     /// Whether each checkpoint is to be kept whole until the next one: some replica can be helped
     /// by the state alone.
     KeepNewest(bool),
+    /// The state at the last slot of the epoch is certified by this, and durable here (G2). The caller
+    /// ends this replica and begins the next epoch's.
+    EpochOver(Arc<CheckpointCertificate>),
     /// Take the state of this certificate over from others.
     Transfer(Arc<CheckpointCertificate>),
     /// The own state differs from a certified one (K3).

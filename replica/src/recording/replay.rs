@@ -394,6 +394,7 @@ fn take_setting<V: Verifier>(source: &mut Source<'_, V>) -> Result<Setting, BadI
         4 => Setting::ForgetRivals,
         5 => Setting::Served(value, Image::take(source)?),
         6 => Setting::Recall(on),
+        7 => Setting::LastSlot(Slot(value)),
         _ => return Err(BadImage),
     };
     source.end()?;

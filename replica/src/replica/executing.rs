@@ -134,7 +134,10 @@ where
                 }
                 Outcome::TakenOver(certificate) => {
                     let slot = certificate.header.slot();
-                    let installed = ordering::Input::Installed(Box::new(*certificate));
+                    let installed = ordering::Input::Installed {
+                        certificate: Box::new(*certificate),
+                        last: self.execution.last_slot(),
+                    };
                     self.ordering.handle(now, installed);
                     self.ordering.handle(now, saved(slot));
                 }

@@ -1,9 +1,12 @@
 //! Records on their way to the disk.
 
+use std::sync::Arc;
+
 use storage::machine::StateMachine;
 use storage::wal::{JournalFailed, PushError, Sealed, Token};
 use thiserror::Error;
 use wire::bytes::Buffers;
+use wire::certificates::CheckpointCertificate;
 use wire::ids::Instant;
 use wire::seal::{Signer, Statement, Verifier};
 
@@ -19,6 +22,9 @@ pub enum Halted {
     /// R6.
     #[error("another replica holds a statement of this one that its log does not know: {0:?}")]
     DiskLost(Statement),
+    /// G2: no failure.
+    #[error("the epoch is over: its last state, at slot {}, is certified and durable", .0.header.slot())]
+    EpochOver(Arc<CheckpointCertificate>),
 }
 
 impl<Bu, S, V, M> Replica<Bu, S, V, M>

@@ -93,8 +93,10 @@ impl<T: Table> Kv<T> {
                         out.mismatch(current);
                     }
                 }
-                // The codec lets neither into a transaction.
-                Operation::Scan { .. } | Operation::Txn(_) => out.absent(),
+                // The codec lets none of them into a transaction.
+                Operation::Scan { .. } | Operation::Txn(_) | Operation::Reconfigure(_) => {
+                    out.absent();
+                }
             }
             out.part_end();
             let too_large = Outcome::parse(&out.bytes()[part..]) == Ok(Outcome::TooLarge);
@@ -184,7 +186,7 @@ impl<T: Table> StateMachine for Kv<T> {
                 | Operation::Get { key }
                 | Operation::Delete { key }
                 | Operation::Cas { key, .. } => Some(key),
-                Operation::Scan { .. } | Operation::Txn(_) => None,
+                Operation::Scan { .. } | Operation::Txn(_) | Operation::Reconfigure(_) => None,
             }));
     }
 
@@ -219,6 +221,7 @@ impl<T: Table> StateMachine for Kv<T> {
                 let answered = self.read(operation, out);
                 assert!(answered, "gets and scans are read-only");
             }
+            Operation::Reconfigure(_) => out.absent(),
         }
     }
 
@@ -235,7 +238,10 @@ impl<T: Table> StateMachine for Kv<T> {
             Operation::Txn(txn) => {
                 self.foresee(&txn, out);
             }
-            Operation::Put { .. } | Operation::Delete { .. } | Operation::Cas { .. } => {}
+            Operation::Put { .. }
+            | Operation::Delete { .. }
+            | Operation::Cas { .. }
+            | Operation::Reconfigure(_) => {}
         }
         true
     }

@@ -349,6 +349,7 @@ fn a_header_that_names_more_than_is_there_is_believed() {
 /// As it was formatted, and written again three times.
 pub fn superblock() -> Superblock {
     Superblock {
+        epoch: Epoch(0),
         directory_version: DIRECTORY_VERSION,
         sequence: 4,
         cluster: identity().cluster,
@@ -380,6 +381,7 @@ fn every_pair_of_superblock_copies() {
         vec![0; SUPERBLOCK_BYTES],
         damaged,
         with(Superblock {
+            epoch: Epoch(0),
             directory_version: 7,
             ..good
         }),

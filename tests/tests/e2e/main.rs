@@ -12,6 +12,7 @@ mod garbage;
 mod inspect;
 mod leases;
 mod mac;
+mod members;
 mod peers;
 mod presets;
 mod proxy;

@@ -236,7 +236,10 @@ impl Execute {
                 Outcome::Saved(certificate) => [Some(saved(certificate.header.slot())), None],
                 Outcome::TakenOver(certificate) => {
                     let slot = certificate.header.slot();
-                    let installed = Input::Installed(Box::new(*certificate));
+                    let installed = Input::Installed {
+                        certificate: Box::new(*certificate),
+                        last: self.execution.last_slot(),
+                    };
                     [Some(installed), Some(saved(slot))]
                 }
                 Outcome::Failed => [Some(Input::SaveFailed), None],

@@ -1,0 +1,79 @@
+//! The committee changes while the cluster runs.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use crate::admin;
+use crate::cluster::{Cluster, NODES, assert_ok, binary, stdout};
+use crate::snapshots::{LIMIT, cluster_with, expect_own, expect_own_of, put_own};
+
+fn recover(cluster: &Cluster, node: usize) -> Output {
+    Command::new(binary("hippo"))
+        .args(["recover", "--config"])
+        .arg(cluster.node_directory(node).join("node.toml"))
+        .output()
+        .expect("hippo runs")
+}
+
+fn epoch(cluster: &Cluster, node: usize) -> Option<u64> {
+    admin::status(cluster.admin(node))?["epoch"]["number"].as_u64()
+}
+
+fn member(cluster: &Cluster, arguments: &[&str]) -> Output {
+    Command::new(binary("hippo"))
+        .arg("member")
+        .args(arguments)
+        .arg("--network")
+        .arg(&cluster.directory)
+        .output()
+        .expect("hippo runs")
+}
+
+#[test]
+fn a_node_that_lost_its_disk_is_replaced() {
+    let mut cluster = cluster_with("replaced", &[]);
+    put_own(&cluster, 0);
+    cluster.kill(3);
+    fs::remove_dir_all(cluster.node_directory(3).join("data")).expect("node 3 had a disk");
+    let made = recover(&cluster, 3);
+    assert_ok(&made, "recover");
+    let told = stdout(&made);
+    let key = told
+        .split("--public-key ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let key = key.expect("a public key").to_owned();
+
+    let unsound = member(&cluster, &["replace", "9", "--public-key", &key]);
+    assert_eq!(unsound.status.code(), Some(2));
+    let replaced = member(&cluster, &["replace", "3", "--public-key", &key]);
+    assert_ok(&replaced, "member replace");
+    let told = stdout(&replaced);
+    assert!(told.contains("epoch 1 has begun: 4 members"), "{told}");
+    for node in 0..3 {
+        cluster.wait(&format!("node {node} is in epoch 1"), LIMIT, || {
+            epoch(&cluster, node) == Some(1)
+        });
+    }
+    expect_own_of(&cluster, &[0, 1, 2], 0);
+    put_own(&cluster, 1);
+
+    assert_ok(&recover(&cluster, 3), "recover");
+    cluster.spawn(3);
+    cluster.wait_ready(3);
+    put_own(&cluster, 2);
+    expect_own(&cluster, 2);
+    // The new member votes: it is needed once another one is down.
+    cluster.wait("node 3 speaks", LIMIT, || {
+        let status = admin::status(cluster.admin(3));
+        status.is_some_and(|status| status["lease"]["silent"] == false)
+    });
+    cluster.kill(0);
+    put_own(&cluster, 3);
+    expect_own_of(&cluster, &[1, 2, 3], 3);
+    for node in 1..NODES {
+        cluster.kill(node);
+    }
+    cluster.start_all();
+    expect_own(&cluster, 3);
+}
