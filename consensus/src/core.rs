@@ -326,52 +326,11 @@ impl<S: Signer> Core<S> {
         self.retained_from = slot;
     }
 
-    /// A RECONFIG was executed: the epoch ends behind this slot (G1). Told before anything of what was
-    /// executed with it.
-    pub fn set_last_slot(&mut self, slot: Slot) {
-        let known = self.epoch_end.map(|(known, _)| known);
-        assert!(
-            known.is_none_or(|known| known == slot),
-            "one pending at a time"
-        );
-        assert!(slot >= self.decided.slot, "G1: nobody votes beyond A");
-        if known.is_none() {
-            self.epoch_end = Some((slot, self.now));
-        }
-    }
-
-    /// A, once it is known.
-    pub fn last_slot(&self) -> Option<Slot> {
-        self.epoch_end.map(|(slot, _)| slot)
-    }
-
-    /// The stable checkpoint of another replica, as it says.
-    pub fn checkpoint_of(&self, peer: NodeId) -> Slot {
-        let status = self.peers[peer.index()].status;
-        status.map_or(Slot(0), |status| status.checkpoint)
-    }
-
-    /// Everything of this epoch is decided: what is still missing is a certificate (G1).
-    pub(crate) fn is_ending(&self) -> bool {
-        self.last_slot()
-            .is_some_and(|last| self.decided.slot >= last)
-    }
-
-    pub(crate) fn is_beyond_the_epoch(&self, slot: Slot) -> bool {
-        self.last_slot().is_some_and(|last| slot > last) && !planted("beyondepoch")
-    }
-
     /// low + W, or the end of the epoch: the last slot in which this replica votes.
     pub(crate) fn window_end(&self) -> Slot {
         let windows = if planted("farvote") { 2 } else { 1 };
         let end = Slot(self.low.0 + windows * self.config.window());
-        match self
-            .last_slot()
-            .filter(|last| self.is_beyond_the_epoch(last.next()))
-        {
-            Some(last) => end.min(last),
-            None => end,
-        }
+        self.last_slot().map_or(end, |last| end.min(last))
     }
 
     /// The last slot whose blocks are recorded as votes. What is recorded is claimed in a view change,

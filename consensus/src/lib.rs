@@ -43,6 +43,7 @@ mod chase;
 mod checkpoint;
 mod core;
 mod decide;
+mod epoch;
 mod evidence;
 mod fingerprint;
 pub mod image;

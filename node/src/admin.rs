@@ -196,6 +196,7 @@ mod tests {
             members: vec!["127.0.0.1:1".parse().unwrap()],
             quorum: 1,
             faults: 0,
+            committee: crate::inspect::tests::shared_committee(),
             now: || Instant(1),
         };
         let address = start("127.0.0.1:0".parse().unwrap(), source.clone(), none()).unwrap();

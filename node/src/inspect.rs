@@ -12,7 +12,7 @@ pub mod signers;
 pub mod snapshot;
 pub mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 

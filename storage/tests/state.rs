@@ -76,6 +76,8 @@ impl Reference {
         for number in [slot, 10 * slot, 100 * slot, 0] {
             top.extend(number.to_le_bytes());
         }
+        // No change is pending.
+        top.extend([0; 72]);
         for node in 0..64 {
             let mut leaves = Vec::new();
             for bucket in node * 64..(node + 1) * 64 {

@@ -323,7 +323,7 @@ impl FakeCluster {
                     self.result.mismatch(held);
                 }
             }
-            Operation::Txn(_) => self.result.txn_refused(0),
+            Operation::Txn(_) | Operation::Reconfigure(_) => self.result.txn_refused(0),
             Operation::Scan { .. } => {
                 self.result.entries_begin();
                 for (key, value) in &self.table {

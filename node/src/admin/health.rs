@@ -222,6 +222,7 @@ mod tests {
             members: vec!["127.0.0.1:1".parse().unwrap(); 4],
             quorum: 3,
             faults: 1,
+            committee: crate::inspect::tests::shared_committee(),
             now,
         }
     }

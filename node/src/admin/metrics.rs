@@ -424,6 +424,7 @@ mod tests {
             members: vec!["127.0.0.1:1".parse().unwrap(); 4],
             quorum: 3,
             faults: 1,
+            committee: crate::inspect::tests::shared_committee(),
             now: || Instant(1_000_000_000),
         };
         let mut text = String::new();

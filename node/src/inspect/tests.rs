@@ -1,5 +1,7 @@
 //! A committee whose members sign, and a small state, for the tests of this room.
 
+use std::sync::Arc;
+
 use replica::execution::{Execution, Replies};
 use replica::verifying::Verifying;
 use storage::state::Hold;
@@ -34,6 +36,11 @@ fn committee() -> Committee {
     });
     let parts = CommitteeParts::with_preset(CLUSTER, members.collect(), Preset::Balanced);
     Committee::new(parts.unwrap()).unwrap()
+}
+
+/// The same, for whoever shares it.
+pub fn shared_committee() -> Arc<Committee> {
+    Arc::new(committee())
 }
 
 pub fn verifying() -> Verifying<Ed25519Verifier> {

@@ -118,6 +118,8 @@ impl Model {
         for number in [self.slot, self.time_ns, self.transactions, 0] {
             top.extend(number.to_le_bytes());
         }
+        // No change is pending.
+        top.extend([0; 72]);
         // Of each bucket: the digests of its cells, which they are, and the length of its bytes.
         let mut buckets = vec![(Vec::new(), [0_u8; 32], 0_u64); 4096];
         let key = blake3::derive_key("hippodrome/1/state-cell", &[]);

@@ -7,7 +7,7 @@ use storage::superblock::{
 };
 use storage::wal::{Cause, GeometryError};
 use storage::{Geometry, Identity, Kind, LogId, Superblock, Verdict, recover};
-use wire::ids::{Digest, NodeId, Position, PublicKey};
+use wire::ids::{Digest, Epoch, NodeId, Position, PublicKey};
 
 use crate::log::{Disk, Log, geometry, identity, read_back};
 use crate::rot::body;
