@@ -457,7 +457,7 @@ mod tests {
     }
 
     const GOLDEN_BUCKET: u16 = 2963;
-    const GOLDEN_ROOT: &str = "9dd939cf48dc31149de534c871fe9468ac380220cf50ce4a3417e96c7f75e47c";
+    const GOLDEN_ROOT: &str = "991338772f167e0df84c4ecab5df434aa1119fba672e694186f69aff27bac6d5";
 
     #[test]
     fn golden_bodies() {
