@@ -9,6 +9,7 @@
 //! * [`book`]: per peer the address in use, and those that wait for an answer. Pure.
 //! * [`meter`]: up, suspect or down; round trip; loss. Pure.
 //! * [`core`]: what to send when, and what to make of what comes. Pure: time is an argument.
+//! * [`links`]: what ended an epoch, asked for and told. Pure.
 //! * [`agent`]: sockets and clock, every 20 ms.
 //!
 //! The net stage recognises beacons and probes by their first four bytes and copies them, unread,
@@ -18,11 +19,15 @@
 pub mod agent;
 pub mod book;
 pub mod core;
+pub mod links;
 pub mod meter;
+
+use std::net::SocketAddr;
 
 use wire::beacon::BEACON_BYTES;
 use wire::ids::Instant;
 use wire::link::PROBE_BYTES;
+use wire::succession::{ASK_BYTES, ASK_HEAD_BYTES, ASK_MAGIC};
 
 /// Longest datagram of discovery.
 pub const DATAGRAM_BYTES_MAX: usize = if BEACON_BYTES > PROBE_BYTES {
@@ -39,21 +44,29 @@ pub const RING_DEPTH: usize = 256;
 pub struct Arrived {
     /// When the net stage took it, which is what round trips are measured with.
     pub at: Instant,
+    pub from: SocketAddr,
     bytes: [u8; DATAGRAM_BYTES_MAX],
     length: usize,
 }
 
 impl Arrived {
     /// Copies a datagram that begins as one of discovery; none for all others, and for longer ones.
-    pub fn recognise(at: Instant, datagram: &[u8]) -> Option<Arrived> {
+    /// Of an ask for a link, which is long for the sake of its length, the beginning.
+    pub fn recognise(at: Instant, from: SocketAddr, datagram: &[u8]) -> Option<Arrived> {
         let magic = datagram.get(..4)?;
-        if magic != wire::beacon::BEACON_MAGIC && magic != wire::link::PROBE_MAGIC {
+        let datagram = if magic == ASK_MAGIC {
+            let whole = (datagram.len() == ASK_BYTES).then_some(datagram)?;
+            &whole[..ASK_HEAD_BYTES]
+        } else if magic == wire::beacon::BEACON_MAGIC || magic == wire::link::PROBE_MAGIC {
+            datagram
+        } else {
             return None;
-        }
+        };
         let mut bytes = [0; DATAGRAM_BYTES_MAX];
         bytes.get_mut(..datagram.len())?.copy_from_slice(datagram);
         Some(Arrived {
             at,
+            from,
             bytes,
             length: datagram.len(),
         })
@@ -61,5 +74,9 @@ impl Arrived {
 
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
+    }
+
+    pub fn is_ask(&self) -> bool {
+        self.bytes().starts_with(&ASK_MAGIC)
     }
 }

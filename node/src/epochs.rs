@@ -1,9 +1,6 @@
 //! The committees of a cluster one after the other (protocol §10), as a node's disk proves them.
 //!
-//! A link is the certificate of an epoch's last checkpoint and the summary of the state there, in which the
-//! change stands that the operator signed: whoever has the committee of the epoch computes the next one
-//! from it, and believes nobody. A node keeps the links of all epochs that it has seen, and starts in the
-//! epoch to which they lead.
+//! A node keeps the links of all epochs that it has seen, and starts in the epoch to which they lead.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,12 +13,10 @@ use replica::snapshot::SnapshotReader;
 use storage::table::DiskFailed;
 use thiserror::Error;
 use wire::certificates::CheckpointCertificate;
-use wire::change::ChangeError;
-use wire::committee::{Committee, Origin};
+use wire::committee::Committee;
 use wire::ids::{Epoch, NodeId};
-use wire::reject::Reject;
 use wire::state::Summary;
-use zerocopy::IntoBytes;
+use wire::succession::{EpochLink, LinkBroken};
 
 use crate::assembly;
 use crate::datadir::look::{Onlooker, TableLinks};
@@ -29,87 +24,20 @@ use crate::datadir::{self, tables};
 use crate::exit::{Exit, ExitContext, Refusal};
 
 const EPOCHS: &str = "epochs";
-const MAGIC: &[u8; 8] = b"HIPPLINK";
 /// Of the table that is looked at.
 const CACHE_BYTES: u64 = 1 << 20;
 
-/// Why bytes are no link from one epoch to the next.
-#[derive(Debug, Error)]
-pub enum LinkBroken {
-    #[error("it is damaged")]
-    Damaged,
-    #[error("its certificate does not hold: {}", .0.name())]
-    Uncertified(Reject),
-    #[error("its summary is of another state than its certificate")]
-    OtherState,
-    #[error("no change was pending in that state, or it ends its epoch elsewhere")]
-    NoChange,
-    #[error("its change makes no committee: {0}")]
-    Change(#[from] ChangeError),
-}
-
-/// The end of an epoch, proven.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    pub certificate: CheckpointCertificate,
-    pub summary: Summary,
-}
-
-impl Link {
-    pub fn encode(&self) -> Vec<u8> {
-        let certificate = self.certificate.encode();
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&(certificate.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&certificate);
-        bytes.extend_from_slice(self.summary.as_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-        bytes
-    }
-
-    pub fn decode(bytes: &[u8]) -> Result<Link, LinkBroken> {
-        Link::parts(bytes).ok_or(LinkBroken::Damaged)
-    }
-
-    fn parts(bytes: &[u8]) -> Option<Link> {
-        let (body, sum) = bytes.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
-            return None;
-        }
-        let rest = body.strip_prefix(MAGIC)?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (certificate, summary) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        Some(Link {
-            certificate: CheckpointCertificate::decode(certificate).ok()?,
-            summary: Summary::parse(summary).ok()?.clone(),
-        })
-    }
-
-    /// The committee that follows this one.
-    pub fn follow(&self, committee: &Committee) -> Result<Committee, LinkBroken> {
-        let mut verifying = assembly::verifying(committee);
-        let certified = verifying
-            .compound()
-            .checkpoint_certificate(self.certificate);
-        let certificate = certified.map_err(LinkBroken::Uncertified)?;
-        let (place, head) = (certificate.place(), self.summary.head);
-        if self.summary.root() != certificate.root || head.slot() != place.slot {
-            return Err(LinkBroken::OtherState);
-        }
-        let pending = head
-            .pending()
-            .filter(|pending| pending.activation == place.slot);
-        let pending = pending.ok_or(LinkBroken::NoChange)?;
-        let origin = Origin {
-            slot: place.slot,
-            block: place.digest,
-            state_root: certificate.root,
-        };
-        Ok(pending.change.apply(committee, origin)?)
-    }
-}
-
 fn path_of(data: &Path, epoch: Epoch) -> PathBuf {
     data.join(EPOCHS).join(format!("{:020}.link", epoch.0))
+}
+
+fn follow(link: &EpochLink, committee: &Committee) -> Result<Committee, LinkBroken> {
+    link.follow(committee, assembly::verifying(committee).compound())
+}
+
+/// The link that ended an epoch, as it is kept.
+pub fn kept(data: &Path, epoch: Epoch) -> io::Result<Vec<u8>> {
+    fs::read(path_of(data, epoch))
 }
 
 /// The committees from this one on, as far as links on the disk lead; it is the first.
@@ -122,13 +50,13 @@ pub fn committees(data: &Path, first: Committee) -> Result<Vec<Committee>, Refus
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(all),
             read => read.or_exit(Exit::Failure, format!("cannot read {}", path.display()))?,
         };
-        let next = Link::decode(&bytes).and_then(|link| link.follow(last));
+        let next = EpochLink::decode(&bytes).and_then(|link| follow(&link, last));
         all.push(next.or_exit(Exit::Damaged, path.display())?);
     }
 }
 
 /// Keeps the link that ends this epoch, durably.
-pub fn keep(data: &Path, epoch: Epoch, link: &Link) -> io::Result<()> {
+pub fn keep(data: &Path, epoch: Epoch, link: &EpochLink) -> io::Result<()> {
     let (directory, path) = (data.join(EPOCHS), path_of(data, epoch));
     if !directory.is_dir() {
         DirBuilder::new().mode(0o700).create(&directory)?;
@@ -167,11 +95,11 @@ pub fn end(
     let failed = "the end of the epoch cannot be kept";
     let summary = last_summary(data, me, committee, certificate);
     let summary = summary.or_exit(Exit::Failure, failed)?;
-    let link = Link {
+    let link = EpochLink {
         certificate: *certificate,
         summary,
     };
-    let next = link.follow(committee).or_exit(Exit::Failure, failed)?;
+    let next = follow(&link, committee).or_exit(Exit::Failure, failed)?;
     keep(data, committee.epoch(), &link).or_exit(Exit::Failure, failed)?;
     Ok(next)
 }

@@ -253,6 +253,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<Ended,
     let mut granted = segments.files.len() as u32;
     let built = assembly::build(node, restored, segments, layout, &wakers)?;
     let (mut new_segments, stages) = (built.new_segments, built.stages);
+    let (later_epoch, later_epochs) = mpsc::channel();
     let agent = Agent::new(agent::Parts {
         config: &config,
         committee: &committee,
@@ -264,6 +265,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<Ended,
         from_net: built.discovery,
         telemetry: telemetry.clone(),
         now: wire::ids::Instant(platform::clock::now_ns()),
+        later_epoch,
     });
     let mut running = Vec::new();
     for (ready, stages) in threads.into_iter().zip(stages) {
@@ -296,6 +298,7 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<Ended,
         .segment_maker()
         .or_exit(Exit::Failure, "cannot make segment files")?;
     let mut stopping_since: Option<StdInstant> = None;
+    let mut later: Option<Epoch> = None;
     let mut silences = Silences::new(committee.parameters().u);
     while running.iter().all(|(_, thread)| !thread.is_finished()) {
         std::thread::sleep(LOOK);
@@ -318,7 +321,11 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<Ended,
             new_segments.wake();
             granted += 1;
         }
-        if stop.is_set() && stopping_since.is_none() {
+        if let Ok(epoch) = later_epochs.try_recv() {
+            tracing::info!("epoch {epoch} has begun without this node");
+            later = Some(epoch);
+        }
+        if (stop.is_set() || later.is_some()) && stopping_since.is_none() {
             telemetry.phase.set(Phase::Stopping);
             shared.stopping.set(true);
             for waker in &wakers {
@@ -338,7 +345,10 @@ pub fn run(prepared: Prepared, discovery: &mpsc::Sender<Agent>) -> Result<Ended,
     for waker in &wakers {
         waker.wake();
     }
-    let mut ended = Ended::Stopped;
+    let mut ended = match later.filter(|_| !stop.is_set()) {
+        Some(epoch) => Ended::Epoch(epoch),
+        None => Ended::Stopped,
+    };
     for (name, thread) in running {
         match thread.join() {
             Ok(Ok(())) => {}

@@ -32,4 +32,5 @@ pub mod reply;
 pub mod request;
 pub mod seal;
 pub mod state;
+pub mod succession;
 pub mod view_change;

@@ -5,32 +5,41 @@
 //! the wait, since both ends subtract it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use platform::group;
 use wire::beacon::Addresses;
 use wire::committee::Committee;
-use wire::ids::{Boot, Instant, NodeId};
+use wire::ids::{Boot, Epoch, Instant, NodeId};
 use wire::keys::NodeSecret;
+use wire::succession;
 
 use super::core::{Core, Observation, Sends, Setup, Target};
+use super::links::Links;
 use super::meter::LinkReading;
 use super::{Arrived, RING_DEPTH};
 use crate::config::Config;
+use crate::epochs;
 use crate::exit::{Exit, ExitContext, Refusal};
+use crate::prepare::quorum_of;
 use crate::stages::links::Inlet;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{PeerState, Telemetry};
 
 /// Between two turns; half of the shortest interval.
 pub const PAUSE: Duration = Duration::from_millis(50);
 /// Datagrams of the group taken in one turn.
 const GROUP_DATAGRAMS: usize = 64;
+/// Answers taken in one turn.
+const ANSWERS: usize = 8;
 
 /// The sockets of discovery, opened before the node starts so that it can still refuse.
 #[derive(Debug)]
 pub struct Sockets {
     sender: UdpSocket,
+    /// From which links are asked for and told.
+    links: UdpSocket,
     /// None without beacons.
     group: Option<UdpSocket>,
 }
@@ -56,7 +65,16 @@ impl Sockets {
             .or_exit(Exit::Preflight, "discovery.group, discovery.interface")?;
         let sender = group::sender(listen.ip(), interface)
             .or_exit(Exit::Preflight, "discovery.interface")?;
-        Ok(Sockets { sender, group })
+        let links = UdpSocket::bind((listen.ip(), 0)).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        let links = links.or_exit(Exit::Preflight, "cannot open a socket beside the main one")?;
+        Ok(Sockets {
+            sender,
+            links,
+            group,
+        })
     }
 }
 
@@ -72,6 +90,8 @@ pub struct Parts<'a> {
     pub from_net: Inlet<Arrived>,
     pub telemetry: Arc<Telemetry>,
     pub now: Instant,
+    /// Told when the node's epoch is found to have ended without it.
+    pub later_epoch: mpsc::Sender<Epoch>,
 }
 
 /// Finds and watches the peers of one node.
@@ -87,6 +107,10 @@ pub struct Agent {
     look_ns: u64,
     look_at: Instant,
     sends: Sends,
+    links: Links,
+    data: PathBuf,
+    later_epoch: mpsc::Sender<Epoch>,
+    is_over: bool,
 }
 
 impl Agent {
@@ -139,6 +163,14 @@ impl Agent {
             look_ns: discovery.interval_ns,
             look_at: parts.now,
             sends: Sends::default(),
+            links: Links::new(
+                parts.committee.clone(),
+                parts.me,
+                quorum_of(parts.committee),
+            ),
+            data: parts.config.node.data.clone(),
+            later_epoch: parts.later_epoch,
+            is_over: false,
         }
     }
 
@@ -149,6 +181,10 @@ impl Agent {
             let Some(arrived) = self.from_net.pop() else {
                 break;
             };
+            if arrived.is_ask() {
+                self.tell_link(now(), arrived.from, arrived.bytes());
+                continue;
+            }
             self.hear(now(), arrived.at, arrived.bytes(), false);
             self.send();
         }
@@ -159,6 +195,63 @@ impl Agent {
         self.core.tick(start, &observed, &mut self.sends);
         self.send();
         self.show();
+        self.look_for_link(start);
+    }
+
+    fn tell_link(&mut self, now: Instant, to: SocketAddr, ask: &[u8]) {
+        self.telemetry.discovery.received.add(1);
+        let epoch = match self.links.answer(now, ask) {
+            Ok(epoch) => epoch,
+            Err(reject) => return self.telemetry.rejects.count(reject),
+        };
+        // Of an epoch that has not ended, as of one that this node never saw, there is none.
+        let Ok(link) = epochs::kept(&self.data, epoch) else {
+            return;
+        };
+        if let Some(answer) = succession::encode_answer(&link) {
+            self.send_link(&answer, to);
+        }
+    }
+
+    fn look_for_link(&mut self, now: Instant) {
+        let peers = self.telemetry.whereabouts.iter();
+        let up = peers
+            .filter(|peer| peer.state.get() == PeerState::Up)
+            .count();
+        if let Some((id, ask)) = self.links.question(now, up)
+            && let Some(sight) = self.core.sight(id)
+        {
+            self.send_link(&ask, sight.address);
+        }
+        // One byte more, so that what is too long shows.
+        let mut bytes = [0; succession::ASK_BYTES + 1];
+        for _ in 0..ANSWERS {
+            let Ok((length, _)) = self.sockets.links.recv_from(&mut bytes) else {
+                return;
+            };
+            if self.is_over {
+                continue;
+            }
+            let Some((link, next)) = self.links.learn(&bytes[..length]) else {
+                continue;
+            };
+            match epochs::keep(&self.data, link.certificate.header.epoch(), &link) {
+                Ok(()) => {
+                    self.is_over = true;
+                    // A node that is ending needs no word of it.
+                    let _ = self.later_epoch.send(next.epoch());
+                }
+                Err(error) => tracing::error!("the end of the epoch cannot be kept: {error}"),
+            }
+        }
+    }
+
+    fn send_link(&self, datagram: &[u8], to: SocketAddr) {
+        let counters = &self.telemetry.discovery;
+        match self.sockets.links.send_to(datagram, to) {
+            Ok(_) => counters.sent.add(1),
+            Err(_) => counters.send_errors.add(1),
+        }
     }
 
     fn hear(&mut self, now: Instant, arrived: Instant, datagram: &[u8], from_group: bool) {

@@ -431,4 +431,4 @@ impl Core {
 const _: () = assert!(BEACON_BYTES <= DATAGRAM_BYTES_MAX);
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

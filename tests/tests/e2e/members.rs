@@ -77,3 +77,33 @@ fn a_node_that_lost_its_disk_is_replaced() {
     cluster.start_all();
     expect_own(&cluster, 3);
 }
+
+#[test]
+fn a_node_that_was_away_asks_what_ended_its_epoch() {
+    let mut cluster = cluster_with("away", &[]);
+    put_own(&cluster, 0);
+    cluster.kill(3);
+    let file = cluster.directory.join("committee.toml");
+    let before = fs::read(&file).expect("there is a committee file");
+    let key = cluster.directory.join("other.key");
+    let made = Command::new(binary("hippo"))
+        .args(["key", "generate", "--output"])
+        .arg(&key)
+        .output()
+        .expect("hippo runs");
+    assert_ok(&made, "key generate");
+    let key = stdout(&made);
+    let replaced = member(&cluster, &["replace", "2", "--public-key", key.trim()]);
+    assert_ok(&replaced, "member replace");
+    // The node that comes back has the old committee's file only, and is needed: node 2 is no member
+    // under its key any more, and nobody has the other key.
+    let after = fs::read(&file).expect("there is a committee file");
+    fs::write(&file, before).expect("the file can be written");
+    cluster.spawn(3);
+    cluster.wait("node 3 is in epoch 1", LIMIT, || {
+        epoch(&cluster, 3) == Some(1)
+    });
+    fs::write(&file, after).expect("the file can be written");
+    put_own(&cluster, 1);
+    expect_own_of(&cluster, &[0, 1, 3], 1);
+}

@@ -19,7 +19,7 @@ fn at(host: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host], 7100))
 }
 
-fn committee() -> Committee {
+pub fn committee() -> Committee {
     let members = (0..4).map(|id| Member {
         id: NodeId(id as u16),
         public_key: secret(id).public_key(),

@@ -49,7 +49,7 @@ impl Net {
         loop {
             let end = (start + each).min(data.len());
             let datagram = Bytes(data.slice(start..end));
-            if let Some(arrived) = Arrived::recognise(now, &datagram) {
+            if let Some(arrived) = Arrived::recognise(now, from, &datagram) {
                 if self.to_discovery.push(arrived).is_err() {
                     self.shared.telemetry.rejects.count(Reject::QueueFull);
                 }
