@@ -356,8 +356,12 @@ impl Connection {
         match self.wires.socket.recv_from(&mut self.buffer) {
             Ok((length, _)) => {
                 let now = self.now();
+                let epoch = self.client.committee().epoch();
                 self.client
                     .receive(now, &self.buffer[..length], &mut self.wires);
+                if self.client.committee().epoch() != epoch {
+                    self.wires.addresses = crate::links::addresses(self.client.committee());
+                }
                 Ok(())
             }
             Err(error) => match error.kind() {

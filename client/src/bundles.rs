@@ -132,6 +132,14 @@ impl Bundles {
         self.wake = self.wake.min(at);
     }
 
+    /// All that waits for replies is sent again at once.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        for bundle in &mut self.list {
+            bundle.next_retry = bundle.next_retry.min(now);
+        }
+        self.wake_by(now);
+    }
+
     /// Recomputes [`Bundles::wake`] after a round of retries.
     pub(crate) fn settle(&mut self) {
         self.wake = self

@@ -3,6 +3,7 @@
 mod operations;
 mod reading;
 mod replies;
+mod succession;
 mod timers;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::reads::Reads;
 use crate::session::{Hints, Session};
 use crate::window::Window;
 use operations::{check_operation, encoded_bytes, is_simple, is_write};
+use succession::Succession;
 
 /// The open bundle: operations that have not been signed yet. They already have sequences.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ const PUSHBACK_NS: u64 = 2_000_000_000;
 #[derive(Debug)]
 pub struct Client {
     options: Options,
+    committee: Arc<Committee>,
+    secret: crate::Secret,
     links: Links,
     session: Session,
     slots: Hints,
@@ -58,6 +62,7 @@ pub struct Client {
     counters: Counters,
     /// What the leader last said instead of an answer, and when.
     pushback: Option<(Instant, Pushback)>,
+    succession: Succession,
 }
 
 impl Client {
@@ -108,6 +113,9 @@ impl Client {
             quorum,
             counters: Counters::default(),
             pushback: None,
+            succession: Succession::default(),
+            secret: secret.clone(),
+            committee,
             options,
         })
     }

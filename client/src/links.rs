@@ -127,6 +127,13 @@ impl Links {
         self.ids().filter(|&node| self.is_up(node)).count()
     }
 
+    /// Replicas from which something came in the last `ns`.
+    pub(crate) fn heard_within(&self, now: Instant, ns: u64) -> usize {
+        let nodes = self.nodes.iter();
+        let heard = |node: &&Node| node.heard_at > Instant(0) && now.since_ns(node.heard_at) < ns;
+        nodes.filter(heard).count()
+    }
+
     /// Datagrams that were refused.
     pub(crate) fn rejected(&self) -> u64 {
         self.rejected

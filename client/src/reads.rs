@@ -115,6 +115,27 @@ impl Reads {
         self.list.len()
     }
 
+    /// Under another committee: fenced reads are ordered instead, those of one replica have failed.
+    pub(crate) fn renew(
+        &mut self,
+        replicas: usize,
+        (needed, one_correct): (usize, usize),
+        epoch: Epoch,
+    ) {
+        for read in &mut self.list {
+            match &mut read.asked {
+                Asked::One(_) => read.deadline = Instant(0),
+                Asked::All(answers) => {
+                    answers.newest = vec![None; replicas];
+                    answers.held = None;
+                    answers.hopeless = true;
+                }
+            }
+        }
+        (self.replicas, self.epoch) = (replicas, epoch);
+        (self.needed, self.one_correct) = (needed, one_correct);
+    }
+
     /// R: equal answers that make a fenced result.
     pub(crate) fn needed(&self) -> usize {
         self.needed

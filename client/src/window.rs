@@ -120,6 +120,22 @@ impl Window {
         }
     }
 
+    /// What replicas said so far counts no more: others may have their ids now.
+    pub(crate) fn renew(&mut self, replicas: usize, quorum: usize) {
+        assert!(replicas <= 32 && quorum >= 1 && quorum <= replicas);
+        for entry in &mut self.entries {
+            entry.supporters = 0;
+            entry.dissenters = 0;
+            if entry.state == State::Waiting {
+                entry.leading = Claim::NONE;
+                entry.agreed = false;
+                entry.held = None;
+            }
+        }
+        (self.replicas, self.quorum) = (replicas, quorum as u32);
+        self.dissent = Vec::new();
+    }
+
     /// Whether another sequence can be given out.
     pub(crate) fn has_room(&self) -> bool {
         self.next - self.low <= self.entries.len() as u64

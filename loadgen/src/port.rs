@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use client::Client;
 use platform::driver::{
     self, Driver, Event, EventQueue, GSO_SEGMENTS_MAX, Options, Outgoing, SEND_BYTES_MAX,
 };
@@ -181,10 +182,18 @@ impl Port {
                     .and_then(|prefix| self.clients.get(&prefix).copied());
                 if let Some(client) = client {
                     take(client, datagram, self);
+                } else if Client::is_epoch_end(datagram) {
+                    (0..self.clients.len()).for_each(|client| take(client, datagram, self));
                 }
             }
         }
         received
+    }
+
+    /// Sends to the members of a later epoch from now on, by id.
+    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.addresses.clear();
+        self.addresses.extend(addresses);
     }
 
     /// Datagrams that found no buffer.

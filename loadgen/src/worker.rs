@@ -188,7 +188,12 @@ impl Engine {
         let (clients, ledger) = (&mut self.worker.clients, &mut self.ledger);
         self.port.receive(|client, datagram, port| {
             if let Some(client) = clients.get_mut(client) {
+                let epoch = client.committee().epoch();
                 client.receive(now, datagram, &mut Effects { now, ledger, port });
+                if client.committee().epoch() != epoch {
+                    let members = client.committee().members();
+                    port.set_addresses(members.iter().map(|member| member.address));
+                }
             }
         })
     }

@@ -22,7 +22,7 @@ use storage::wal::{Journal, JournalLimits, Writer};
 use wire::committee::{Committee, VoteAuthentication};
 use wire::ids::{Boot, Instant, NodeId, Slot};
 use wire::keys::NodeSecret;
-use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX, WINDOW};
+use wire::limits::{CHECKPOINT_INTERVAL, MESSAGE_BYTES_MAX};
 use wire::link::{BLOCK_REASSEMBLY, Endpoint, EndpointConfig, MESSAGE_REASSEMBLY};
 use wire::seal::{Ed25519Signer, Ed25519Verifier, Rules};
 
@@ -114,16 +114,8 @@ pub fn backend(config: &Config) -> Backend {
 
 /// Judges what the members of a committee have signed, as it stands on a disk.
 pub fn verifying(committee: &Committee) -> Verifying<Ed25519Verifier> {
-    let quorums = Quorums::of(committee);
-    let rules = Rules {
-        n: committee.n(),
-        slow: quorums.slow(),
-        view_change: quorums.view_change(),
-        window: WINDOW,
-        epoch: committee.epoch(),
-        genesis: committee.genesis(),
-    };
-    Verifying::new(Ed25519Verifier::new(committee), rules).with_origin(committee.origin_root())
+    Verifying::new(Ed25519Verifier::new(committee), Rules::of(committee))
+        .with_origin(committee.origin_root())
 }
 
 /// Makes every stage and every ring of the layout.
@@ -176,7 +168,6 @@ pub fn build(
     let durable = restarted.recovery.flushed();
     let boot = restarted.boot;
     let core_config = core_config(node.config, committee, shared.me, boot);
-    let rules = Core::<Ed25519Signer>::rules(&core_config);
     let votes_verified = core_config.quorums.has_slow_path();
     let core = Core::new(core_config, signer()?, restarted.recovered, now);
     let writer = Writer::new(
@@ -315,7 +306,7 @@ pub fn build(
             shared: shared.clone(),
         }),
         verify: Some(Verify {
-            verifying: Verifying::new(Ed25519Verifier::new(committee), rules),
+            verifying: Verifying::new(Ed25519Verifier::new(committee), Rules::of(committee)),
             from_net: verify_from_net,
             from_order: verify_from_order,
             to_order: verify_to_order,

@@ -16,9 +16,8 @@ use wire::certificates::CheckpointCertificate;
 use wire::committee::Committee;
 use wire::ids::{Epoch, NodeId};
 use wire::state::Summary;
-use wire::succession::{EpochLink, LinkBroken};
+use wire::succession::EpochLink;
 
-use crate::assembly;
 use crate::datadir::look::{Onlooker, TableLinks};
 use crate::datadir::{self, tables};
 use crate::exit::{Exit, ExitContext, Refusal};
@@ -29,10 +28,6 @@ const CACHE_BYTES: u64 = 1 << 20;
 
 fn path_of(data: &Path, epoch: Epoch) -> PathBuf {
     data.join(EPOCHS).join(format!("{:020}.link", epoch.0))
-}
-
-fn follow(link: &EpochLink, committee: &Committee) -> Result<Committee, LinkBroken> {
-    link.follow(committee, assembly::verifying(committee).compound())
 }
 
 /// The link that ended an epoch, as it is kept.
@@ -50,7 +45,7 @@ pub fn committees(data: &Path, first: Committee) -> Result<Vec<Committee>, Refus
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(all),
             read => read.or_exit(Exit::Failure, format!("cannot read {}", path.display()))?,
         };
-        let next = EpochLink::decode(&bytes).and_then(|link| follow(&link, last));
+        let next = EpochLink::decode(&bytes).and_then(|link| link.follow(last));
         all.push(next.or_exit(Exit::Damaged, path.display())?);
     }
 }
@@ -99,7 +94,7 @@ pub fn end(
         certificate: *certificate,
         summary,
     };
-    let next = follow(&link, committee).or_exit(Exit::Failure, failed)?;
+    let next = link.follow(committee).or_exit(Exit::Failure, failed)?;
     keep(data, committee.epoch(), &link).or_exit(Exit::Failure, failed)?;
     Ok(next)
 }

@@ -19,7 +19,7 @@ use crate::change::ChangeError;
 use crate::committee::{Committee, Origin};
 use crate::ids::{ClusterId, Epoch};
 use crate::reject::Reject;
-use crate::seal::{Compound, Verifier};
+use crate::seal::{Compound, Ed25519Verifier, Rules};
 use crate::state::Summary;
 
 /// First four bytes of an ask.
@@ -84,12 +84,9 @@ impl EpochLink {
         })
     }
 
-    /// The committee that follows this one, by whose keys `compound` judges.
-    pub fn follow<V: Verifier>(
-        &self,
-        committee: &Committee,
-        compound: &mut Compound<V>,
-    ) -> Result<Committee, LinkBroken> {
+    /// The committee that follows this one, by whose keys the link is judged.
+    pub fn follow(&self, committee: &Committee) -> Result<Committee, LinkBroken> {
+        let mut compound = Compound::new(Ed25519Verifier::new(committee), Rules::of(committee));
         let certified = compound.checkpoint_certificate(self.certificate);
         let certificate = certified.map_err(LinkBroken::Uncertified)?;
         let (place, head) = (certificate.place(), self.summary.head);

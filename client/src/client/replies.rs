@@ -23,6 +23,9 @@ pub(super) const BUSY_ATTEMPTS_MAX: u32 = 4;
 impl Client {
     /// Takes one datagram. Its sender is known by its seal, never by its address.
     pub fn receive(&mut self, now: Instant, datagram: &[u8], out: &mut impl Outbox) {
+        if Client::is_epoch_end(datagram) {
+            return self.learn_successor(datagram);
+        }
         let Client {
             links,
             session,
@@ -45,6 +48,7 @@ impl Client {
             Heard::Welcome { node, slot, view } => {
                 slots.note(node, slot.0);
                 views.note(node, view.0);
+                self.resume_after_renewal(now);
                 self.advance_session(now, out);
             }
             Heard::Reply { node, view, reply } => {

@@ -126,6 +126,7 @@ impl Client {
     pub fn tick(&mut self, now: Instant, out: &mut impl Outbox) {
         let waiting = self.window.waiting() > 0 || !self.is_ready();
         self.links.tick(now, waiting, out);
+        self.ask_for_successor(now, waiting, out);
         self.advance_session(now, out);
         if let Session::Opening(opening) = &mut self.session
             && now >= opening.next_retry

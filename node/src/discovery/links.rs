@@ -9,8 +9,6 @@ use wire::ids::{Epoch, Instant, NodeId};
 use wire::reject::Reject;
 use wire::succession::{self, ASK_BYTES, EpochLink};
 
-use crate::assembly;
-
 /// Links told in a second, each read from a file and 5 KiB long at most.
 const ANSWERS_PER_SECOND: u64 = 64;
 /// A quorum is lacking for so long before anybody is asked.
@@ -87,8 +85,7 @@ impl Links {
     pub fn learn(&mut self, datagram: &[u8]) -> Option<(EpochLink, Committee)> {
         self.looks = self.looks.checked_sub(1)?;
         let link = succession::decode_answer(datagram).ok()?;
-        let mut verifying = assembly::verifying(&self.committee);
-        let next = link.follow(&self.committee, verifying.compound()).ok()?;
+        let next = link.follow(&self.committee).ok()?;
         Some((link, next))
     }
 }

@@ -3,8 +3,11 @@
 use std::fs;
 use std::process::{Command, Output};
 
+use wire::ids::Epoch;
+
 use crate::admin;
 use crate::cluster::{Cluster, NODES, assert_ok, binary, stdout};
+use crate::connection::connect;
 use crate::snapshots::{LIMIT, cluster_with, expect_own, expect_own_of, put_own};
 
 fn recover(cluster: &Cluster, node: usize) -> Output {
@@ -82,6 +85,9 @@ fn a_node_that_lost_its_disk_is_replaced() {
 fn a_node_that_was_away_asks_what_ended_its_epoch() {
     let mut cluster = cluster_with("away", &[]);
     put_own(&cluster, 0);
+    let mut connection = connect(&cluster);
+    connection.put(b"epoch", b"0").expect("put");
+    let session = connection.client().session();
     cluster.kill(3);
     let file = cluster.directory.join("committee.toml");
     let before = fs::read(&file).expect("there is a committee file");
@@ -101,6 +107,10 @@ fn a_node_that_was_away_asks_what_ended_its_epoch() {
     cluster.wait("node 3 is in epoch 1", LIMIT, || {
         epoch(&cluster, 3) == Some(1)
     });
+    // Nor has the client that was there before; its session goes on.
+    connection.put(b"epoch", b"1").expect("put");
+    assert_eq!(connection.client().session(), session);
+    assert_eq!(connection.client().committee().epoch(), Epoch(1));
     fs::write(&file, after).expect("the file can be written");
     put_own(&cluster, 1);
     cluster.wait("node 3 speaks", LIMIT, || {

@@ -99,9 +99,14 @@ pub enum ParameterError {
 }
 
 impl Parameters {
-    /// q = ceil((n+b+1)/2), for the checks here; quorums are counted in the room `consensus`.
-    pub(super) fn slow(&self) -> usize {
+    /// q = ceil((n+b+1)/2).
+    pub(crate) fn slow(&self) -> usize {
         (self.n + self.b + 1).div_ceil(2)
+    }
+
+    /// V = n-u.
+    pub(crate) fn view_change(&self) -> usize {
+        self.n - self.u
     }
 
     /// F = n-p.

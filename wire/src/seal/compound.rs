@@ -10,6 +10,7 @@ use crate::certificates::{
     CheckpointCertificate, NewViewCertificate, Place, QuorumCertificate, Signatures,
     WishCertificate, expand,
 };
+use crate::committee::Committee;
 use crate::ids::{Digest, Epoch, NodeId, Signature, Slot, View};
 use crate::limits::{SLOT_MAX, VIEW_MAX, WINDOW};
 use crate::messages::Held;
@@ -29,6 +30,20 @@ pub struct Rules {
     pub epoch: Epoch,
     /// G_e: no certificate of the epoch is for it or a lower slot.
     pub genesis: Place,
+}
+
+impl Rules {
+    pub fn of(committee: &Committee) -> Rules {
+        let parameters = committee.parameters();
+        Rules {
+            n: committee.n(),
+            slow: parameters.slow(),
+            view_change: parameters.view_change(),
+            window: WINDOW,
+            epoch: committee.epoch(),
+            genesis: committee.genesis(),
+        }
+    }
 }
 
 /// Why a state is one of this cluster's.
